@@ -1,0 +1,1 @@
+"""Who this pod is in its group, and waiting for the leader."""

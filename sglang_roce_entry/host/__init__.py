@@ -1,0 +1,1 @@
+"""Facts: the one reader of this machine, and what it read, as frozen values."""

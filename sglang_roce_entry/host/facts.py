@@ -1,0 +1,131 @@
+"""What this machine said, as frozen values: HCAs, GIDs, interfaces, limits, versions.
+
+``None`` always means "the kernel did not say"; it is never a stand-in for zero or false.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The exact strings of the kernel (drivers/infiniband/core/sysfs.c, gid_attr_show_type).
+ROCE_V1 = "IB/RoCE v1"
+ROCE_V2 = "RoCE v2"
+
+ACTIVE = 4  # enum ib_port_state, include/rdma/ib_verbs.h
+CHANNEL_ADAPTER = 1  # enum rdma_node_type: RoCE and InfiniBand HCAs; iWARP is 4, EFA is 7
+
+IpAddress = IPv4Address | IPv6Address
+IpInterface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Gid:
+    """One occupied slot of a port's GID table.
+
+    ``ip`` is the GID as an address, an IPv4-mapped one as IPv4. ``type`` is the kernel's text, ``netdev``
+    the interface that the kernel names; either is ``None`` where the kernel refused to tell (EINVAL).
+    """
+
+    index: int
+    ip: IpAddress
+    type: str | None
+    netdev: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port of an HCA, as in ``/sys/class/infiniband/<device>/ports/<number>``."""
+
+    device: str
+    number: int
+    state: int | None  # 4 is ACTIVE
+    state_name: str
+    link_layer: str | None
+    rate_gbps: float | None
+    table_length: int
+    gids: tuple[Gid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hca:
+    """One RDMA device.
+
+    ``verbs_answer`` is what opening its verbs device read-write gave: ``ok``, an errno name, or
+    ``ENOENT`` where there is no such node. ``netdevs`` are the interfaces of the same function that
+    the mounted sysfs shows.
+    """
+
+    name: str
+    node_type: int | None
+    ports: tuple[Port, ...]
+    verbs: str | None = None
+    verbs_answer: str = "ENOENT"
+    path: str | None = None  # real sysfs path of the parent device
+    pci_address: str | None = None
+    physical_function: str | None = None  # PCI address of the PF if this is a VF
+    numa_node: int | None = None
+    model: str | None = None  # PCI vendor:device, or the driver's hca_type
+    netdevs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface of this network namespace."""
+
+    name: str
+    up: bool
+    mtu: int
+    speed_mbps: int
+    addresses: tuple[IpInterface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The kernel's choice towards an address: outgoing interface and source address."""
+
+    interface: str
+    source: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """GPUs that this container may use.
+
+    ``count`` is how many device nodes open here, ``None`` where nothing tells. ``nodes`` are the
+    answers of opening ``/dev/nvidia<N>``; ``paths`` the real sysfs paths of those that are known.
+    """
+
+    count: int | None = None
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
+    numa_nodes: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """All that a decision may rest on. Collected once, replayable from a snapshot."""
+
+    hcas: tuple[Hca, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    #: Interfaces that the mounted sysfs lists but this namespace lacks, and the reverse.
+    foreign_netdevs: tuple[str, ...] = ()
+    unlisted_netdevs: tuple[str, ...] = ()
+    default_route_interfaces: tuple[str, ...] = ()
+    memlock_bytes: int | None = None  # hard limit; None with memlock_known is "unlimited"
+    memlock_known: bool = False
+    ipc_lock: bool | None = None
+    uid: int | None = None
+    libibverbs: str | None = None  # "ok", or why it cannot be loaded; None: not known
+    nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
+    sglang_version: str | None = None
+    sglang_known: bool = False
+    nccl_files: tuple[tuple[str, str], ...] = ()  # (path, text), in the order NCCL reads them
+    net_plugin_paths: tuple[str, ...] = ()
+    search_domains: tuple[str, ...] | None = None
+    #: Attributes that exist but could not be read: (path, errno name).
+    unreadable: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,1 @@
+"""The arguments of SGLang: reading the user's, adding ours."""
