@@ -123,7 +123,7 @@ class HostFacts:
     libibverbs: str | None = None  # "ok", or why it cannot be loaded; None: not known
     nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
     sglang_version: str | None = None
-    sglang_known: bool = False
+    sglang_installed: bool | None = None
     nccl_files: tuple[tuple[str, str], ...] = ()  # (path, text), in the order NCCL reads them
     net_plugin_paths: tuple[str, ...] = ()
     search_domains: tuple[str, ...] | None = None

@@ -1,0 +1,154 @@
+"""The command: order the stages, print or act, and turn every failure into two lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry import errors
+from sglang_roce_entry.errors import EntryError, Interrupted
+from sglang_roce_entry.log import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.settings import Settings
+
+_KUBERNETES_LINGER_S = 15.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (the process's own by default); return the exit code."""
+    arguments = tuple(sys.argv[1:] if argv is None else argv)
+    environ = dict(os.environ)
+    run = _Run(environ)
+    try:
+        return run.start(arguments)
+    except Interrupted as interrupted:
+        run.log.say(f"ended by signal {interrupted.signal_number}")
+        return interrupted.exit_code
+    except EntryError as failure:
+        return run.fail(failure)
+    except BrokenPipeError:
+        # The reader of stdout is gone (| head): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+
+
+class _Run:
+    """One run of the command, with what is needed to end it decently at any point."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.log = Log("json" if environ.get("SGLANG_ROCE_LOG_FORMAT") == "json" else "text")
+        self._environ = environ
+        self._settings: Settings | None = None
+        self._launching = True
+
+    def start(self, arguments: tuple[str, ...]) -> int:
+        from sglang_roce_entry.command_line import parse_command_line
+
+        self._launching = not _names_a_mode(arguments)
+        if self._launching:
+            from sglang_roce_entry.handover import catch_signals
+
+            catch_signals()
+        invocation = parse_command_line(arguments)
+        if invocation.mode == "help":
+            from sglang_roce_entry.manual import help_text
+
+            return _print(help_text())
+        if invocation.mode == "version":
+            from sglang_roce_entry.manual import version_text
+
+            return _print(version_text())
+        return self._with_settings(invocation)
+
+    def _with_settings(self, invocation: Invocation) -> int:
+        from sglang_roce_entry.host.collect import live_host
+        from sglang_roce_entry.plan import BARE_WORD
+        from sglang_roce_entry.settings import read_settings
+
+        self._launching = invocation.mode is None and invocation.form != BARE_WORD
+        environ = dict(self._environ)
+        if invocation.snapshot is not None:
+            from sglang_roce_entry.host.snapshot import load
+
+            host, recorded = load(invocation.snapshot)
+            environ = {**recorded, **environ}
+        else:
+            host = live_host()
+        settings = read_settings(invocation.flags, environ, invocation.policy, _read_text)
+        self._settings = settings
+        self.log = Log(settings.log_format)
+        from sglang_roce_entry.launch import Launcher, gather
+
+        if invocation.mode is None:
+            inputs, stages = gather(invocation, settings, environ, host)
+            Launcher(inputs, stages, host, self.log).run()
+        from sglang_roce_entry.modes import run_mode
+
+        return run_mode(invocation, settings, environ, host, self.log)
+
+    def fail(self, failure: EntryError) -> int:
+        """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
+        from sglang_roce_entry import handover
+        from sglang_roce_entry.launch import PlanRefused
+
+        said = isinstance(failure, PlanRefused)
+        if not said:
+            self.log.problem(failure)
+        if not self._launching:
+            return failure.exit_code
+        handover.write_termination_log(_termination_text(failure))
+        try:
+            import time
+
+            handover.linger(self._linger_s(), self.log.say, time.sleep)
+        except Interrupted as interrupted:
+            return interrupted.exit_code
+        return failure.exit_code
+
+    def _linger_s(self) -> float:
+        chosen = self._settings.linger if self._settings is not None else None
+        if chosen is None and self._settings is None:
+            # The settings themselves were wrong: this one may still be right.
+            from sglang_roce_entry.settings import parse_duration_s
+
+            try:
+                chosen = parse_duration_s(self._environ.get("SGLANG_ROCE_LINGER", "").strip())
+            except ValueError:
+                chosen = None
+        if chosen is not None:
+            return chosen
+        return _KUBERNETES_LINGER_S if "KUBERNETES_SERVICE_HOST" in self._environ else 0.0
+
+
+def _names_a_mode(arguments: tuple[str, ...]) -> bool:
+    modes = ("--help", "-h", "--version", "--print-env", "--dry-run", "--save-snapshot")
+    return any(argument.partition("=")[0] in modes for argument in arguments[:1])
+
+
+def _termination_text(failure: EntryError) -> str:
+    from sglang_roce_entry.launch import PlanRefused
+
+    lines = [f"{failure.message} [{failure.code}, exit code {failure.exit_code}]", f"fix: {failure.hint}"]
+    if isinstance(failure, PlanRefused):
+        others = [one for one in failure.plan.problems if one is not failure.plan.first_error]
+        for problem in sorted(others, key=lambda one: not one.fatal):
+            lines.append(f"{problem.severity}: {problem.message} [{problem.code}]")
+    return "\n".join(lines) + "\n"
+
+
+def _read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _print(text: str) -> int:
+    """Write to stdout, byte for byte what a variable held."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+    return errors.OK

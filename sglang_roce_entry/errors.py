@@ -1,0 +1,107 @@
+"""The failures that end a run: one exception, one exit code each, said in two lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OK = 0
+USAGE = 2
+RDMA_UNUSABLE = 69
+CONFIGURATION = 78
+DEADLINE = 124
+CANNOT_EXECUTE = 126
+NOT_FOUND = 127
+
+#: What ``--help`` and the README say about them.
+EXIT_CODES: tuple[tuple[str, str], ...] = (
+    ("0", "ok"),
+    ("2", "usage: unknown flag, bad spelling, no SGLang arguments"),
+    ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
+    ("78", "identity, policy, variable, tp or SGLang missing or wrong"),
+    ("124", "the leader (or the leader's own name) did not come in time"),
+    ("126/127", "the command cannot be executed / was not found"),
+    ("130/143", "interrupted by SIGINT / SIGTERM"),
+)
+
+
+class EntryError(Exception):
+    """A failure with what is wrong (the value in it), what to do, and the exit code."""
+
+    def __init__(self, code: str, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class UsageError(EntryError):
+    """The command line itself is wrong."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__("USAGE", message, hint, USAGE)
+
+
+class ConfigurationError(EntryError):
+    """A setting, the policy file or the identity is wrong."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(code, message, hint, CONFIGURATION)
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT. Not an ``Exception``, so that nothing on the way swallows it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """The code a shell would report for a death by this signal."""
+        return 128 + self.signal_number
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong that a plan found. ``exit_code`` is that of an error, or of a warning under ``strict``."""
+
+    severity: str  # "error" or "warning"
+    code: str
+    message: str
+    hint: str
+    exit_code: int = OK
+    #: A wrong or ambiguous value: an error under ``strict``.
+    value: bool = False
+
+    @property
+    def fatal(self) -> bool:
+        """Whether a launch ends here."""
+        return self.severity == "error"
+
+
+def error(code: str, message: str, hint: str, exit_code: int) -> Problem:
+    """Return a problem that ends a launch with ``exit_code``."""
+    return Problem("error", code, message, hint, exit_code)
+
+
+def warning(code: str, message: str, hint: str) -> Problem:
+    """Return a problem that is only said."""
+    return Problem("warning", code, message, hint)
+
+
+def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem:
+    """Return a warning about a wrong or ambiguous value: under ``strict`` it ends with ``exit_code``."""
+    return Problem("warning", code, message, hint, exit_code, value=True)
+
+
+def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:
+    """Return the problems with every warning about a value made an error, if ``strict``."""
+    if not strict:
+        return problems
+    return tuple(
+        Problem("error", problem.code, problem.message, problem.hint, problem.exit_code, value=True)
+        if problem.value
+        else problem
+        for problem in problems
+    )

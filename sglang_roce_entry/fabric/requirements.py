@@ -1,0 +1,145 @@
+"""What required RDMA needs beside a port: locked memory, libibverbs, a sysfs of this namespace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, error, warning
+from sglang_roce_entry.fabric.policy import Reason
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.fabric.policy import FabricPolicy
+    from sglang_roce_entry.fabric.selection import Selection
+    from sglang_roce_entry.host.facts import HostFacts
+
+#: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.
+_FATAL_MEMLOCK_BYTES = 64 << 20
+
+_RESOURCE_HINT = (
+    "request the RDMA resource in the manifest (resources.limits, e.g. rdma/hca_shared_devices_a: 1), "
+    "or mount /dev/infiniband in a privileged pod"
+)
+_HINTS = {
+    Reason.NO_VERBS: _RESOURCE_HINT,
+    Reason.VERBS_DENIED: (
+        _RESOURCE_HINT
+        + "; EACCES: run as a user who may open the node; EPERM with the node mounted: it was not "
+        "granted to the device cgroup"
+    ),
+    Reason.PORT_NOT_ACTIVE: (
+        "bring the link up on the node (rdma link; ip link set ... up), check cable and switch port"
+    ),
+    Reason.NO_OWN_GID: (
+        "give the pod an address on the HCA: hostNetwork: true, or a secondary network (Multus with "
+        "SR-IOV or macvlan on the HCA's netdev); knowingly using the host's GIDs: foreign-gids allow"
+    ),
+    Reason.NETDEV_DOWN: "bring the interface up: ip link set <netdev> up",
+    Reason.NOT_ROCE: "use a node with a RoCE HCA, or say --rdma off",
+    Reason.FAMILY_MISMATCH: "remove the family setting, or configure an address of that family",
+    Reason.USER_EXCLUDED: "correct the selector; NCCL's grammar: =mlx5_0:1,mlx5_1:1 (exact) or ^mlx5_9",
+}
+
+
+def unusable(facts: HostFacts, selection: Selection, policy: FabricPolicy) -> Problem:
+    """Return the error that no RDMA port can be used, with the reasons and the remedy."""
+    if not facts.hcas:
+        return error(
+            "NO_USABLE_HCA",
+            "RDMA is required, but no RDMA device is visible: /sys/class/infiniband is empty",
+            "run on a node with RoCE HCAs (in exclusive RDMA mode: move one into the pod, by the "
+            "SR-IOV or RDMA CNI); without RDMA say --rdma off",
+            RDMA_UNUSABLE,
+        )
+    reasons: dict[str, list[str]] = {}
+    details: dict[str, str] = {}
+    for port in selection.ports:
+        if port.reason is not None:
+            reasons.setdefault(port.reason, []).append(port.label)
+            details.setdefault(port.reason, port.detail)
+    if policy.selector is not None and Reason.USER_EXCLUDED in reasons:
+        names = ", ".join(reasons[Reason.USER_EXCLUDED])
+        return error(
+            "SELECTOR_MATCHES_NOTHING",
+            f"{policy.selector_origin} {policy.selector.text!r} selects no usable port",
+            f"usable here: {names}; {_HINTS[Reason.USER_EXCLUDED]}",
+            RDMA_UNUSABLE,
+        )
+    # The reason that came furthest tells most: a port without verbs was never asked for its GIDs.
+    order = (
+        Reason.FAMILY_MISMATCH,
+        Reason.NETDEV_DOWN,
+        Reason.NO_OWN_GID,
+        Reason.PORT_NOT_ACTIVE,
+        Reason.VERBS_DENIED,
+        Reason.NO_VERBS,
+        Reason.NOT_ROCE,
+    )
+    leading = next((reason for reason in order if reason in reasons), None)
+    if leading is None:
+        return error(
+            "NO_USABLE_HCA",
+            "RDMA is required, but the RDMA devices of this node have no ports",
+            "look at the driver's messages on the node (dmesg)",
+            RDMA_UNUSABLE,
+        )
+    listed = "; ".join(
+        f"{reason} on {', '.join(labels)} ({details[reason]})" for reason, labels in reasons.items()
+    )
+    return error(
+        "NO_USABLE_HCA",
+        f"RDMA is required, but no port of {len(facts.hcas)} RDMA device"
+        f"{'s' if len(facts.hcas) != 1 else ''} can be used: {listed}",
+        _HINTS[leading],
+        RDMA_UNUSABLE,
+    )
+
+
+def memlock(facts: HostFacts) -> list[Problem]:
+    """Return what is wrong with the limit on locked memory, for a process without CAP_IPC_LOCK.
+
+    The kernel refuses to pin more (drivers/infiniband/core/umem.c); NCCL then fails at the first
+    connect with "Call to ibv_reg_mr failed with error Cannot allocate memory".
+    """
+    if facts.ipc_lock or not facts.memlock_known or facts.memlock_bytes is None:
+        return []
+    limit = f"memlock is limited to {facts.memlock_bytes} bytes and CAP_IPC_LOCK is not effective"
+    hint = "add securityContext.capabilities.add: [IPC_LOCK]"
+    if facts.uid:
+        hint += (
+            f" and run as root, or raise the runtime's memlock limit: a container of uid {facts.uid} "
+            "does not get added capabilities into its effective set"
+        )
+    else:
+        hint += ", or raise the container runtime's memlock limit on the node"
+    if facts.ipc_lock is None or facts.memlock_bytes > _FATAL_MEMLOCK_BYTES:
+        return [warning("MEMLOCK_LIMITED", f"{limit}; registering larger buffers fails", hint)]
+    return [error("MEMLOCK_TOO_LOW", f"{limit}: RDMA memory cannot be registered", hint, RDMA_UNUSABLE)]
+
+
+def libibverbs(facts: HostFacts) -> list[Problem]:
+    """Return the error that libibverbs cannot be loaded: NCCL would use TCP in silence."""
+    if facts.libibverbs is None or facts.libibverbs == "ok":
+        return []
+    return [
+        error(
+            "LIBIBVERBS_MISSING",
+            f"libibverbs cannot be loaded: {facts.libibverbs}",
+            "install libibverbs1 and ibverbs-providers in the image",
+            RDMA_UNUSABLE,
+        )
+    ]
+
+
+def foreign_sysfs(facts: HostFacts) -> list[Problem]:
+    """Return a warning if the mounted sysfs shows the interfaces of another network namespace."""
+    if not facts.foreign_netdevs:
+        return []
+    listed = ", ".join(facts.foreign_netdevs[:6]) + (" ..." if len(facts.foreign_netdevs) > 6 else "")
+    return [
+        warning(
+            "SYSFS_FOREIGN",
+            f"the /sys mounted here belongs to another network namespace: it lists {listed}, "
+            "which this pod does not have",
+            "do not mount the host's /sys into the pod: remove that hostPath volume",
+        )
+    ]

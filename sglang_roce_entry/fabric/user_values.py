@@ -1,0 +1,236 @@
+"""Values that the pod or a file has decided, held against the hardware. They are kept all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
+from sglang_roce_entry.fabric.index import UserScan
+from sglang_roce_entry.fabric.nccl_settings import parse_address_range, parse_c_integer
+from sglang_roce_entry.fabric.own_gids import routable
+from sglang_roce_entry.fabric.policy import Reason
+from sglang_roce_entry.fabric.selector import parse_selector
+from sglang_roce_entry.host.facts import ROCE_V2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.fabric.nccl_settings import Given
+    from sglang_roce_entry.fabric.selection import PortDecision, Selection
+    from sglang_roce_entry.host.facts import Gid, HostFacts, Interface
+
+#: Families that NCCL knows, by these exact words; any other text means the default.
+_FAMILIES = ("AF_INET", "AF_INET6")
+
+
+def forced_index(decided: Mapping[str, Given]) -> int | None:
+    """Return the index that NCCL makes of a decided ``NCCL_IB_GID_INDEX``, ``None`` if it is left free."""
+    given = decided.get("NCCL_IB_GID_INDEX")
+    value = parse_c_integer(given.value)[0] if given else None
+    return value if value is not None and value >= 0 else None
+
+
+def user_scan(decided: Mapping[str, Given]) -> UserScan:
+    """Return what is decided of the variables that steer NCCL's scan."""
+    family = decided.get("NCCL_IB_ADDR_FAMILY")
+    address_range = decided.get("NCCL_IB_ADDR_RANGE")
+    version = decided.get("NCCL_IB_ROCE_VERSION_NUM")
+    return UserScan(
+        family=(family.value if family.value in _FAMILIES else "AF_INET") if family else None,
+        address_range=parse_address_range(address_range.value) if address_range else None,
+        range_set=address_range is not None,
+        roce_version=parse_c_integer(version.value)[0] if version else None,
+    )
+
+
+def check_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> list[Problem]:
+    """Return a warning for every used port on which a decided GID index is wrong."""
+    given = decided.get("NCCL_IB_GID_INDEX")
+    if given is None:
+        return []
+    index, whole = parse_c_integer(given.value)
+    said = []
+    if not whole:
+        said.append(
+            _wrong(
+                "GID_INDEX_NOT_A_NUMBER",
+                f"NCCL_IB_GID_INDEX={given.value!r} ({given.where}) is no number; NCCL reads it as {index}",
+                "remove it, or write one integer",
+            )
+        )
+    if index is None or index < 0:
+        return said
+    for port in used:
+        wrong = _index_fault(port, index)
+        if wrong is None:
+            continue
+        right = ", ".join(str(choice.gid.index) for choice in port.choices)
+        said.append(
+            _wrong(
+                "GID_INDEX_WRONG",
+                f"NCCL_IB_GID_INDEX={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
+                f"remove NCCL_IB_GID_INDEX, the right index is found at every start (here: {right})",
+            )
+        )
+    return said
+
+
+def _index_fault(port: PortDecision, index: int) -> str | None:
+    if any(choice.gid.index == index for choice in port.choices):
+        return None
+    gid = next((one for one in port.port.gids if one.index == index), None)
+    if gid is None:
+        if index >= port.port.table_length:
+            return f"its table ends at index {port.port.table_length - 1}"
+        return f"index {index} is empty"
+    if gid.type is None:
+        return f"index {index} is hidden from this pod"
+    if gid.type != ROCE_V2:
+        return f"index {index} is {gid.type.removeprefix('IB/')} ({gid.ip})"
+    if not routable(gid.ip):
+        return f"index {index} is the link-local {gid.ip}"
+    return f"index {index} is {gid.ip}, {_whose(port, gid)}"
+
+
+def _whose(port: PortDecision, gid: Gid) -> str:
+    chosen = port.gid
+    if chosen is not None and gid.ip.version != chosen.ip.version:
+        return f"IPv{gid.ip.version} where the group uses IPv{chosen.ip.version}"
+    if chosen is not None and gid.netdev == chosen.netdev:
+        return f"another address on {gid.netdev}, not this pod's or not in the chosen network"
+    return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
+
+
+def check_selector(
+    decided: Mapping[str, Given], selection: Selection, facts: HostFacts
+) -> list[Problem]:
+    """Return warnings on a decided ``NCCL_IB_HCA``: names that do not exist, ports that cannot work."""
+    given = decided.get("NCCL_IB_HCA")
+    if given is None:
+        return []
+    selector = parse_selector(given.value)
+    devices = [hca.name for hca in facts.hcas]
+    said = []
+    if not selector.exclude:
+        missing = [
+            entry.name
+            for entry in selector.entries
+            if not any(
+                name == entry.name if selector.exact else name.startswith(entry.name)
+                for name in devices
+            )
+        ]
+        if missing:
+            said.append(
+                _wrong(
+                    "HCA_UNKNOWN",
+                    f"NCCL_IB_HCA={given.value} ({given.where}) names {', '.join(map(repr, missing))}, "
+                    "which this node does not have",
+                    f"devices here: {', '.join(devices) or 'none'}; remove NCCL_IB_HCA to have it found",
+                )
+            )
+    broken = [
+        port
+        for port in selection.ports
+        if port.reason in (Reason.NO_OWN_GID, Reason.NETDEV_DOWN, Reason.FAMILY_MISMATCH)
+        and selector.matches(port.hca.name, port.port.number)
+    ]
+    said.extend(
+        _wrong(
+            "HCA_UNUSABLE",
+            f"NCCL_IB_HCA={given.value} ({given.where}) also selects {port.label}, which NCCL will use "
+            f"although {port.detail}",
+            "remove NCCL_IB_HCA, or exclude that port",
+        )
+        for port in broken
+    )
+    if selector.dropped:
+        said.append(
+            warning(
+                "HCA_LIST_TOO_LONG",
+                f"NCCL_IB_HCA ({given.where}) has {selector.dropped} entries more than the 32 NCCL reads",
+                "shorten the list, or use a prefix",
+            )
+        )
+    return said
+
+
+def check_steering(decided: Mapping[str, Given]) -> list[Problem]:
+    """Return warnings on decided variables of NCCL's scan that it reads as something else."""
+    said = []
+    family = decided.get("NCCL_IB_ADDR_FAMILY")
+    if family is not None and family.value not in _FAMILIES:
+        said.append(
+            _wrong(
+                "ADDR_FAMILY_UNKNOWN",
+                f"NCCL_IB_ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
+                "NCCL reads it as AF_INET",
+                "write AF_INET or AF_INET6",
+            )
+        )
+    address_range = decided.get("NCCL_IB_ADDR_RANGE")
+    if address_range is not None:
+        value = address_range.value
+        if parse_address_range(value) is None or "," in value or "/" not in value:
+            said.append(
+                _wrong(
+                    "ADDR_RANGE_MALFORMED",
+                    f"NCCL_IB_ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
+                    "prefix length; NCCL reads only the first of a list, 2.21 and 2.22 crash without /",
+                    "write one network like 10.0.0.0/16",
+                )
+            )
+    return said
+
+
+def check_sockets(decided: Mapping[str, Given], interfaces: Sequence[Interface]) -> list[Problem]:
+    """Return warnings on decided socket interfaces and addresses that this pod does not have."""
+    names = [interface.name for interface in interfaces]
+    own = {str(address.ip) for interface in interfaces for address in interface.addresses}
+    said = []
+    nccl = decided.get("NCCL_SOCKET_IFNAME")
+    if nccl is not None and len(nccl.value) > 1 and names:
+        selector = parse_selector(nccl.value)
+        if not any(selector.matches(name, -1) for name in names):
+            said.append(
+                _configured_wrong(
+                    "SOCKET_IFNAME_MATCHES_NOTHING",
+                    f"NCCL_SOCKET_IFNAME={nccl.value} ({nccl.where}) matches no interface of this pod",
+                    f"remove it, or name one of: {', '.join(names)}",
+                )
+            )
+    gloo = decided.get("GLOO_SOCKET_IFNAME")
+    if gloo is not None and names:
+        missing = [name for name in gloo.value.split(",") if name not in names]
+        if missing:
+            said.append(
+                _configured_wrong(
+                    "GLOO_IFNAME_UNKNOWN",
+                    f"GLOO_SOCKET_IFNAME={gloo.value} ({gloo.where}): Gloo takes exact names and ends with "
+                    f"an error for {', '.join(map(repr, missing))} ('=', '^' and prefixes are NCCL's)",
+                    f"remove it, or name one of: {', '.join(names)}",
+                )
+            )
+    for name in ("SGLANG_HOST_IP", "HOST_IP"):
+        given = decided.get(name)
+        if given is None or given.value in own or not own:
+            continue
+        if name == "HOST_IP" and "SGLANG_HOST_IP" in decided:
+            continue
+        said.append(
+            _configured_wrong(
+                "HOST_IP_FOREIGN",
+                f"{name}={given.value} ({given.where}) is no address of this pod, and SGLang takes it for "
+                "its own",
+                f"remove {name}; status.hostIP is the node's address, not the pod's",
+            )
+        )
+    return said
+
+
+def _wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, RDMA_UNUSABLE)
+
+
+def _configured_wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, CONFIGURATION)

@@ -1,0 +1,289 @@
+"""Who this pod is: the leader's address, the group size and the worker index.
+
+Sources, each completed by the next: our settings, SGLang's own arguments, the variables that
+LeaderWorkerSet injects (``LWS_LEADER_ADDRESS`` since v0.3, ``LWS_GROUP_SIZE`` since v0.4,
+``LWS_WORKER_INDEX`` since v0.6), the downward API, and the pod's name against the leader's. None at
+all is one node; half of it is an error, never a default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import ConfigurationError, Problem, warning
+from sglang_roce_entry.group.endpoint import EndpointError, literal, parse_host
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LABEL = "leaderworkerset.sigs.k8s.io/"
+_MAX_GROUP_SIZE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one source says about one field: the text, and where it stands for a message."""
+
+    text: str
+    where: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this pod is. ``leader`` is ``None`` on one node without a group."""
+
+    leader: str | None
+    size: int
+    index: int
+    source: str
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this pod has worker index 0."""
+        return self.index == 0
+
+    @property
+    def in_group(self) -> bool:
+        """Whether there are other nodes."""
+        return self.size > 1
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityInputs:
+    """Everything that may say who this pod is.
+
+    ``settings`` and ``arguments`` map ``leader``, ``size`` and ``index`` to (text, where it stands).
+    """
+
+    settings: Mapping[str, tuple[str, str]]
+    arguments: Mapping[str, tuple[str, str]]
+    environ: Mapping[str, str]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    hostname: str | None = None
+
+
+def resolve_identity(inputs: IdentityInputs) -> Identity:
+    """Return who this pod is. Raises :class:`~sglang_roce_entry.errors.ConfigurationError`."""
+    claims = {field: _claims(inputs, field) for field in ("leader", "size", "index")}
+    leader = _leader(claims["leader"])
+    if claims["size"]:
+        size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE)
+    else:
+        size = None
+    name_claim = _by_pod_name(leader, inputs)
+    if name_claim is not None:
+        claims["index"].append(name_claim)
+    index = _number(claims["index"][0], "worker index", 0, None) if claims["index"] else None
+    if not any(claims.values()):
+        return Identity(None, 1, 0, "none")
+    if size is None or (size > 1 and (leader is None or index is None)):
+        raise _half(leader, size, index, inputs)
+    index = 0 if index is None else index
+    if index >= size:
+        claim = claims["index"][0]
+        raise ConfigurationError(
+            "INDEX_OUT_OF_RANGE",
+            f"worker index {index} ({claim.where}) is not below the group size {size} "
+            f"({claims['size'][0].where})",
+            "worker indices run from 0 (the leader) to size - 1; correct the manifest's size",
+        )
+    _agree(inputs, claims, leader, size, index)
+    used = dict.fromkeys(claims[field][0].source for field in claims if claims[field])
+    return Identity(leader, size, index, " + ".join(used), _name_check(leader, index, inputs))
+
+
+def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
+    lws = {"leader": "LWS_LEADER_ADDRESS", "size": "LWS_GROUP_SIZE", "index": "LWS_WORKER_INDEX"}
+    found: list[Claim] = []
+    setting = inputs.settings.get(field)
+    if setting is not None:
+        found.append(Claim(setting[0], setting[1], "settings"))
+    argument = inputs.arguments.get(field)
+    if argument is not None:
+        found.append(Claim(argument[0], argument[1], "SGLang arguments"))
+    name = lws[field]
+    found.append(Claim(inputs.environ.get(name, ""), name, "LWS_*"))
+    if field == "index":
+        key = f"{_LABEL}worker-index"
+        found.append(Claim(inputs.labels.get(key, ""), f"label {key}", "downward API"))
+    if field == "size":
+        key = f"{_LABEL}size"
+        found.append(Claim(inputs.annotations.get(key, ""), f"annotation {key}", "downward API"))
+    return [claim for claim in found if _is_set(claim.text)]
+
+
+def _is_set(text: str) -> bool:
+    """Return whether a value is there. Kubernetes leaves an unknown ``$(NAME)`` as it stands."""
+    return bool(text.strip()) and "$(" not in text
+
+
+def _leader(claims: list[Claim]) -> str | None:
+    if not claims:
+        return None
+    claim = claims[0]
+    try:
+        return parse_host(claim.text)
+    except EndpointError as problem:
+        raise ConfigurationError(
+            "LEADER_ADDRESS", f"leader address {claim.text!r} ({claim.where}) {problem}", problem.fix
+        ) from problem
+
+
+def _number(claim: Claim, what: str, lowest: int, highest: int | None) -> int:
+    text = claim.text.strip()
+    negative = text.startswith("-") and text[1:].isdecimal()
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        reason = "is negative" if negative else "is no whole number"
+        raise ConfigurationError(
+            "IDENTITY_NUMBER",
+            f"{what} {claim.text!r} ({claim.where}) {reason}",
+            f"write a number from {lowest} on; LeaderWorkerSet v0.6 and later injects it",
+        )
+    value = int(text)
+    if value < lowest or (highest is not None and value > highest):
+        raise ConfigurationError(
+            "IDENTITY_NUMBER",
+            f"{what} {value} ({claim.where}) is out of range",
+            f"write a number from {lowest} on",
+        )
+    return value
+
+
+def _own_names(inputs: IdentityInputs) -> list[tuple[str, str]]:
+    names = [(inputs.environ.get("POD_NAME", ""), "POD_NAME")]
+    # On hostNetwork these two are the node's name.
+    names += [(inputs.environ.get("HOSTNAME", ""), "HOSTNAME"), (inputs.hostname or "", "hostname")]
+    return [(name.partition(".")[0], where) for name, where in names if _is_set(name)]
+
+
+def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
+    """Return the index that the pod's name gives against the leader's first label.
+
+    LeaderWorkerSet names workers ``<leader>-<index>`` (pod_controller.go); an unrelated name says nothing.
+    """
+    if leader is None or literal(leader) is not None:
+        return None
+    label = leader.partition(".")[0]
+    for name, where in _own_names(inputs):
+        if name == label:
+            return Claim("0", f"{where} {name!r} is the leader's name", "pod name")
+        suffix = name.removeprefix(f"{label}-")
+        if suffix != name and suffix.isascii() and suffix.isdecimal() and int(suffix) > 0:
+            return Claim(suffix, f"{where} {name!r}", "pod name")
+    return None
+
+
+def _half(
+    leader: str | None, size: int | None, index: int | None, inputs: IdentityInputs
+) -> ConfigurationError:
+    known = {"leader address": leader, "group size": size, "worker index": index}
+    have = ", ".join(f"{what} {value}" for what, value in known.items() if value is not None)
+    missing = [what for what, value in known.items() if value is None]
+    variables = {
+        "leader address": "LWS_LEADER_ADDRESS",
+        "group size": "LWS_GROUP_SIZE",
+        "worker index": "LWS_WORKER_INDEX",
+    }
+    literal_text = [
+        f"{variables[what]}={inputs.environ[variables[what]]!r} is empty or was not expanded"
+        for what in missing
+        if variables[what] in inputs.environ
+    ]
+    found = f"; {', '.join(literal_text)}" if literal_text else ""
+    flags = {
+        "leader address": "--leader-address",
+        "group size": "--group-size",
+        "worker index": "--worker-index",
+    }
+    hint = "run under LeaderWorkerSet v0.6 or later, or give " + ", ".join(
+        flags[what] for what in missing
+    )
+    if missing == ["worker index"]:
+        hint += (
+            "; with LeaderWorkerSet 0.5: env LWS_WORKER_INDEX from "
+            f"metadata.labels['{_LABEL}worker-index']"
+        )
+    return ConfigurationError(
+        "HALF_IDENTITY",
+        f"half an identity: {have or 'nothing usable'}, but no {' and no '.join(missing)}{found}",
+        hint,
+    )
+
+
+def _agree(
+    inputs: IdentityInputs,
+    claims: Mapping[str, list[Claim]],
+    leader: str | None,
+    size: int,
+    index: int,
+) -> None:
+    """Refuse SGLang arguments that contradict the identity: they stand in the command as they are."""
+    chosen = {"leader": leader, "size": str(size), "index": str(index)}
+    for field, names in (("size", "--nnodes"), ("index", "--node-rank"), ("leader", "--dist-init-addr")):
+        argument = inputs.arguments.get(field)
+        if argument is None:
+            continue
+        overridden = any(claim.source == "settings" for claim in claims[field])
+        for claim in claims[field]:
+            other = claim.text.strip()
+            if _same(field, argument[0], other) or claim.source == "pod name":
+                continue
+            if overridden and claim.source != "settings":
+                continue  # a setting of ours says the same as the argument: the rest is outvoted
+            raise ConfigurationError(
+                "IDENTITY_CONTRADICTION",
+                f"{names} {argument[0]} ({argument[1]}) contradicts {other} ({claim.where})",
+                f"remove {names} from the arguments: it is filled in from the group",
+            )
+        if field != "leader" and argument[0].strip() != chosen[field]:
+            raise ConfigurationError(
+                "IDENTITY_CONTRADICTION",
+                f"{names} {argument[0]} ({argument[1]}) contradicts {chosen[field]} "
+                f"({claims[field][0].where})",
+                f"remove {names} from the arguments: it is filled in from the group",
+            )
+
+
+def _same(field: str, one: str, other: str) -> bool:
+    if field != "leader":
+        return one.strip().isdecimal() and other.isdecimal() and int(one) == int(other)
+    first, second = (text.strip("[]").rstrip(".").lower() for text in (one, other))
+    literals = literal(first), literal(second)
+    if all(literals):
+        return literals[0] == literals[1]
+    if any(literals):
+        return True  # a name and an address: only DNS could tell
+    # sglang-0.sglang.default and sglang-0.sglang.default.svc.cluster.local are one name.
+    longer, shorter = sorted((first, second), key=len, reverse=True)
+    return longer == shorter or longer.startswith(f"{shorter}.")
+
+
+def _name_check(leader: str | None, index: int, inputs: IdentityInputs) -> tuple[Problem, ...]:
+    claim = _by_pod_name(leader, inputs)
+    if claim is None or int(claim.text) == index:
+        return ()
+    return (
+        warning(
+            "POD_NAME_DISAGREES",
+            f"worker index is {index}, but the pod's name says {claim.text} ({claim.where})",
+            "check LWS_WORKER_INDEX and --worker-index in the manifest",
+        ),
+    )
+
+
+def parse_podinfo(text: str) -> dict[str, str]:
+    """Return the ``key="value"`` lines of a downward-API volume file (labels or annotations)."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, equals, quoted = line.partition("=")
+        if not equals:
+            continue
+        value = quoted.strip()
+        if len(value) >= 2 and value[0] == value[-1] == '"':
+            value = value[1:-1].replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")
+        found[key.strip()] = value
+    return found

@@ -1,0 +1,127 @@
+"""Short TCP connects to see whether a port accepts, and binds to see whether one is free.
+
+Nothing is sent: a bare connect and an orderly close is harmless to torch's TCPStore and to ZeroMQ
+(a reset fills the leader's log).
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What came of one round of connects: the address and port that accepted, or the cause of none."""
+
+    address: IPv4Address | IPv6Address | None
+    port: int | None
+    cause: str  # ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE
+
+
+def connect_any(
+    addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[int], timeout_s: float
+) -> Probe:
+    """Return the first accepting port; all are tried side by side, an IPv4 address is preferred.
+
+    ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has said no,
+    so that every node of a group ends with the same one.
+    """
+    poll = select.poll()
+    open_sockets: dict[int, tuple[socket.socket, IPv4Address | IPv6Address, int]] = {}
+    accepted: list[tuple[int, int, IPv4Address | IPv6Address, int]] = []
+    causes: set[str] = set()
+    order = {address: position for position, address in enumerate(addresses)}
+
+    def settle(code: int, address: IPv4Address | IPv6Address, port: int) -> None:
+        if code == 0:
+            accepted.append((address.version, order[address], address, port))
+        else:
+            causes.add(_cause(code))
+
+    deadline = monotonic() + timeout_s
+    try:
+        for address in addresses:
+            for port in ports:
+                family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+                one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                code = one.connect_ex((str(address), port))
+                if code == errno.EINPROGRESS:
+                    open_sockets[one.fileno()] = (one, address, port)
+                    poll.register(one, select.POLLOUT)
+                else:
+                    one.close()
+                    settle(code, address, port)
+        while open_sockets and not _decided(accepted, [a for _, a, _ in open_sockets.values()]):
+            remaining_s = deadline - monotonic()
+            if remaining_s <= 0:
+                break
+            for descriptor, _ in poll.poll(remaining_s * 1000):
+                one, address, port = open_sockets.pop(descriptor)
+                poll.unregister(descriptor)
+                code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                one.close()
+                settle(code, address, port)
+        if open_sockets:
+            causes.add(TIMED_OUT)
+    finally:
+        for one, _, _ in open_sockets.values():
+            one.close()
+    if accepted:
+        _, _, address, port = min(accepted, key=lambda entry: entry[:2])
+        return Probe(address, port, ACCEPTED)
+    # A refusal proves that the host is there; silence says more than "no route" of one address.
+    for cause in (REFUSED, TIMED_OUT, UNREACHABLE):
+        if cause in causes:
+            return Probe(None, None, cause)
+    return Probe(None, None, UNREACHABLE)
+
+
+def _decided(
+    accepted: Sequence[tuple[int, int, object, int]], pending: Sequence[IPv4Address | IPv6Address]
+) -> bool:
+    if not accepted:
+        return False
+    best = min(entry[0] for entry in accepted)
+    return best == 4 or all(address.version == 6 for address in pending)
+
+
+def _cause(code: int) -> str:
+    if code in (errno.ECONNREFUSED, errno.ECONNRESET):
+        return REFUSED
+    if code == errno.ETIMEDOUT:
+        return TIMED_OUT
+    return UNREACHABLE
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Return whether SGLang could listen on ``host``:``port`` now; nothing is held afterwards.
+
+    With SO_REUSEADDR as SGLang's servers bind: connections in TIME_WAIT do not count, a listener does.
+    Without ``listen`` no worker can mistake the test for the leader.
+    """
+    families = [socket.AF_INET6] if ":" in host else [socket.AF_INET]
+    if host in ("", "*"):
+        families, host = [socket.AF_INET, socket.AF_INET6], ""
+    for family in families:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            # No IPv6 here, or an address of somebody else: SGLang will say it better.
+    return True

@@ -1,0 +1,98 @@
+"""Name look-ups that cannot hang the caller: getaddrinfo has no time limit of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.group.endpoint import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Addresses = tuple[IPv4Address | IPv6Address, ...]
+
+#: An answer older than this is asked for again: a recreated leader has another address.
+FRESH_S = 2.0
+
+
+class NotResolved(Exception):
+    """A name gave no address. ``silent``: the resolver has not answered yet."""
+
+    def __init__(self, host: str, reason: str, *, silent: bool = False) -> None:
+        super().__init__(f"{host}: {reason}")
+        self.host = host
+        self.reason = reason
+        self.silent = silent
+
+
+class _Pending:
+    """One look-up on its way, in a thread that may outlive the caller's patience."""
+
+    def __init__(self, host: str, query: Callable[[str], Addresses], clock: Callable[[], float]) -> None:
+        self.host = host
+        self.started = clock()
+        self.finished: float | None = None
+        self.addresses: Addresses = ()
+        self.failure: str | None = None
+        self.done = threading.Event()
+        self._query = query
+        self._clock = clock
+        threading.Thread(target=self._run, name=f"resolve {host}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.addresses = self._query(self.host)
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+        except UnicodeError as error:
+            self.failure = f"is no host name ({error})"
+        self.finished = self._clock()
+        self.done.set()
+
+
+class Resolver:
+    """Looks names up, IPv4 first. One thread at a time: a silent resolver is not asked again and again."""
+
+    def __init__(
+        self,
+        query: Callable[[str], Addresses] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._query = query or system_addresses
+        self._clock = clock
+        self._pending: _Pending | None = None
+
+    def addresses(self, host: str, timeout_s: float) -> Addresses:
+        """Return the addresses of ``host`` within ``timeout_s``; a literal is its own address.
+
+        Raises :class:`NotResolved`, also when the resolver has not answered in time.
+        """
+        address = literal(host)
+        if address is not None:
+            return (address,)
+        pending = self._pending
+        if pending is None or pending.host != host or self._stale(pending):
+            pending = self._pending = _Pending(host, self._query, self._clock)
+        if not pending.done.wait(timeout_s):
+            waited = self._clock() - pending.started
+            raise NotResolved(host, f"the resolver has not answered for {waited:.0f} s", silent=True)
+        self._pending = None
+        if pending.failure is not None:
+            raise NotResolved(host, pending.failure)
+        if not pending.addresses:
+            raise NotResolved(host, "has no address")
+        return pending.addresses
+
+    def _stale(self, pending: _Pending) -> bool:
+        return pending.finished is not None and self._clock() - pending.finished > FRESH_S
+
+
+def system_addresses(host: str) -> Addresses:
+    """Return what getaddrinfo says, IPv4 first, without duplicates or scopes. Raises ``OSError``."""
+    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    found = dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in answers)
+    return tuple(sorted(found, key=lambda address: address.version))

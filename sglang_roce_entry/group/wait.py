@@ -1,0 +1,333 @@
+"""Waiting: for the leader's port, for the leader's own name, for ports that must be free.
+
+A wait is a value (:class:`WaitPolicy`) and an attempt that either returns or raises :class:`NotYet`
+with the cause. The first attempt costs nothing but itself; only a second one loads tenacity. No
+deadline is ever passed, also not by a resolver that hangs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, TypeVar
+
+from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
+from sglang_roce_entry.group.endpoint import MAX_PORT, literal
+from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
+from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tenacity import RetryCallState
+
+    from sglang_roce_entry.group.probe import Probe
+
+    IpAddress = IPv4Address | IPv6Address
+
+Result = TypeVar("Result")
+
+#: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
+#: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
+#: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
+SIGNS_OF_LIFE = (0, 1, 13)
+#: Offsets that attention DP binds on the leader.
+ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
+
+_CONNECT_S = 1.0
+_FIRST_LOOKUP_S = 1.0
+_LOOKUP_S = 5.0
+_STATUS_EVERY_S = 30.0
+PORTS_FREE_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class WaitPolicy:
+    """How long and how often: seconds in all, and the longest pause between two tries."""
+
+    deadline_s: float
+    cap_s: float = 0.5
+    first_s: float = 0.1
+
+    @classmethod
+    def for_group(cls, deadline_s: float, size: int) -> WaitPolicy:
+        """Return the policy of a worker: a large group asks its leader at most 100 times a second."""
+        return cls(deadline_s, max(0.5, size / 100))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Everything outside a wait: clock, pause, log."""
+
+    say: Callable[[str], None]
+    clock: Callable[[], float] = monotonic
+    pause: Callable[[float], None] = sleep
+
+
+class NotYet(Exception):
+    """An attempt failed for a reason that time may cure.
+
+    ``look_at`` says where to look meanwhile; ``retry_in_s`` the earliest sensible next try, ``None``
+    for the ordinary back-off.
+    """
+
+    def __init__(self, cause: str, look_at: str, retry_in_s: float | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.look_at = look_at
+        self.retry_in_s = retry_in_s
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A leader that is there: the address that accepted (or is our own), and what it took."""
+
+    address: IpAddress
+    port: int | None
+    elapsed_s: float
+    only_ipv6: bool
+
+
+def wait_until(
+    what: str,
+    attempt: Callable[[float], Result],
+    policy: WaitPolicy,
+    around: Surroundings,
+) -> Result:
+    """Return what ``attempt`` returns as soon as it does; it is told the seconds it may take.
+
+    Raises the last :class:`NotYet` when ``policy.deadline_s`` is over.
+    """
+    started = around.clock()
+    deadline = started + policy.deadline_s
+    status = _Status(what, policy, around, started)
+
+    def once() -> Result:
+        return attempt(max(0.0, deadline - around.clock()))
+
+    try:
+        return once()
+    except NotYet as not_yet:
+        if around.clock() >= deadline:
+            raise
+        status.tell(not_yet)
+        first = not_yet
+    from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+
+    backoff = wait_random_exponential(multiplier=policy.first_s, max=policy.cap_s, min=policy.first_s / 2)
+
+    def pause_s(failure: NotYet, state: RetryCallState | None) -> float:
+        chosen = failure.retry_in_s
+        if chosen is None:
+            chosen = backoff(state) if state is not None else policy.first_s
+        return max(0.0, min(chosen, deadline - around.clock()))
+
+    def wait(state: RetryCallState) -> float:
+        return pause_s(_failure(state), state)
+
+    def before_sleep(state: RetryCallState) -> None:
+        status.tell(_failure(state))
+
+    around.pause(pause_s(first, None))
+    retrying = Retrying(
+        retry=retry_if_exception_type(NotYet),
+        stop=lambda _state: around.clock() >= deadline,
+        wait=wait,
+        before_sleep=before_sleep,
+        sleep=around.pause,
+        reraise=True,
+    )
+    return retrying(once)
+
+
+def _failure(state: RetryCallState) -> NotYet:
+    outcome = state.outcome
+    failure = outcome.exception() if outcome is not None else None
+    if not isinstance(failure, NotYet):
+        raise TypeError("a retry without its cause")
+    return failure
+
+
+class _Status:
+    """Says at once, and then at most every 30 s, what is waited for and why."""
+
+    def __init__(self, what: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
+        self._what = what
+        self._policy = policy
+        self._around = around
+        self._started = started
+        self._last: float | None = None
+
+    def tell(self, failure: NotYet) -> None:
+        now = self._around.clock()
+        if self._last is not None and now - self._last < _STATUS_EVERY_S:
+            return
+        self._last = now
+        elapsed = now - self._started
+        self._around.say(
+            f"waiting for {self._what}: {failure.cause} "
+            f"({elapsed:.0f} of {self._policy.deadline_s:.0f} s); {failure.look_at}"
+        )
+
+
+class LeaderName:
+    """The leader's name with its addresses, asked at most every 2 s and never used when older."""
+
+    def __init__(self, host: str, resolver: Resolver, around: Surroundings, dns_hint: str) -> None:
+        self.host = host
+        self._resolver = resolver
+        self._around = around
+        self._dns_hint = dns_hint
+        self._addresses: tuple[IpAddress, ...] = ()
+        self._asked: float | None = None
+
+    def addresses(self, within_s: float) -> tuple[IpAddress, ...]:
+        """Return fresh addresses. Raises :class:`NotYet`."""
+        now = self._around.clock()
+        if self._asked is not None and now - self._asked < FRESH_S and self._addresses:
+            return self._addresses
+        first = self._asked is None
+        limit = min(within_s, _FIRST_LOOKUP_S if first else _LOOKUP_S)
+        self._asked, self._addresses = now, ()
+        try:
+            self._addresses = self._resolver.addresses(self.host, limit)
+        except NotResolved as failure:
+            due_s = max(0.0, now + FRESH_S - self._around.clock())
+            cause = f"{self.host} does not resolve ({failure.reason})"
+            if failure.silent:
+                cause = f"{self.host} is not resolved: {failure.reason}"
+            raise NotYet(cause, self._dns_hint, due_s) from failure
+        return self._addresses
+
+
+def await_leader(
+    name: LeaderName,
+    ports: Sequence[int],
+    policy: WaitPolicy,
+    around: Surroundings,
+    connect: Callable[[Sequence[IpAddress], Sequence[int], float], Probe] = connect_any,
+) -> Awaited:
+    """Return the leader's address as soon as any of ``ports`` accepts there.
+
+    Raises :class:`~sglang_roce_entry.errors.EntryError` (124) at the deadline.
+    """
+    started = around.clock()
+    listed = ", ".join(str(port) for port in ports)
+
+    def attempt(within_s: float) -> Awaited:
+        deadline = around.clock() + within_s
+        addresses = name.addresses(within_s)
+        limit = max(0.0, min(_CONNECT_S, deadline - around.clock()))
+        probe = connect(addresses, ports, limit)
+        if probe.cause == ACCEPTED and probe.address is not None:
+            only_ipv6 = all(address.version == 6 for address in addresses)
+            return Awaited(probe.address, probe.port, around.clock() - started, only_ipv6)
+        where = ", ".join(str(address) for address in addresses)
+        raise NotYet(f"{where} {_connect_cause(probe.cause, listed)}", _look_at(probe.cause, name.host))
+
+    try:
+        return wait_until(f"the leader {name.host}", attempt, policy, around)
+    except NotYet as last:
+        raise EntryError(
+            "LEADER_TIMEOUT",
+            f"the leader {name.host} did not come within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{last.look_at}; more patience: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
+            DEADLINE,
+        ) from last
+
+
+def _connect_cause(cause: str, ports: str) -> str:
+    if cause == REFUSED:
+        return f"refuses connections on {ports}"
+    if cause == TIMED_OUT:
+        return f"does not answer on {ports}"
+    return "is unreachable"
+
+
+def _look_at(cause: str, host: str) -> str:
+    pod = host.partition(".")[0] if literal(host) is None else "the leader"
+    if cause == REFUSED:
+        return f"the leader's SGLang has not opened its port yet: kubectl logs {pod}"
+    if cause == TIMED_OUT:
+        return (
+            "a NetworkPolicy or firewall drops it, or the address is stale: pods of a group need all "
+            "TCP ports between each other"
+        )
+    return "no route from this pod to the leader: check the pod network"
+
+
+def await_own_name(
+    name: LeaderName,
+    own_addresses: Callable[[], Sequence[IpAddress]],
+    policy: WaitPolicy,
+    around: Surroundings,
+) -> Awaited:
+    """Return the leader's own address as soon as its name resolves to one of this pod's addresses.
+
+    The record can be late, or still that of the pod before. Raises
+    :class:`~sglang_roce_entry.errors.EntryError` (124) at the deadline.
+    """
+    started = around.clock()
+
+    def attempt(within_s: float) -> Awaited:
+        found = name.addresses(within_s)
+        own = set(own_addresses())
+        mine = [address for address in found if address in own or address.is_loopback]
+        if mine:
+            only_ipv6 = all(address.version == 6 for address in found)
+            return Awaited(mine[0], None, around.clock() - started, only_ipv6)
+        listed = ", ".join(str(address) for address in found)
+        have = ", ".join(str(address) for address in own_addresses() if not address.is_loopback)
+        raise NotYet(
+            f"{name.host} is {listed}, which is no address of this pod ({have or 'none'})",
+            "the record of the pod before, or this is not the leader: check the worker index",
+            FRESH_S,
+        )
+
+    try:
+        return wait_until(f"this leader's own name {name.host}", attempt, policy, around)
+    except NotYet as last:
+        raise EntryError(
+            "OWN_NAME_TIMEOUT",
+            f"this leader's own name did not come within {policy.deadline_s:.0f} s: {last.cause}",
+            last.look_at,
+            DEADLINE,
+        ) from last
+
+
+def await_free_ports(
+    wanted: Sequence[tuple[str, int, str]],
+    policy: WaitPolicy,
+    around: Surroundings,
+    is_free: Callable[[str, int], bool] = port_is_free,
+) -> None:
+    """Return as soon as every (host, port, purpose) is free.
+
+    Raises :class:`~sglang_roce_entry.errors.EntryError` (78) if one stays taken.
+    """
+
+    def attempt(within_s: float) -> None:  # noqa: ARG001 - a bind takes no time
+        taken = [f"{port} ({why})" for host, port, why in wanted if not is_free(host, port)]
+        if taken:
+            raise NotYet(
+                f"taken: {', '.join(taken)}",
+                "another process of this pod, or of this node with hostNetwork: ss -ltnp",
+            )
+
+    try:
+        wait_until("free ports", attempt, policy, around)
+    except NotYet as last:
+        raise EntryError(
+            "PORT_TAKEN",
+            f"ports that SGLang needs stay {last.cause}",
+            f"{last.look_at}; choose others with --dist-init and SGLang's --port",
+            CONFIGURATION,
+        ) from last
+
+
+def life_ports(dist_init_port: int) -> tuple[int, ...]:
+    """Return the ports on which a leader shows life: D, D+1, D+13, those that exist."""
+    return tuple(
+        dist_init_port + offset for offset in SIGNS_OF_LIFE if dist_init_port + offset <= MAX_PORT
+    )

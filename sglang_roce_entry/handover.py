@@ -1,0 +1,128 @@
+"""Becoming SGLang: signals, limits, descriptors, ``execvpe``; and the way out when that is not to be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from sglang_roce_entry.errors import CANNOT_EXECUTE, NOT_FOUND, EntryError, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+
+TERMINATION_LOG = "/dev/termination-log"
+_TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
+
+
+def catch_signals() -> None:
+    """Make SIGTERM and SIGINT end whatever is being waited for, also for PID 1, which ignores them otherwise."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def raise_memlock() -> None:
+    """Raise the soft limit on locked memory to the hard one; a child inherits it."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    except (OSError, ValueError):
+        return  # forbidden by a seccomp profile: the plan has judged the limit already
+
+
+def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """Become ``argv``. Raises :class:`~sglang_roce_entry.errors.EntryError` (126, 127) if that fails.
+
+    Dispositions are set back to their defaults (CPython leaves SIGPIPE and SIGXFSZ ignored, and what
+    is ignored stays so across exec), the mask is emptied, and no descriptor but 0, 1 and 2 survives.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _close_on_exec()
+    handlers = _default_signals()
+    try:
+        os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606 - the purpose of this program
+    except OSError as failure:
+        _restore(handlers)
+        raise _not_executed(argv[0], failure) from failure
+    except ValueError as failure:  # a NUL byte in an argument or a variable
+        _restore(handlers)
+        raise EntryError(
+            "EXEC", f"cannot execute {argv[0]!r}: {failure}", "correct the arguments", CANNOT_EXECUTE
+        ) from failure
+
+
+def _not_executed(name: str, failure: OSError) -> EntryError:
+    if failure.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = "check the spelling, the PATH of the image, and the interpreter line of a script"
+        return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
+    reason = failure.strerror or str(failure)
+    if failure.errno == errno.E2BIG:
+        hint = "arguments and environment are larger than the kernel takes"
+    else:
+        hint = "check the file's mode and architecture"
+    return EntryError("EXEC", f"cannot execute {name!r}: {reason}", hint, CANNOT_EXECUTE)
+
+
+def _close_on_exec() -> None:
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        if descriptor > 2:
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError:
+                continue  # the one of the listing itself
+
+
+def _default_signals() -> dict[int, object]:
+    previous: dict[int, object] = {}
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        try:
+            previous[number] = signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # reserved by the C library
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return previous
+
+
+def _restore(handlers: Mapping[int, object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = handlers.get(number)
+        if callable(handler):
+            signal.signal(number, handler)
+
+
+def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:
+    """Write ``text``, its first 4,096 bytes, where the kubelet put the file; create none."""
+    data = text.encode("utf-8", "backslashreplace")[:_TERMINATION_LOG_BYTES]
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # not in Kubernetes, or not writable
+    try:
+        os.write(descriptor, data)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def linger(seconds: float, say: Callable[[str], None], pause: Callable[[float], None]) -> None:
+    """Pause before a fatal exit, so that the log can be read before the pod is deleted with it."""
+    if seconds > 0:
+        say(f"exiting in {seconds:g} s, so that this log can be read (--linger)")
+        pause(seconds)

@@ -1,0 +1,121 @@
+"""From a host, live or recorded, to :class:`~sglang_roce_entry.host.facts.HostFacts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.host.answers import LiveAnswers
+from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
+from sglang_roce_entry.host.rdma import read_hcas
+from sglang_roce_entry.host.tree import DiskTree, attribute_or_none, names_or_empty
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sglang_roce_entry.host.answers import Answers
+    from sglang_roce_entry.host.facts import Hca, Interface
+    from sglang_roce_entry.host.tree import Tree
+
+_NVIDIA_NODE = "/dev/nvidia"
+_NVIDIA_PROC = "/proc/driver/nvidia/gpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One node as it can be asked: its files and the answers of its system calls."""
+
+    tree: Tree
+    answers: Answers
+
+    @property
+    def live(self) -> bool:
+        """Whether this is the running machine, not a recording."""
+        return self.answers.live
+
+
+def live_host(root: str = "/") -> Host:
+    """Return the running machine; ``root`` replaces ``/`` for files and device nodes."""
+    return Host(DiskTree(root), LiveAnswers(root))
+
+
+def read_fabric(host: Host) -> tuple[tuple[Hca, ...], tuple[Interface, ...], dict[str, str]]:
+    """Return the HCAs, the interfaces, and the attributes that could not be read.
+
+    Interfaces are read after the GIDs: an address that is configured in between is then known for
+    the GID that it made, never the other way round.
+    """
+    unreadable: dict[str, str] = {}
+    hcas = read_hcas(host.tree, host.answers.open_verbs, unreadable)
+    return hcas, host.answers.interfaces(), unreadable
+
+
+def collect(
+    host: Host,
+    environ: Mapping[str, str],
+    *,
+    rdma: bool = True,
+    need_libibverbs: bool = True,
+) -> HostFacts:
+    """Return what ``host`` says now.
+
+    ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
+    """
+    from sglang_roce_entry.host.installed import parse_version
+
+    hcas, interfaces, unreadable = read_fabric(host) if rdma else ((), host.answers.interfaces(), {})
+    known, memlock = host.answers.memlock()
+    installed, sglang = host.answers.sglang()
+    nccl = host.answers.nccl_versions(environ)
+    versions = [parse_version(text) for text in nccl or ()]
+    oldest = min((version for version in versions if version), default=None)
+    here = frozenset(interface.name for interface in interfaces)
+    shown = sysfs_netdevs(host.tree)
+    return HostFacts(
+        hcas=hcas,
+        interfaces=interfaces,
+        foreign_netdevs=tuple(sorted(shown - here)) if shown else (),
+        unlisted_netdevs=tuple(sorted(here - shown)) if shown else (),
+        default_route_interfaces=default_route_interfaces(host.tree),
+        memlock_bytes=memlock,
+        memlock_known=known,
+        ipc_lock=host.answers.ipc_lock(host.tree),
+        uid=host.answers.uid(),
+        libibverbs=host.answers.libibverbs() if need_libibverbs else None,
+        nccl_versions=nccl,
+        sglang_version=sglang,
+        sglang_installed=installed,
+        nccl_files=_nccl_files(host, environ, oldest),
+        net_plugin_paths=host.answers.net_plugins(),
+        search_domains=search_domains(host.tree),
+        unreadable=tuple(sorted(unreadable.items())),
+    )
+
+
+def _nccl_files(
+    host: Host, environ: Mapping[str, str], version: tuple[int, ...] | None
+) -> tuple[tuple[str, str], ...]:
+    found = []
+    for path in host.answers.nccl_file_paths(environ, version):
+        try:
+            found.append((path, host.tree.text(path)))
+        except OSError:
+            continue  # no such file, or not readable: NCCL passes it over in silence as well
+    return tuple(found)
+
+
+def read_gpus(host: Host) -> Gpus:
+    """Return the GPUs whose device nodes open here, and where they sit."""
+    recorded = host.answers.gpu_count()
+    nodes = {path: host.answers.open_node(path) for path in host.answers.device_nodes(_NVIDIA_NODE)}
+    opened = sum(answer == "ok" for answer in nodes.values())
+    paths, numa_nodes = [], []
+    for address in sorted(names_or_empty(host.tree, _NVIDIA_PROC)):
+        path = host.tree.real(f"/sys/bus/pci/devices/{address.lower()}")
+        if path is not None:
+            numa = attribute_or_none(host.tree, f"{path}/numa_node")
+            paths.append(path)
+            numa_nodes.append(int(numa) if numa and numa.isdecimal() else None)
+    count = recorded if recorded is not None else (opened if nodes else None)
+    return Gpus(count, nodes, tuple(paths), tuple(numa_nodes))

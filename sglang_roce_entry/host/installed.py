@@ -1,0 +1,121 @@
+"""Installed versions, found without importing anything they name.
+
+``importlib.metadata`` alone costs as much as five interpreter starts, so the names of the
+``*.dist-info`` folders are read instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: The wheels that carry libnccl.so.2, by CUDA release.
+NCCL_DISTRIBUTIONS = ("nvidia-nccl-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu11")
+_LIBRARY_DIRECTORIES = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/nccl/lib",
+)
+
+
+def distribution_versions(names: Iterable[str], paths: Iterable[str]) -> dict[str, str]:
+    """Return the version of each installed distribution, from the first folder of ``paths`` that has it."""
+    wanted = set(names)
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            entries = os.listdir(path or ".")
+        except OSError:
+            continue  # a zip file or a folder that does not exist: ordinary members of sys.path
+        for entry in entries:
+            if not entry.endswith((".dist-info", ".egg-info")):
+                continue
+            stem = entry.rpartition(".")[0]
+            name, _, version = stem.partition("-")
+            normal = name.lower().replace("_", "-").replace(".", "-")
+            if normal in wanted and version:
+                found.setdefault(normal, version.partition("-")[0])
+    return found
+
+
+def nccl_versions(environ: Mapping[str, str], paths: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return the versions of NCCL that a process here may load; empty if none was found.
+
+    Several wheels side by side give several. Without a wheel the real file name of a system
+    ``libnccl.so.2`` tells.
+    """
+    wheels = distribution_versions(NCCL_DISTRIBUTIONS, sys.path if paths is None else paths)
+    if wheels:
+        return tuple(sorted(set(wheels.values())))
+    directories = [part for part in environ.get("LD_LIBRARY_PATH", "").split(":") if part]
+    for directory in (*directories, *_LIBRARY_DIRECTORIES):
+        real = os.path.realpath(f"{directory}/libnccl.so.2")
+        version = os.path.basename(real).removeprefix("libnccl.so.")
+        if version.count(".") >= 1 and os.path.exists(real):
+            return (version,)
+    return ()
+
+
+def sglang_version() -> tuple[bool, str | None]:
+    """Return whether this interpreter can run ``-m sglang.launch_server``, and SGLang's version."""
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec("sglang")  # a top-level name: nothing is imported
+    except (ImportError, ValueError):
+        spec = None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not any(os.path.exists(os.path.join(place, "launch_server.py")) for place in places):
+        return False, None
+    version = distribution_versions(("sglang",), sys.path).get("sglang")
+    return True, version or _version_file(places) or _metadata_version()
+
+
+def _version_file(places: list[str]) -> str | None:
+    # An editable install may have no dist-info on sys.path; releases write sglang/version.py.
+    for place in places:
+        for name in ("version.py", "_version.py", "__init__.py"):
+            try:
+                with open(os.path.join(place, name), encoding="utf-8") as file:
+                    lines = file.read(65536).splitlines()
+            except (OSError, UnicodeDecodeError):
+                continue
+            for line in lines:
+                key, equals, value = line.partition("=")
+                if equals and key.split(":")[0].strip() in ("__version__", "version"):
+                    text = value.strip().strip("\"'")
+                    if text[:1].isdigit():
+                        return text
+    return None
+
+
+def _metadata_version() -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version("sglang")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def parse_version(text: str | None) -> tuple[int, ...] | None:
+    """Return the leading numbers of a version: ``2.26.2.post1`` gives ``(2, 26, 2)``; ``None`` without any."""
+    numbers = []
+    for part in (text or "").split("."):
+        digits = ""
+        for character in part:
+            if not character.isdecimal():
+                break
+            digits += character
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers) or None

@@ -1,0 +1,105 @@
+"""Interfaces, default routes and DNS search domains of this network namespace."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_interface
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.host.facts import Interface
+from sglang_roce_entry.host.tree import names_or_empty
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.host.facts import IpAddress, IpInterface
+    from sglang_roce_entry.host.tree import Tree
+
+#: Linux's IFNAMSIZ less the NUL; names in /sys/class/net that are no interface (bonding_masters)
+#: are plain files there.
+_NOT_INTERFACES = frozenset({"bonding_masters"})
+
+
+def live_interfaces() -> tuple[Interface, ...]:
+    """Return the interfaces of this network namespace, whatever /sys is mounted (psutil)."""
+    import psutil
+
+    stats = psutil.net_if_stats()
+    addresses = psutil.net_if_addrs()
+    found = []
+    for name, stat in stats.items():
+        own = [
+            _interface_address(entry.address, entry.netmask)
+            for entry in addresses.get(name, ())
+            if entry.family in (socket.AF_INET, socket.AF_INET6)
+        ]
+        # psutil reports IFF_RUNNING; an administratively-up dummy or loopback counts as up too.
+        found.append(Interface(name, bool(stat.isup), stat.mtu, stat.speed, tuple(own)))
+    return tuple(found)
+
+
+def _interface_address(address: str, netmask: str | None) -> IpInterface:
+    plain = address.partition("%")[0]  # psutil appends the scope to link-local addresses
+    if netmask and ":" in netmask:
+        return ip_interface(f"{plain}/{int(IPv6Address(netmask)).bit_count()}")
+    return ip_interface(f"{plain}/{netmask}" if netmask else plain)
+
+
+def sysfs_netdevs(tree: Tree) -> frozenset[str]:
+    """Return the interfaces that the mounted sysfs lists: those of the namespace that mounted it."""
+    return frozenset(names_or_empty(tree, "/sys/class/net")) - _NOT_INTERFACES
+
+
+def default_route_interfaces(tree: Tree) -> tuple[str, ...]:
+    """Return the interfaces with a default route, IPv4 first (``/proc/net/route``, ``ipv6_route``).
+
+    These files belong to the reading process's namespace, whatever /sys is mounted.
+    """
+    found: list[str] = []
+    for line in _lines(tree, "/proc/net/route")[1:]:
+        fields = line.split()
+        # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; RTF_UP is 1, RTF_REJECT 0x200
+        if len(fields) > 7 and fields[1] == fields[7] == "00000000" and _usable(fields[3]):
+            found.append(fields[0])
+    for line in _lines(tree, "/proc/net/ipv6_route"):
+        fields = line.split()
+        # destination prefix-length source source-length next-hop metric refcnt use flags device
+        if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and _usable(fields[8]):
+            found.append(fields[9])
+    return tuple(dict.fromkeys(name for name in found if name != "lo"))
+
+
+def _usable(flags_hex: str) -> bool:
+    flags = int(flags_hex, 16)
+    return bool(flags & 0x1) and not flags & 0x200
+
+
+def search_domains(tree: Tree) -> tuple[str, ...] | None:
+    """Return the search list of ``/etc/resolv.conf`` (the last one counts), ``None`` if unreadable."""
+    try:
+        text = tree.text("/etc/resolv.conf")
+    except OSError:
+        return None
+    domains: tuple[str, ...] = ()
+    for line in text.splitlines():
+        fields = line.split()
+        if fields and fields[0] in ("search", "domain"):
+            domains = tuple(fields[1:])
+    return domains
+
+
+def _lines(tree: Tree, path: str) -> list[str]:
+    try:
+        return tree.text(path).splitlines()
+    except OSError:
+        return []
+
+
+def route_source(address: IpAddress) -> IpAddress | None:
+    """Return the source address that the kernel would use towards ``address``; no packet is sent."""
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.connect((str(address), 9))
+            text = probe.getsockname()[0].partition("%")[0]
+    except OSError:
+        return None
+    return IPv4Address(text) if family == socket.AF_INET else IPv6Address(text)

@@ -1,0 +1,263 @@
+"""HCAs, their ports and GID tables, from ``/sys/class/infiniband``.
+
+Formats: Documentation/ABI/stable/sysfs-class-infiniband and drivers/infiniband/core/sysfs.c of the
+kernel. An empty slot of ``gids/`` reads as zeros without an error, while its ``gid_attrs`` answer
+EINVAL; a driver may also hide the slots of another network namespace in just that way.
+"""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.host.facts import Gid, Hca, Port
+from sglang_roce_entry.host.tree import ABSENT, attribute_or_none, names_or_empty
+from sglang_roce_entry.natural import natural_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sglang_roce_entry.host.facts import IpAddress
+    from sglang_roce_entry.host.tree import Tree
+
+CLASS = "/sys/class/infiniband"
+VERBS_CLASS = "/sys/class/infiniband_verbs"
+
+_ZERO = b"0000:0000:0000:0000:0000:0000:0000:0000"
+#: How often a slot that changes under the reader is read before it is given up.
+_STABLE_TRIES = 10
+
+
+def read_hcas(
+    tree: Tree,
+    open_verbs: Callable[[str, str | None], str],
+    unreadable: dict[str, str] | None = None,
+) -> tuple[Hca, ...]:
+    """Return every RDMA device in natural order.
+
+    ``open_verbs(uverbs, "major:minor")`` answers ``ok`` or an errno name. Attributes that exist but
+    cannot be read are added to ``unreadable`` (path to errno name).
+    """
+    failures: dict[str, str] = {} if unreadable is None else unreadable
+    verbs_of = _verbs_devices(tree)
+    hcas = []
+    for name in sorted(names_or_empty(tree, CLASS), key=natural_key):
+        base = f"{CLASS}/{name}"
+        ports = _read_ports(tree, base, name, failures)
+        if ports is None:
+            continue  # a stray file, or a device that went away while it was read
+        verbs = verbs_of.get(name)
+        answer = open_verbs(verbs[0], verbs[1]) if verbs else "ENOENT"
+        hcas.append(_read_hca(tree, base, name, ports, verbs[0] if verbs else None, answer))
+    return tuple(hcas)
+
+
+def _verbs_devices(tree: Tree) -> dict[str, tuple[str, str | None]]:
+    # The class is not namespaced: it lists every verbs device of the node, and beside them a plain
+    # file abi_version. Their numbers do not follow the names of the HCAs.
+    found: dict[str, tuple[str, str | None]] = {}
+    for uverbs in names_or_empty(tree, VERBS_CLASS):
+        device = attribute_or_none(tree, f"{VERBS_CLASS}/{uverbs}/ibdev")
+        if device:
+            found[device] = (uverbs, attribute_or_none(tree, f"{VERBS_CLASS}/{uverbs}/dev"))
+    return found
+
+
+def _read_hca(
+    tree: Tree, base: str, name: str, ports: tuple[Port, ...], verbs: str | None, answer: str
+) -> Hca:
+    path = tree.real(f"{base}/device")
+    pci_path = pci_function_path(path) if path else None
+    pci_address = pci_path.rpartition("/")[2] if pci_path else None
+    physical = tree.real(f"{pci_path}/physfn") if pci_path else None
+    # A software device (rxe) has no parent function, but names its netdev in "parent".
+    parent = attribute_or_none(tree, f"{base}/parent") if path is None else None
+    netdevs = names_or_empty(tree, f"{path}/net") if path else [parent] if parent else []
+    return Hca(
+        name=name,
+        node_type=leading_number(attribute_or_none(tree, f"{base}/node_type")),
+        ports=ports,
+        verbs=verbs,
+        verbs_answer=answer,
+        path=path,
+        pci_address=pci_address,
+        physical_function=physical.rpartition("/")[2] if physical else None,
+        numa_node=_numa_node(tree, pci_path or path),
+        model=_model(tree, base, pci_path),
+        netdevs=tuple(sorted(netdevs, key=natural_key)),
+    )
+
+
+def _numa_node(tree: Tree, path: str | None) -> int | None:
+    if path is None:
+        return None
+    text = attribute_or_none(tree, f"{path}/numa_node")
+    # -1 is the kernel's "no NUMA information" (NUMA_NO_NODE).
+    return int(text) if text and text.isdecimal() else None
+
+
+def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
+    if pci_path:
+        vendor = attribute_or_none(tree, f"{pci_path}/vendor")
+        device = attribute_or_none(tree, f"{pci_path}/device")
+        if vendor and device:
+            return f"{vendor}:{device}"
+    return attribute_or_none(tree, f"{base}/hca_type")
+
+
+def _read_ports(
+    tree: Tree, base: str, device: str, failures: dict[str, str]
+) -> tuple[Port, ...] | None:
+    try:
+        numbers = sorted(int(name) for name in tree.names(f"{base}/ports") if name.isdecimal())
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        failures[f"{base}/ports"] = errno_name(error)
+        return ()
+    return tuple(_read_port(tree, base, device, number, failures) for number in numbers)
+
+
+def _read_port(tree: Tree, base: str, device: str, number: int, failures: dict[str, str]) -> Port:
+    port = f"{base}/ports/{number}"
+
+    def attribute(name: str) -> str | None:
+        try:
+            return tree.attribute(f"{port}/{name}")
+        except OSError as error:
+            if error.errno not in ABSENT:
+                failures[f"{port}/{name}"] = errno_name(error)
+            return None
+
+    state = attribute("state")
+    length, gids = _read_gids(tree, port, failures)
+    return Port(
+        device=device,
+        number=number,
+        state=leading_number(state),
+        state_name=state.partition(":")[2].strip() if state else "unknown",
+        link_layer=attribute("link_layer"),
+        rate_gbps=parse_rate_gbps(attribute("rate")),
+        table_length=length,
+        gids=gids,
+    )
+
+
+def _read_gids(tree: Tree, port: str, failures: dict[str, str]) -> tuple[int, tuple[Gid, ...]]:
+    directory = f"{port}/gids"
+    try:
+        names = tree.names(directory)
+    except OSError as error:
+        if error.errno not in ABSENT:
+            failures[directory] = errno_name(error)
+        return 0, ()
+    read = tree.slots(directory)
+    occupied = []
+    length = 0
+    for name in names:
+        if not name.isdecimal():
+            continue
+        length += 1
+        try:
+            raw = read(name)
+        except OSError as error:
+            if error.errno not in ABSENT:
+                failures[f"{directory}/{name}"] = errno_name(error)
+            continue
+        if not raw.startswith(_ZERO):
+            occupied.append(int(name))
+    gids = [_read_slot(tree, port, index, failures) for index in sorted(occupied)]
+    return length, tuple(gid for gid in gids if gid is not None)
+
+
+def _read_slot(tree: Tree, port: str, index: int, failures: dict[str, str]) -> Gid | None:
+    # The table changes while it is read: a GID of one address with the type or the netdev of the
+    # next was seen in one read of six under load. Only two equal readings in a row count.
+    previous: tuple[str, str | None, str | None] | None = None
+    for _ in range(_STABLE_TRIES):
+        try:
+            text = tree.attribute(f"{port}/gids/{index}")
+        except OSError:
+            return None
+        current = (
+            text,
+            _slot_attribute(tree, f"{port}/gid_attrs/types/{index}", failures),
+            _slot_attribute(tree, f"{port}/gid_attrs/ndevs/{index}", failures),
+        )
+        if current == previous:
+            ip = parse_gid(text)
+            return Gid(index, ip, current[1], current[2]) if ip is not None else None
+        previous = current
+    failures[f"{port}/gids/{index}"] = "UNSTABLE"
+    return None
+
+
+def _slot_attribute(tree: Tree, path: str, failures: dict[str, str]) -> str | None:
+    try:
+        text = tree.attribute(path)
+    except OSError as error:
+        # EINVAL is the ordinary answer of a hidden slot, not a failure of the reader.
+        if error.errno not in ABSENT and error.errno != errno.EINVAL:
+            failures[path] = errno_name(error)
+        return None
+    return text or None
+
+
+def parse_gid(text: str) -> IpAddress | None:
+    """Return a GID of eight groups as an address, IPv4-mapped ones as IPv4; ``None`` for a zero GID.
+
+    Raises ``ValueError`` on any other text.
+    """
+    groups = text.split(":")
+    if len(groups) != 8 or not all(len(group) == 4 for group in groups):
+        raise ValueError(f"{text!r} is not a GID of eight groups")
+    value = int("".join(groups), 16)
+    if value == 0:
+        return None
+    return IPv4Address(value & 0xFFFFFFFF) if value >> 32 == 0xFFFF else IPv6Address(value)
+
+
+def parse_rate_gbps(text: str | None) -> float | None:
+    """Return the rate of ``100 Gb/sec (4X EDR)`` in Gb/s, ``None`` if there is none."""
+    if not text:
+        return None
+    try:
+        return float(text.split()[0])
+    except (ValueError, IndexError):
+        return None
+
+
+def leading_number(text: str | None) -> int | None:
+    """Return the number of ``4: ACTIVE`` or ``1: CA``, ``None`` if there is none."""
+    number = text.partition(":")[0].strip() if text else ""
+    return int(number) if number.isdecimal() else None
+
+
+def pci_function_path(real_path: str) -> str | None:
+    """Return the part of a real sysfs path up to its last PCI function, ``None`` without one.
+
+    A sub-function (``.../0000:08:00.0/mlx5_core.sf.4``) belongs to the function above it.
+    """
+    parts = real_path.split("/")
+    for end in range(len(parts), 0, -1):
+        if is_pci_address(parts[end - 1]):
+            return "/".join(parts[:end])
+    return None
+
+
+def is_pci_address(text: str) -> bool:
+    """Return whether ``text`` looks like ``0000:08:00.0`` (domains of more than four digits exist)."""
+    domain, _, rest = text.partition(":")
+    bus, _, slot = rest.partition(":")
+    device, _, function = slot.partition(".")
+    pieces = (domain, bus, device, function)
+    widths = len(domain) >= 4 and len(bus) == 2 and len(device) == 2 and len(function) == 1
+    return widths and all(
+        character in "0123456789abcdefABCDEF" for piece in pieces for character in piece
+    )
+
+
+def errno_name(error: OSError) -> str:
+    """Return ``EACCES`` and the like."""
+    return errno.errorcode.get(error.errno or 0, "EIO")

@@ -1,0 +1,50 @@
+"""The log on stderr: one line per fact, for people or as JSON for collectors."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.errors import EntryError, Problem
+
+PREFIX = "sglang-roce-entry:"
+
+
+class Log:
+    """Writes to stderr. ``form`` is ``text`` or ``json``."""
+
+    def __init__(self, form: str = "text", stream: TextIO | None = None) -> None:
+        self.form = form
+        self._stream = stream or sys.stderr
+
+    def say(self, message: str, **fields: object) -> None:
+        """Write one fact."""
+        self._write("info", message, fields)
+
+    def problem(self, problem: Problem | EntryError) -> None:
+        """Write what is wrong, and on the next line what to do."""
+        severity = getattr(problem, "severity", "error")
+        if self.form == "json":
+            self._write(severity, problem.message, {"code": problem.code, "hint": problem.hint})
+            return
+        self._write(severity, f"{severity}: {problem.message} [{problem.code}]", {})
+        if problem.hint:
+            self._write(severity, f"  fix: {problem.hint}", {})
+
+    def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
+        # A value of the user may hold a newline: one fact stays one line.
+        line = " ".join(message.split("\n"))
+        if self.form == "json":
+            import json
+            from time import time
+
+            document = {"time": round(time(), 3), "level": level, "message": line, **fields}
+            text = json.dumps(document, ensure_ascii=True)
+        else:
+            text = f"{PREFIX} {line}"
+        try:
+            self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return  # a closed stderr must not keep SGLang from starting

@@ -1,0 +1,90 @@
+"""The modes: they show, they never wait, and they change nothing but the file they are told to write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry import report
+from sglang_roce_entry.errors import OK, USAGE, EntryError
+from sglang_roce_entry.launch import gather, look_up_leader, plan_only
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.host.collect import Host
+    from sglang_roce_entry.log import Log
+    from sglang_roce_entry.plan import Plan
+    from sglang_roce_entry.settings import Settings
+
+
+def run_mode(
+    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log
+) -> int:
+    """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    inputs, stages = gather(invocation, settings, environ, host)
+    if invocation.mode == "save-snapshot":
+        lookup = look_up_leader(stages, host)
+        addresses = lookup.addresses if lookup is not None else ()
+        name = stages.identity.leader if stages.identity is not None else None
+        resolved = {name: addresses} if name and addresses else {}
+        return _save(invocation.mode_value, host, environ, resolved, log)
+    plan = plan_only(inputs, stages, host)
+    if invocation.mode == "print-env":
+        _print_environment(plan, invocation.mode_value, log)
+    elif invocation.mode_value == "json":
+        _write(report.as_json(report.as_document(plan)))
+    else:
+        _write(report.as_text(plan))
+    return plan.exit_code
+
+
+def _print_environment(plan: Plan, form: str, log: Log) -> None:
+    for problem in plan.problems:
+        log.problem(problem)
+    if form == "json":
+        _write(report.as_json(report.environment_document(plan)))
+    else:
+        _write(report.as_shell(plan))
+
+
+def _save(
+    target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple], log: Log
+) -> int:
+    from sglang_roce_entry.host.snapshot import pack, record
+
+    secret = frozenset(name for name in environ if report.is_secret_variable(name))
+    files, links, facts = record(host, environ, secret=secret, resolved=resolved)
+    archive = pack(files, links, facts)
+    if target == "-":
+        if os.isatty(1):
+            raise EntryError("USAGE", "the archive would go to a terminal", "add > node.tar.gz", USAGE)
+        sys.stdout.buffer.write(archive)
+        sys.stdout.buffer.flush()
+    else:
+        try:
+            with open(target, "wb") as file:
+                file.write(archive)
+        except OSError as failure:
+            raise EntryError(
+                "SNAPSHOT_WRITE",
+                f"{target!r} cannot be written: {failure.strerror or failure}",
+                "name a writable place, or - for stdout",
+                USAGE,
+            ) from failure
+    count = sum(not name.endswith("/") for name in files)
+    log.say(
+        f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
+        f"devices, {len(facts['environ'])} variables (none whose name says secret); "
+        f"{len(archive)} bytes"
+    )
+    log.say("in it: GIDs and addresses, interface names, PCI paths, versions, the variables listed above")
+    return OK
+
+
+def _write(text: str) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()

@@ -1,0 +1,298 @@
+"""A plan as shell, JSON and text. stdout is the product: nothing here depends on time or place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sglang_roce_entry.server.spellings import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sglang_roce_entry.fabric.decide import PortRow
+    from sglang_roce_entry.plan import Plan
+
+_SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY", "CREDENTIALS")
+
+
+def is_secret_variable(name: str) -> bool:
+    """Return whether the value of an environment variable must not be shown."""
+    return name.upper().endswith(_SECRET_ENDINGS) and not name.startswith("NCCL_")
+
+
+def as_shell(plan: Plan) -> str:
+    """Return ``export`` lines for ``eval``, sorted, each with its reason as a comment."""
+    import shlex
+
+    lines = []
+    for variable in plan.variables:
+        comment = _one_line(f"{variable.source}: {variable.reason}")
+        if variable.value is None:
+            lines.append(f"# {variable.name} is not set; {comment}")
+        else:
+            lines.append(f"export {variable.name}={shlex.quote(variable.value)} # {comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def environment_document(plan: Plan) -> dict[str, Any]:
+    """Return the ``environment`` object of the JSON contract."""
+    return {
+        variable.name: {
+            "value": variable.value,
+            "source": variable.source,
+            "reason": variable.reason,
+        }
+        for variable in plan.variables
+    }
+
+
+def as_document(plan: Plan) -> dict[str, Any]:
+    """Return the JSON contract of ``--dry-run=json``, format 1."""
+    identity = plan.identity
+    return {
+        "format": 1,
+        "identity": {
+            "leader": identity.leader,
+            "size": identity.size,
+            "index": identity.index,
+            "source": identity.source,
+        }
+        if identity is not None
+        else None,
+        "ports": [_port_document(row) for row in plan.fabric.ports],
+        "environment": environment_document(plan),
+        "argv": list(shown_argv(plan)) if plan.argv is not None else None,
+        "wait": {
+            "for": plan.wait.what,
+            "host": plan.wait.host,
+            "ports": list(plan.wait.ports),
+            "deadline_s": plan.wait.deadline_s,
+        }
+        if plan.wait is not None
+        else None,
+        "problems": [
+            {
+                "severity": problem.severity,
+                "code": problem.code,
+                "message": problem.message,
+                "hint": problem.hint,
+            }
+            for problem in plan.problems
+        ],
+        "exit_code": plan.exit_code,
+    }
+
+
+def _port_document(row: PortRow) -> dict[str, Any]:
+    decision = row.decision
+    return {
+        "device": decision.hca.name,
+        "port": decision.port.number,
+        "used": decision.used,
+        "reason": decision.reason,
+        "detail": decision.detail,
+        "gid_index": row.gid_index,
+        "gid": row.gid,
+        "netdev": row.netdev,
+        "rate_gbps": decision.port.rate_gbps,
+    }
+
+
+def as_json(document: Any) -> str:
+    """Return a document as JSON text; what is no UTF-8 on the node is escaped."""
+    import json
+
+    return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
+
+
+def shown_argv(plan: Plan) -> tuple[str, ...]:
+    """Return the command with secrets hidden."""
+    return redacted(plan.argv or ())
+
+
+def decision_lines(plan: Plan) -> list[str]:
+    """Return the log's account of who this pod is and what it uses, one fact a line."""
+    lines = [_who(plan)[0], _who(plan)[1]]
+    lines += plan.fabric.notes
+    for row in plan.fabric.ports:
+        decision = row.decision
+        if decision.used:
+            lines.append(f"using {decision.label} ({_rate(row)} Gb/s): {decision.detail}")
+        else:
+            lines.append(f"not using {decision.label}: {decision.reason}, {decision.detail}")
+    return lines
+
+
+def environment_lines(plan: Plan) -> list[str]:
+    """Return the log's account of every variable, one a line."""
+    return [
+        f"{one.name}={one.value} ({one.source}: {_one_line(one.reason)})"
+        if one.value is not None
+        else f"{one.name} not set ({_one_line(one.reason)})"
+        for one in plan.variables
+    ]
+
+
+def handover_lines(plan: Plan) -> list[str]:
+    """Return the last words of the log before SGLang."""
+    import shlex
+
+    lines = []
+    identity, command = plan.identity, plan.command
+    if identity is not None and identity.in_group and identity.is_leader and command is not None:
+        lines.append(
+            f"from now on SGLang itself gives the workers {command.dist_timeout_s} s to join "
+            "(--dist-timeout)"
+        )
+    return [*lines, "exec " + " ".join(shlex.quote(token) for token in shown_argv(plan))]
+
+
+def as_text(plan: Plan) -> str:
+    """Return the plan for a tired person: who, what is used, what is not and why, what runs, what is wrong."""
+    sections = [
+        _section("Who", _who(plan)),
+        _section("RDMA", _rdma(plan)),
+        _section("Environment", _environment(plan)),
+        _section("Wait", _wait(plan)),
+        _section("Command", _command(plan)),
+        _section("Problems", _problems(plan)),
+        _verdict(plan),
+    ]
+    return "\n".join(sections) + "\n"
+
+
+def _section(title: str, lines: Iterable[str]) -> str:
+    return f"{title}\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
+
+
+def _who(plan: Plan) -> list[str]:
+    identity, facts = plan.identity, plan.facts
+    if identity is None:
+        first = "unknown: see Problems"
+    elif not identity.in_group:
+        first = "one node" + (f" (group of 1, from {identity.source})" if identity.leader else "")
+    elif identity.is_leader:
+        first = f"the leader of {identity.size} nodes ({identity.leader}; from {identity.source})"
+    else:
+        first = (
+            f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} "
+            f"(from {identity.source})"
+        )
+    gpus = f"{plan.gpus.count} ({plan.gpus.source})" if plan.gpus.count is not None else "not known"
+    sglang = facts.sglang_version or {None: "not known", False: "not installed", True: "installed"}[
+        facts.sglang_installed
+    ]
+    nccl = "not known" if facts.nccl_versions is None else ", ".join(facts.nccl_versions) or "not found"
+    return [first, f"GPUs {gpus}; SGLang {sglang}; NCCL {nccl}"]
+
+
+def _rdma(plan: Plan) -> list[str]:
+    fabric = plan.fabric
+    used = [row for row in fabric.ports if row.decision.used]
+    left = [row for row in fabric.ports if not row.decision.used]
+    lines = [f"{fabric.policy.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
+    lines += fabric.notes
+    lines += _table(
+        ("port", "Gb/s", "interface", "index", "GID"),
+        [
+            (
+                row.decision.label,
+                _rate(row),
+                row.netdev or "-",
+                str(row.gid_index) if row.gid_index is not None else "-",
+                row.gid or "-",
+            )
+            for row in used
+        ],
+    )
+    if left:
+        lines += ["left out:", *_left_out(left)]
+    return lines
+
+
+def _rate(row: PortRow) -> str:
+    rate = row.decision.port.rate_gbps
+    return f"{rate:g}" if rate is not None else "-"
+
+
+def _left_out(rows: Sequence[PortRow]) -> list[str]:
+    width = max(len(row.decision.label) for row in rows)
+    reasons = max(len(row.decision.reason or "") for row in rows)
+    return [
+        f"  {row.decision.label:<{width}}  {row.decision.reason or '':<{reasons}}  {row.decision.detail}"
+        for row in rows
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()  # noqa: B905
+        for row in (head, *rows)
+    ]
+
+
+def _environment(plan: Plan) -> list[str]:
+    lines = []
+    for variable in plan.variables:
+        if variable.value is not None:
+            lines.append(f"{variable.name}={variable.value}")
+            lines.append(f"    {variable.source}: {_one_line(variable.reason)}")
+    withheld: dict[str, list[str]] = {}
+    for variable in plan.variables:
+        if variable.value is None:
+            withheld.setdefault(_one_line(variable.reason), []).append(variable.name)
+    for reason, names in withheld.items():
+        lines.append(f"not set: {', '.join(names)}")
+        lines.append(f"    {reason}")
+    return lines or ["nothing to set"]
+
+
+def _wait(plan: Plan) -> list[str]:
+    wait = plan.wait
+    if wait is None:
+        return ["for nothing"]
+    if wait.deadline_s == 0:
+        return [f"not at all (wait-deadline 0), although there is a group ({wait.host})"]
+    if wait.what == "own_name":
+        return [f"until {wait.host} resolves to this pod, at most {wait.deadline_s:g} s"]
+    ports = ", ".join(str(port) for port in wait.ports)
+    return [f"until {wait.host} accepts on one of {ports}, at most {wait.deadline_s:g} s"]
+
+
+def _command(plan: Plan) -> list[str]:
+    import shlex
+
+    if plan.argv is None:
+        return ["none: no SGLang arguments were given" if plan.identity else "none: see Problems"]
+    argv = shown_argv(plan)
+    if plan.command is None:
+        return [" ".join(shlex.quote(token) for token in argv)]
+    added = len(plan.command.added)
+    head, ours, user = argv[:3], argv[3 : 3 + added], argv[3 + added :]
+    quoted = [" ".join(shlex.quote(token) for token in part) for part in (head, ours, user)]
+    return [f"{quoted[0]} \\", f"    {quoted[1]} \\", f"    {quoted[2]}"]
+
+
+def _problems(plan: Plan) -> list[str]:
+    lines = []
+    for problem in sorted(plan.problems, key=lambda one: not one.fatal):
+        lines.append(f"{problem.severity.upper()} {problem.code}: {_one_line(problem.message)}")
+        if problem.hint:
+            lines.append(f"    fix: {_one_line(problem.hint)}")
+    return lines or ["none"]
+
+
+def _verdict(plan: Plan) -> str:
+    first = plan.first_error
+    if first is None:
+        warnings = len(plan.problems)
+        suffix = f" ({warnings} warning{'s' if warnings != 1 else ''})" if warnings else ""
+        return f"A launch would go ahead{suffix}."
+    return f"A launch would end with exit code {plan.exit_code} ({first.code})."

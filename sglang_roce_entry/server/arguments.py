@@ -1,0 +1,180 @@
+"""What the user's own SGLang arguments say, in any spelling that SGLang's parser takes.
+
+On the command line the last occurrence wins, and everything on it wins over ``--config FILE``
+(``srt/utils/server_args_config_parser.py``: the file's keys are put in front of the arguments).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import ConfigurationError, Problem, warning
+from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One value that the user gave, and where: ``--tp`` or ``tp-size in serve.yaml``."""
+
+    text: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserArguments:
+    """The user's SGLang arguments, as far as they matter here, by argparse destination."""
+
+    argv: tuple[str, ...]
+    values: Mapping[str, Argument] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    def text(self, dest: str) -> str | None:
+        """Return the value of an option, ``None`` if the user has not given it."""
+        argument = self.values.get(dest)
+        return argument.text if argument else None
+
+    def number(self, dest: str, default: int, lowest: int = 1) -> int:
+        """Return an integer option or its default. Raises ``ConfigurationError`` on anything else."""
+        argument = self.values.get(dest)
+        if argument is None:
+            return default
+        text = argument.text.strip()
+        digits = text.removeprefix("-")
+        if not digits.isascii() or not digits.isdecimal() or len(digits) > 9 or int(text) < lowest:
+            raise ConfigurationError(
+                "ARGUMENT",
+                f"{argument.where} {argument.text!r} is no whole number from {lowest} on",
+                f"correct {argument.where} in the container's args",
+            )
+        return int(text)
+
+    @property
+    def attention_dp(self) -> bool:
+        """Whether attention data parallelism is asked for, in the old spelling or the new."""
+        return "enable_dp_attention" in self.values or self.number("attn_dp_size", 1) > 1
+
+
+def read_arguments(
+    argv: Sequence[str], read_file: Callable[[str], str] | None = None
+) -> UserArguments:
+    """Return what ``argv`` says. ``read_file(path)`` returns the text of a ``--config`` file.
+
+    Raises ``ConfigurationError`` where SGLang itself would refuse the file.
+    """
+    tokens = tuple(argv)
+    problems: list[Problem] = []
+    values: dict[str, Argument] = {}
+    config = _config_path(tokens)
+    if config is not None and read_file is not None:
+        values.update(_read_config(config, read_file, problems))
+    values.update(_scan(tokens))
+    for token in tokens:
+        if is_ignored_config(token):
+            problems.append(
+                warning(
+                    "CONFIG_IGNORED",
+                    f"SGLang accepts {token.partition('=')[0]!r} in this form but never reads the file",
+                    "write it as two tokens: --config FILE.yaml",
+                )
+            )
+    return UserArguments(tokens, values, tuple(problems))
+
+
+def _scan(tokens: tuple[str, ...], origin: str = "") -> dict[str, Argument]:
+    found: dict[str, Argument] = {}
+    for position, token in enumerate(tokens):
+        if not token.startswith("--") or token == "--":
+            continue
+        name, equals, value = token.partition("=")
+        option = find_option(name)
+        if option is None:
+            continue
+        where = f"{name.removeprefix('--')} in {origin}" if origin else name
+        if option.flag:
+            found[option.dest] = Argument("", where)
+        elif equals:
+            found[option.dest] = Argument(value, where)
+        else:
+            following = tokens[position + 1] if position + 1 < len(tokens) else None
+            if following is not None and not _looks_like_option(following):
+                found[option.dest] = Argument(following, where)
+    return found
+
+
+def _looks_like_option(token: str) -> bool:
+    # argparse takes "-1" for a value, since no option of SGLang looks like a negative number.
+    return token.startswith("-") and len(token) > 1 and not token[1:].replace(".", "", 1).isdecimal()
+
+
+def _config_path(tokens: tuple[str, ...]) -> str | None:
+    if CONFIG not in tokens:
+        return None
+    position = tokens.index(CONFIG)
+    if tokens.count(CONFIG) > 1:
+        raise ConfigurationError(
+            "CONFIG_FILE", "--config is given more than once; SGLang allows one", "merge the files"
+        )
+    if position + 1 >= len(tokens):
+        raise ConfigurationError(
+            "CONFIG_FILE", "--config has no file behind it", "write --config FILE.yaml"
+        )
+    return tokens[position + 1]
+
+
+def _read_config(
+    path: str, read_file: Callable[[str], str], problems: list[Problem]
+) -> dict[str, Argument]:
+    if not path.lower().endswith((".yaml", ".yml")):
+        raise ConfigurationError(
+            "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
+        )
+    import yaml
+
+    try:
+        document = yaml.safe_load(read_file(path))
+    except OSError as failure:
+        raise ConfigurationError(
+            "CONFIG_FILE",
+            f"--config {path!r} cannot be read: {failure.strerror or failure}",
+            "mount the file (ConfigMap) or correct the path; it is relative to the working directory",
+        ) from failure
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as failure:
+        reason = " ".join(str(failure).split())
+        raise ConfigurationError(
+            "CONFIG_FILE", f"--config {path!r} is not YAML: {reason}", "correct the file"
+        ) from failure
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            "CONFIG_FILE", f"--config {path!r} is not a mapping of options", "write 'tp-size: 16'"
+        )
+    tokens: list[str] = []
+    for key, value in document.items():
+        name = f"--{key}"
+        option = find_option(name)
+        if option is None and find_option(name.replace("_", "-")) is not None:
+            problems.append(
+                warning(
+                    "CONFIG_KEY",
+                    f"SGLang refuses the key {key!r} of {path}",
+                    f"write it with dashes: {str(key).replace('_', '-')}",
+                )
+            )
+        tokens.extend(_config_tokens(name, value, option))
+    return _scan(tuple(tokens), path)
+
+
+def _config_tokens(name: str, value: object, option: Option | None) -> list[str]:
+    """Return the tokens that SGLang makes of one key of its YAML file."""
+    if isinstance(value, bool):
+        if option is not None and not option.flag:
+            return []  # "tp-size: true" is an error in SGLang, "false" drops the key
+        return [name] if value else []
+    if isinstance(value, list):
+        return [name, *(str(item) for item in value)] if value else []
+    return [name, str(value)]

@@ -1,0 +1,264 @@
+"""The command that becomes SGLang, and what of it SGLang would only refuse after minutes.
+
+Rank layout (``srt/entrypoints/engine.py``): GPUs per node = tp × pp / nnodes; data parallelism inside
+attention and expert parallelism add no GPUs. SGLang checks neither the rank's range nor the number
+of GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
+from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sglang_roce_entry.host.facts import Interface, IpAddress
+    from sglang_roce_entry.server.arguments import UserArguments
+
+MODULE = "sglang.launch_server"
+DEFAULT_HTTP_PORT = 30000  # SGLang's --port
+#: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
+DEFAULT_DIST_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """This node's place in its group, as the command needs it."""
+
+    leader: str | None
+    size: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCount:
+    """How many GPUs this process will see, ``None`` if unknown, and what said so."""
+
+    count: int | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The arguments for SGLang: ours, which come first, and the user's."""
+
+    added: tuple[str, ...]
+    user: tuple[str, ...]
+    dist_init: Endpoint | None
+    http_host: str
+    http_port: int
+    attention_dp: bool
+    dist_timeout_s: int
+    problems: tuple[Problem, ...] = ()
+
+    def argv(self, executable: str) -> tuple[str, ...]:
+        """Return the whole command."""
+        return (executable, "-m", MODULE, *self.added, *self.user)
+
+    def with_literal(self, address: IpAddress) -> Command:
+        """Return the command with the leader as an address: a name with only IPv6 cannot be bound.
+
+        (``srt/utils/network.py``: the IPv6 option is set for literals only.) A ``--dist-init-addr`` of
+        the user stays as it is.
+        """
+        if self.dist_init is None or "--dist-init-addr" not in self.added:
+            return self
+        endpoint = Endpoint(str(address), self.dist_init.port)
+        position = self.added.index("--dist-init-addr") + 1
+        added = (*self.added[:position], str(endpoint), *self.added[position + 1 :])
+        return replace(self, added=added, dist_init=endpoint)
+
+
+def user_dist_init(user: UserArguments) -> Endpoint | None:
+    """Return the endpoint of the user's ``--dist-init-addr``. Raises ``ConfigurationError``.
+
+    SGLang takes ``tcp://host:20000`` and an unexpanded ``$(LWS_LEADER_ADDRESS):20000`` without a word
+    and gives up on them in DNS ten minutes later.
+    """
+    argument = user.values.get("dist_init_addr")
+    if argument is None:
+        return None
+    if "$(" in argument.text:
+        raise ConfigurationError(
+            "DIST_INIT_ADDR",
+            f"{argument.where} {argument.text!r} was not expanded: the variable does not exist in this pod",
+            f"remove {argument.where}: it is filled in from the group",
+        )
+    try:
+        return parse_endpoint(argument.text)
+    except EndpointError as failure:
+        raise ConfigurationError(
+            "DIST_INIT_ADDR", f"{argument.where} {argument.text!r} {failure}", failure.fix
+        ) from failure
+
+
+def build_command(
+    user: UserArguments,
+    node: Node,
+    gpus: GpuCount,
+    dist_init_port: int,
+    interfaces: Sequence[Interface],
+    *,
+    compute_tp: bool = True,
+) -> Command:
+    """Return the command for this node; what SGLang cannot run is in its ``problems``."""
+    given = user_dist_init(user)
+    endpoint = given
+    added: list[str] = []
+    problems: list[Problem] = list(user.problems)
+    tp, said = _tensor_parallel(user, node, gpus, compute_tp=compute_tp)
+    problems += said
+    if node.size > 1:
+        if tp is not None and "tp_size" not in user.values and compute_tp:
+            added += ["--tp-size", str(tp)]
+        if "nnodes" not in user.values:
+            added += ["--nnodes", str(node.size)]
+        if "node_rank" not in user.values:
+            added += ["--node-rank", str(node.index)]
+        if given is None and node.leader is not None:
+            endpoint = Endpoint(node.leader, dist_init_port)
+            added += ["--dist-init-addr", str(endpoint)]
+    http_host = user.text("host")
+    if http_host is None:
+        http_host = "::" if _only_ipv6(interfaces) else "0.0.0.0"  # noqa: S104 - probes reach the pod IP
+        added += ["--host", http_host]
+    return Command(
+        added=tuple(added),
+        user=user.argv,
+        dist_init=endpoint if node.size > 1 else None,
+        http_host=http_host,
+        http_port=user.number("port", DEFAULT_HTTP_PORT),
+        attention_dp=user.attention_dp,
+        dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
+        problems=tuple(problems),
+    )
+
+
+def _only_ipv6(interfaces: Sequence[Interface]) -> bool:
+    versions = {
+        address.version
+        for interface in interfaces
+        for address in interface.addresses
+        if not address.ip.is_loopback and not address.ip.is_link_local
+    }
+    return versions == {6}
+
+
+def _tensor_parallel(
+    user: UserArguments, node: Node, gpus: GpuCount, *, compute_tp: bool
+) -> tuple[int | None, list[Problem]]:
+    pp = user.number("pp_size", 1)
+    dp = user.number("dp_size", 1)
+    if node.size > 1 and node.size % pp and pp % node.size:
+        return None, [
+            _refused(
+                "PP_NODES",
+                f"pipeline parallel size {pp} does not fit {node.size} nodes",
+                "choose --pp-size so that it divides the nodes, or the nodes divide it",
+            )
+        ]
+    if node.size > 1 and dp > 1 and not user.attention_dp:
+        return None, [
+            _refused(
+                "DP_NODES",
+                f"--dp-size {dp} over {node.size} nodes: SGLang has plain data parallelism on one node only",
+                "add --enable-dp-attention (0.5.22 and later: --attn-dp-size), or scale the "
+                "LeaderWorkerSet's replicas",
+            )
+        ]
+    on_gpus = (user.text("device") or "cuda") in ("cuda", "musa", "hip")
+    available = _available(user, gpus) if on_gpus else None
+    if "tp_size" in user.values or node.size == 1 or not compute_tp:
+        tp = user.number("tp_size", 1)
+        return tp, _check_given(user, node, gpus, tp, pp, available)
+    if available is None:
+        return None, [
+            _refused(
+                "TP_UNKNOWN",
+                "the number of GPUs of this node is not known, so --tp-size cannot be computed",
+                "request GPUs in the manifest (nvidia.com/gpu), or give --gpus N (SGLANG_ROCE_GPUS) "
+                "or SGLang's --tp-size",
+            )
+        ]
+    if available == 0 or available * node.size % pp:
+        return None, [
+            _refused(
+                "TP_GPUS",
+                f"{available} GPUs ({gpus.source}) × {node.size} nodes cannot be divided by --pp-size {pp}",
+                "check the GPUs of the pod, --base-gpu-id, --gpu-id-step and --pp-size",
+            )
+        ]
+    tp = available * node.size // pp
+    return tp, _check_attention(user, tp)
+
+
+def _available(user: UserArguments, gpus: GpuCount) -> int | None:
+    if gpus.count is None:
+        return None
+    base = user.number("base_gpu_id", 0, lowest=0)
+    step = user.number("gpu_id_step", 1)
+    return max(0, -(-(gpus.count - base) // step))
+
+
+def _check_given(
+    user: UserArguments, node: Node, gpus: GpuCount, tp: int, pp: int, available: int | None
+) -> list[Problem]:
+    argument = user.values.get("tp_size")
+    where = argument.where if argument else "--tp-size (SGLang's default)"
+    ranks = tp * pp
+    by_pp = f" × --pp-size {pp}" if pp > 1 else ""
+    if ranks % node.size:
+        fix = f"remove {where}: it is computed as GPUs × nodes / pp" if argument else "give --tp-size"
+        return [
+            _refused(
+                "TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix
+            )
+        ]
+    per_node = ranks // node.size
+    if available is not None and per_node > available:
+        return [
+            _refused(
+                "TP_GPUS",
+                f"{where} {tp}{by_pp} needs {per_node} GPUs on each of {node.size} node"
+                f"{'s' if node.size > 1 else ''}, here are {available} ({gpus.source})",
+                f"remove {where} in a group, where it is computed, or correct the pod's GPUs (nvidia.com/gpu)",
+            )
+        ]
+    said = _check_attention(user, tp)
+    if node.size > 1 and available is not None and per_node < available:
+        said.append(
+            warning(
+                "GPUS_IDLE",
+                f"{where} {tp}{by_pp} uses {per_node} of the {available} GPUs of each node",
+                f"remove {where} to use them all",
+            )
+        )
+    return said
+
+
+def _check_attention(user: UserArguments, tp: int) -> list[Problem]:
+    if not user.attention_dp:
+        return []
+    dp = user.number("attn_dp_size", 0, lowest=0) or user.number("dp_size", 1)
+    if dp and tp % dp:
+        return [
+            _refused(
+                "ATTENTION_DP",
+                f"tensor parallel size {tp} cannot be divided by the attention data parallel size {dp}",
+                "choose an attention data parallel size that divides it",
+            )
+        ]
+    return []
+
+
+def _refused(code: str, message: str, hint: str) -> Problem:
+    return error(code, message, hint, CONFIGURATION)
+
+
+def leader_host(endpoint: Endpoint) -> str:
+    """Return the host of an endpoint as an identity source writes it (IPv6 in brackets)."""
+    return bracketed(endpoint.host) if literal(endpoint.host) else endpoint.host

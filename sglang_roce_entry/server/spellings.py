@@ -1,0 +1,103 @@
+"""The spellings of SGLang's options that matter here: the one table of them.
+
+Checked against the real parsers of 25 releases from 0.4.3.post2 to 0.5.23. SGLang leaves argparse's
+abbreviations on, so a user's ``--tp 16`` is ``--tp-size`` by being its unique prefix (``--tp`` itself
+is registered nowhere). For each spelling the table holds the shortest prefix that means this option
+in some release and no other option in any. A prefix that a newer release finds ambiguous (``--pp``
+from 0.5.6 on) stays in: SGLang refuses it there by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHECKED_FROM, CHECKED_TO = "0.4.3.post2", "0.5.23"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: where argparse stores it, its spellings each with the shortest prefix, flag or value."""
+
+    dest: str
+    spellings: tuple[tuple[str, str], ...]
+    flag: bool = False
+    secret: bool = False
+
+    @property
+    def name(self) -> str:
+        """The spelling that is written and shown."""
+        return self.spellings[0][0]
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("tp_size", (("--tp-size", "--tp"), ("--tensor-parallel-size", "--te"))),
+    # --pp is unique only up to 0.5.3; later releases have --pp-max-micro-batch-size.
+    Option("pp_size", (("--pp-size", "--pp"), ("--pipeline-parallel-size", "--pi"))),
+    Option("dp_size", (("--dp-size", "--dp"), ("--data-parallel-size", "--da"))),
+    # From 0.5.22 on. --attn alone was --attn-cp-size, --attention was --attention-backend.
+    Option(
+        "attn_dp_size",
+        (("--attn-dp-size", "--attn-d"), ("--attention-data-parallel-size", "--attention-d")),
+    ),
+    Option("enable_dp_attention", (("--enable-dp-attention", "--enable-dp"),), flag=True),
+    Option("nnodes", (("--nnodes", "--nn"),)),
+    Option("node_rank", (("--node-rank", "--no"),)),
+    Option("dist_init_addr", (("--dist-init-addr", "--dist-i"), ("--nccl-init-addr", "--nccl-i"))),
+    Option("dist_timeout", (("--dist-timeout", "--dist-t"),)),
+    Option("host", (("--host", "--ho"),)),
+    Option("port", (("--port", "--po"),)),
+    Option("device", (("--device", "--dev"),)),
+    Option("base_gpu_id", (("--base-gpu-id", "--ba"),)),
+    Option("gpu_id_step", (("--gpu-id-step", "--gp"),)),
+    Option("disaggregation_mode", (("--disaggregation-mode", "--disaggregation-m"),)),
+    Option(
+        "disaggregation_transfer_backend",
+        (("--disaggregation-transfer-backend", "--disaggregation-t"),),
+    ),
+    Option("disaggregation_ib_device", (("--disaggregation-ib-device", "--disaggregation-i"),)),
+    Option("api_key", (("--api-key", "--ap"),), secret=True),
+    Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
+    Option("ssl_keyfile_password", (("--ssl-keyfile-password", "--ssl-keyfile-"),), secret=True),
+    # An inline JSON with keys in it, from 0.5.22 on; --wat was --watchdog-timeout.
+    Option("watermark_config", (("--watermark-config", "--wate"),), secret=True),
+)
+
+#: Only this exact token makes SGLang read a file; ``--config=F`` and ``--conf F`` are accepted and ignored.
+CONFIG = "--config"
+_CONFIG_PREFIX = "--conf"
+
+
+def find_option(token: str) -> Option | None:
+    """Return the option that SGLang's argparse takes ``token`` (without ``=value``) for, if it is in the table."""
+    for option in OPTIONS:
+        for spelling, shortest in option.spellings:
+            if token == spelling:
+                return option
+            if spelling.startswith(token) and token.startswith(shortest):
+                return option
+    return None
+
+
+def is_ignored_config(token: str) -> bool:
+    """Return whether ``token`` names a config file in a form that SGLang accepts and never reads."""
+    name, equals, _ = token.partition("=")
+    if not (CONFIG.startswith(name) and name.startswith(_CONFIG_PREFIX)):
+        return False
+    return bool(equals) or name != CONFIG
+
+
+def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``argv`` with the values of secret options replaced by ``***``."""
+    shown: list[str] = []
+    hide_next = False
+    for token in argv:
+        if hide_next and not token.startswith("--"):
+            shown.append("***")
+            hide_next = False
+            continue
+        name, equals, _ = token.partition("=")
+        option = find_option(name) if name.startswith("--") else None
+        secret = option is not None and option.secret
+        shown.append(f"{name}=***" if secret and equals else token)
+        hide_next = secret and not equals
+    return tuple(shown)
