@@ -204,6 +204,4 @@ def _refuse_misspelling(token: str) -> None:
 
     close = get_close_matches(name, sorted(_all_ours()), n=1, cutoff=0.86)
     if close:
-        raise UsageError(
-            f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --"
-        )
+        raise UsageError(f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --")

@@ -73,8 +73,7 @@ def _missing(facts: HostFacts, selection: Selection) -> str | None:
 
 def _signature(selection: Selection) -> tuple[object, ...]:
     return tuple(
-        (port.label, port.reason, tuple(choice.gid for choice in port.choices))
-        for port in selection.ports
+        (port.label, port.reason, tuple(choice.gid for choice in port.choices)) for port in selection.ports
     )
 
 

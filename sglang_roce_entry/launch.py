@@ -181,9 +181,7 @@ class Launcher:
         return plan
 
     def _plan(self, lookup: LeaderLookup | None) -> Plan:
-        return make_plan(
-            self._inputs, self._stages, lookup, _route(self._host, self._inputs.facts)
-        )
+        return make_plan(self._inputs, self._stages, lookup, _route(self._host, self._inputs.facts))
 
     def _read(self, *, wait: bool) -> None:
         inputs, stages = self._inputs, self._stages
@@ -255,17 +253,11 @@ class Launcher:
             f"{plan.wait.host} on {ports}"
         )
         awaited = waiting.await_leader(name, plan.wait.ports, policy, around)
-        self._log.say(
-            f"the leader {awaited.address} accepts on {awaited.port} after {awaited.elapsed_s:.1f} s"
-        )
+        self._log.say(f"the leader {awaited.address} accepts on {awaited.port} after {awaited.elapsed_s:.1f} s")
         return awaited
 
     def _own_addresses(self) -> list[IpAddress]:
-        return [
-            address.ip
-            for interface in self._host.answers.interfaces()
-            for address in interface.addresses
-        ]
+        return [address.ip for interface in self._host.answers.interfaces() for address in interface.addresses]
 
     def _await_free_ports(self, plan: Plan, policy: WaitPolicy, around: Surroundings) -> None:
         from sglang_roce_entry.group import wait as waiting

@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
     from sglang_roce_entry.command_line import Invocation
     from sglang_roce_entry.host.collect import Host
+    from sglang_roce_entry.host.facts import IpAddress
     from sglang_roce_entry.log import Log
     from sglang_roce_entry.plan import Plan
     from sglang_roce_entry.settings import Settings
 
 
-def run_mode(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log
-) -> int:
+def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
     inputs, stages = gather(invocation, settings, environ, host)
     if invocation.mode == "save-snapshot":
@@ -51,7 +50,7 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
 
 
 def _save(
-    target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple], log: Log
+    target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple[IpAddress, ...]], log: Log
 ) -> int:
     from sglang_roce_entry.host.snapshot import pack, record
 

@@ -13,15 +13,13 @@ from sglang_roce_entry.errors import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.fabric import control as control_interface
 from sglang_roce_entry.fabric import user_values
 from sglang_roce_entry.fabric.decide import FabricDecision, decide_fabric
-from sglang_roce_entry.fabric.nccl_settings import Given, decided_values
+from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import OFF, OPTIONAL, REQUIRED, FabricPolicy
 from sglang_roce_entry.fabric.selector import parse_selector
 from sglang_roce_entry.fabric.variables import Variable, VariablePlan, put_control
 from sglang_roce_entry.group.endpoint import bracketed
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
-from sglang_roce_entry.host.facts import Gpus, HostFacts
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import count_gpus
 
@@ -29,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.host.facts import IpAddress, Route
+    from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
+    from sglang_roce_entry.server.arguments import UserArguments
     from sglang_roce_entry.settings import Settings
 
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
@@ -142,9 +141,7 @@ def identify(inputs: PlanInputs) -> Stages:
             # SGLang's own --dist-init-addr on one node: a fixed port, no group.
             return Stages(Identity(None, 1, 0, "none"), (), port)
         identity = resolve_identity(
-            IdentityInputs(
-                written, arguments, inputs.environ, inputs.labels, inputs.annotations, inputs.hostname
-            )
+            IdentityInputs(written, arguments, inputs.environ, inputs.labels, inputs.annotations, inputs.hostname)
         )
     except ConfigurationError as failure:
         return Stages(None, (_problem(failure),), port)
@@ -197,7 +194,7 @@ def make_plan(
     fabric = decide_fabric(
         facts, inputs.gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables
     )
-    control = _control(inputs, identity, leader, decided, route)
+    control = _control(inputs, identity, leader, route)
     put_control(variables, control, explicit=settings.by_flag("interface"))
     problems = (
         *stages.problems,
@@ -273,7 +270,6 @@ def _control(
     inputs: PlanInputs,
     identity: Identity | None,
     leader: LeaderLookup | None,
-    decided: Mapping[str, Given],
     route: Callable[[IpAddress], Route | None],
 ) -> Control:
     settings, interfaces = inputs.settings, inputs.facts.interfaces
@@ -293,9 +289,7 @@ def _control(
     return control_interface.worker_interface(address, route(address), interfaces)
 
 
-def leader_address(
-    identity: Identity, leader: LeaderLookup | None, facts: HostFacts
-) -> IpAddress | None:
+def leader_address(identity: Identity, leader: LeaderLookup | None, facts: HostFacts) -> IpAddress | None:
     """Return the leader's address: the one that accepted, on the leader the one that is its own."""
     if leader is None:
         return None
@@ -307,9 +301,7 @@ def leader_address(
     return leader.addresses[0] if leader.addresses else None
 
 
-def _leader_problems(
-    identity: Identity | None, leader: LeaderLookup | None, facts: HostFacts
-) -> list[Problem]:
+def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, facts: HostFacts) -> list[Problem]:
     if identity is None or leader is None or not identity.in_group:
         return []
     if leader.failure is not None:

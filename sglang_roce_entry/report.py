@@ -145,8 +145,7 @@ def handover_lines(plan: Plan) -> list[str]:
     identity, command = plan.identity, plan.command
     if identity is not None and identity.in_group and identity.is_leader and command is not None:
         lines.append(
-            f"from now on SGLang itself gives the workers {command.dist_timeout_s} s to join "
-            "(--dist-timeout)"
+            f"from now on SGLang itself gives the workers {command.dist_timeout_s} s to join (--dist-timeout)"
         )
     return [*lines, "exec " + " ".join(shlex.quote(token) for token in shown_argv(plan))]
 
@@ -179,13 +178,13 @@ def _who(plan: Plan) -> list[str]:
         first = f"the leader of {identity.size} nodes ({identity.leader}; from {identity.source})"
     else:
         first = (
-            f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} "
-            f"(from {identity.source})"
+            f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} (from {identity.source})"
         )
     gpus = f"{plan.gpus.count} ({plan.gpus.source})" if plan.gpus.count is not None else "not known"
-    sglang = facts.sglang_version or {None: "not known", False: "not installed", True: "installed"}[
-        facts.sglang_installed
-    ]
+    sglang = (
+        facts.sglang_version
+        or {None: "not known", False: "not installed", True: "installed"}[facts.sglang_installed]
+    )
     nccl = "not known" if facts.nccl_versions is None else ", ".join(facts.nccl_versions) or "not found"
     return [first, f"GPUs {gpus}; SGLang {sglang}; NCCL {nccl}"]
 

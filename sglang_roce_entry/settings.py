@@ -237,9 +237,7 @@ def read_settings(
     return Settings(**values, origins=origins)
 
 
-def _bad_value(
-    setting: Setting, origin: str, text: str, problem: ValueError
-) -> UsageError | ConfigurationError:
+def _bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:
     message = f"{origin} {text!r} {problem}" if origin.startswith("--") else f"{origin}={text!r} {problem}"
     hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
     if origin.startswith("--"):

@@ -34,9 +34,7 @@ def unset(reason: str) -> Control:
     return Control(None, None, reason)
 
 
-def named_interface(
-    name: str, origin: str, interfaces: Sequence[Interface], leader: IpAddress | None
-) -> Control:
+def named_interface(name: str, origin: str, interfaces: Sequence[Interface], leader: IpAddress | None) -> Control:
     """Return the interface that a setting names, with its address of the leader's family."""
     found = next((one for one in interfaces if one.name == name), None)
     if found is None:
@@ -71,9 +69,7 @@ def leader_interface(address: IpAddress, interfaces: Sequence[Interface]) -> Con
     return unset(f"no interface of this pod has the leader's address {address}")
 
 
-def worker_interface(
-    leader: IpAddress, route: Route | None, interfaces: Sequence[Interface]
-) -> Control:
+def worker_interface(leader: IpAddress, route: Route | None, interfaces: Sequence[Interface]) -> Control:
     """Return the interface with the route to the leader's accepted address."""
     if leader.is_loopback:
         return _loopback(leader)
@@ -98,6 +94,4 @@ def _loopback(address: IpAddress) -> Control:
 def _control(interface: Interface, address: IpAddress, reason: str) -> Control:
     # NCCL takes the first address of the interface that getifaddrs lists: IPv4 before IPv6.
     other = {own.ip.version for own in interface.addresses if not own.ip.is_link_local}
-    return Control(
-        interface.name, address, reason, name_family=address.version == 6 and 4 in other
-    )
+    return Control(interface.name, address, reason, name_family=address.version == 6 and 4 in other)

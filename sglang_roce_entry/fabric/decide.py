@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.errors import Problem
 from sglang_roce_entry.fabric import requirements, user_values
 from sglang_roce_entry.fabric.index import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
@@ -26,6 +25,7 @@ from sglang_roce_entry.fabric.variables import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sglang_roce_entry.errors import Problem
     from sglang_roce_entry.fabric.nccl_settings import Given
     from sglang_roce_entry.fabric.selection import PortDecision
     from sglang_roce_entry.host.facts import Gpus, HostFacts
@@ -56,9 +56,7 @@ class FabricDecision:
     @property
     def satisfied(self) -> bool:
         """Whether RDMA can be used, be it by RoCE ports, InfiniBand ports or an external plugin."""
-        return bool(self.plugin or self.selection.infiniband) or any(
-            row.decision.used for row in self.ports
-        )
+        return bool(self.plugin or self.selection.infiniband) or any(row.decision.used for row in self.ports)
 
 
 def effective_policy(policy: FabricPolicy, decided: Mapping[str, Given]) -> FabricPolicy:
@@ -72,9 +70,7 @@ def effective_policy(policy: FabricPolicy, decided: Mapping[str, Given]) -> Fabr
     hca = decided.get("NCCL_IB_HCA")
     if hca is not None and policy.selector_origin != "--hca":
         origin = f"NCCL_IB_HCA ({hca.where})"
-        policy = replace(
-            policy, selector=parse_selector(hca.value), selector_origin=origin, selector_final=True
-        )
+        policy = replace(policy, selector=parse_selector(hca.value), selector_origin=origin, selector_final=True)
     family = decided.get("NCCL_IB_ADDR_FAMILY")
     if family is not None and not policy.family_explicit:
         chosen = "ipv6" if family.value == "AF_INET6" else "ipv4"
@@ -99,7 +95,7 @@ def decide_fabric(
     put_rdma_switch(variables, policy)
     selection = select_ports(facts, gpus, policy)
     if policy.rdma == OFF:
-        return _without_rdma(facts, policy, selection, variables)
+        return _without_rdma(policy, selection, variables)
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]
@@ -172,9 +168,7 @@ def _required(
     return [*requirements.memlock(facts), *requirements.libibverbs(facts)]
 
 
-def _without_rdma(
-    facts: HostFacts, policy: FabricPolicy, selection: Selection, variables: VariablePlan
-) -> FabricDecision:
+def _without_rdma(policy: FabricPolicy, selection: Selection, variables: VariablePlan) -> FabricDecision:
     reason = "RDMA is switched off"
     _withhold_all(variables, reason)
     variables.keep("NCCL_NET")
@@ -190,10 +184,7 @@ def _with_plugin(
     reason = f"the NCCL net plugin {name} decides ({how})"
     _withhold_all(variables, reason)
     variables.withhold("NCCL_NET", reason)
-    ports = tuple(
-        port.rejected(Reason.EXTERNAL_PLUGIN, reason) if port.used else port
-        for port in selection.ports
-    )
+    ports = tuple(port.rejected(Reason.EXTERNAL_PLUGIN, reason) if port.used else port for port in selection.ports)
     rows = tuple(PortRow(port, None, None, _netdev(port)) for port in ports)
     selection = replace(selection, ports=ports)
     decision = IndexDecision(None, reason, {})
@@ -213,5 +204,3 @@ def _netdev(port: PortDecision) -> str | None:
         return port.gid.netdev
     named = next((gid.netdev for gid in port.port.gids if gid.netdev), None)
     return named or (port.hca.netdevs[0] if len(port.hca.netdevs) == 1 else None)
-
-

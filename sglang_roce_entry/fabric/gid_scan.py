@@ -57,9 +57,7 @@ class _Slot:
         self.readable = gid is not None and gid.type is not None
         self.version = _VERSIONS.get(gid.type) if gid is not None and gid.type is not None else None
         # 169.254.0.0/16 is valid to NCCL: only zero and fe80::/64 are not.
-        self.valid = ip is not None and (
-            isinstance(ip, IPv4Address) or (int(ip) >> 64) not in (_LINK_LOCAL_PREFIX,)
-        )
+        self.valid = ip is not None and (isinstance(ip, IPv4Address) or (int(ip) >> 64) != _LINK_LOCAL_PREFIX)
 
 
 def predict_gid_index(

@@ -60,9 +60,7 @@ class IndexDecision:
     problems: tuple[Problem, ...] = ()
 
 
-def decide_index(
-    ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan
-) -> IndexDecision:
+def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexDecision:
     """Return the index for ``ports``; ``nccl`` is the oldest NCCL that may run here, ``None`` if unknown.
 
     An unknown version counts as one that cannot choose.
@@ -129,9 +127,7 @@ def _predict_all(
     """Return NCCL's choice per port, ``None`` if one of them is not in that port's chosen network."""
     predicted = {}
     for port in ports:
-        outcome = predict_gid_index(
-            port.port.gids, port.port.table_length, nccl=nccl, settings=settings
-        )
+        outcome = predict_gid_index(port.port.gids, port.port.table_length, nccl=nccl, settings=settings)
         good = {choice.gid.index for choice in port.choices}
         if outcome.index is None or outcome.index not in good:
             return None

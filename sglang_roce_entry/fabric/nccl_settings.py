@@ -39,13 +39,9 @@ def parse_nccl_file(text: str) -> dict[str, str]:
     return found
 
 
-def decided_values(
-    environ: Mapping[str, str], files: Iterable[tuple[str, str]]
-) -> dict[str, Given]:
+def decided_values(environ: Mapping[str, str], files: Iterable[tuple[str, str]]) -> dict[str, Given]:
     """Return every decided variable: the pod's own (an empty one counts as unset), then the files'."""
-    decided = {
-        name: Given(value, "user", "the pod's environment") for name, value in environ.items() if value
-    }
+    decided = {name: Given(value, "user", "the pod's environment") for name, value in environ.items() if value}
     for path, text in files:
         for name, value in parse_nccl_file(text).items():
             if value:
@@ -81,6 +77,6 @@ def parse_address_range(text: str) -> IpNetwork | None:
     A comma list counts as its first entry only (``envIbAddrRange``).
     """
     try:
-        return ip_network(text.split(",")[0].strip(), strict=False)
+        return ip_network(text.split(",", maxsplit=1)[0].strip(), strict=False)
     except ValueError:
         return None

@@ -19,9 +19,7 @@ _KNOWN = (
 )
 
 
-def external_plugin(
-    decided: Mapping[str, Given], plugin_folders: tuple[str, ...]
-) -> tuple[str, str] | None:
+def external_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...]) -> tuple[str, str] | None:
     """Return the name of a recognised external net plugin and how it was recognised, else ``None``.
 
     A folder alone is not enough: the loader must be told to look there (``LD_LIBRARY_PATH``).

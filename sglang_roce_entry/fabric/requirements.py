@@ -22,8 +22,7 @@ _RESOURCE_HINT = (
 _HINTS = {
     Reason.NO_VERBS: _RESOURCE_HINT,
     Reason.VERBS_DENIED: (
-        _RESOURCE_HINT
-        + "; EACCES: run as a user who may open the node; EPERM with the node mounted: it was not "
+        _RESOURCE_HINT + "; EACCES: run as a user who may open the node; EPERM with the node mounted: it was not "
         "granted to the device cgroup"
     ),
     Reason.PORT_NOT_ACTIVE: (

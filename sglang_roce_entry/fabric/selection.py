@@ -204,9 +204,7 @@ def _management_nic(
     return _drop_softly(candidates, is_management, Reason.MANAGEMENT_NIC, why, gpus)
 
 
-def _slower_rate(
-    candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy
-) -> _RuleResult:
+def _slower_rate(candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> _RuleResult:
     rates = [one.port.rate_gbps for one in candidates if one.port.rate_gbps is not None]
     if not rates:
         return candidates, [], []
@@ -236,18 +234,15 @@ def _slower_rate(
             said.append(
                 warning(
                     "DEGRADED_LINK",
-                    f"{one.hca.name} port {one.port.number} runs at {rate:g} Gb/s, "
-                    f"others at {fastest:g} Gb/s",
+                    f"{one.hca.name} port {one.port.number} runs at {rate:g} Gb/s, others at {fastest:g} Gb/s",
                     "check cable, transceiver and switch port; the port is kept and slows its rail",
                 )
             )
     return kept, dropped, said
 
 
-def _own_function(
-    candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy
-) -> _RuleResult:
-    virtual_of = {
+def _own_function(candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> _RuleResult:
+    virtual_of: dict[str | None, str] = {
         one.hca.physical_function: one.hca.name for one in candidates if one.hca.physical_function
     }
 

@@ -101,9 +101,7 @@ def _whose(port: PortDecision, gid: Gid) -> str:
     return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
 
 
-def check_selector(
-    decided: Mapping[str, Given], selection: Selection, facts: HostFacts
-) -> list[Problem]:
+def check_selector(decided: Mapping[str, Given], selection: Selection, facts: HostFacts) -> list[Problem]:
     """Return warnings on a decided ``NCCL_IB_HCA``: names that do not exist, ports that cannot work."""
     given = decided.get("NCCL_IB_HCA")
     if given is None:
@@ -115,10 +113,7 @@ def check_selector(
         missing = [
             entry.name
             for entry in selector.entries
-            if not any(
-                name == entry.name if selector.exact else name.startswith(entry.name)
-                for name in devices
-            )
+            if not any(name == entry.name if selector.exact else name.startswith(entry.name) for name in devices)
         ]
         if missing:
             said.append(
@@ -220,8 +215,7 @@ def check_sockets(decided: Mapping[str, Given], interfaces: Sequence[Interface])
         said.append(
             _configured_wrong(
                 "HOST_IP_FOREIGN",
-                f"{name}={given.value} ({given.where}) is no address of this pod, and SGLang takes it for "
-                "its own",
+                f"{name}={given.value} ({given.where}) is no address of this pod, and SGLang takes it for its own",
                 f"remove {name}; status.hostIP is the node's address, not the pod's",
             )
         )

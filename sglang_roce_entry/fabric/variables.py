@@ -74,9 +74,7 @@ class VariablePlan:
         """Show a value that was decided before."""
         given = self._decided.get(name)
         if given is not None and name not in self._variables:
-            self._variables[name] = Variable(
-                name, given.value, given.source, f"set in {given.where}"
-            )
+            self._variables[name] = Variable(name, given.value, given.source, f"set in {given.where}")
 
     def result(self) -> tuple[Variable, ...]:
         """Return the variables by name."""

@@ -70,10 +70,7 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
     """Return who this pod is. Raises :class:`~sglang_roce_entry.errors.ConfigurationError`."""
     claims = {field: _claims(inputs, field) for field in ("leader", "size", "index")}
     leader = _leader(claims["leader"])
-    if claims["size"]:
-        size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE)
-    else:
-        size = None
+    size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE) if claims["size"] else None
     name_claim = _by_pod_name(leader, inputs)
     if name_claim is not None:
         claims["index"].append(name_claim)
@@ -87,8 +84,7 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
         claim = claims["index"][0]
         raise ConfigurationError(
             "INDEX_OUT_OF_RANGE",
-            f"worker index {index} ({claim.where}) is not below the group size {size} "
-            f"({claims['size'][0].where})",
+            f"worker index {index} ({claim.where}) is not below the group size {size} ({claims['size'][0].where})",
             "worker indices run from 0 (the leader) to size - 1; correct the manifest's size",
         )
     _agree(inputs, claims, leader, size, index)
@@ -177,9 +173,7 @@ def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
     return None
 
 
-def _half(
-    leader: str | None, size: int | None, index: int | None, inputs: IdentityInputs
-) -> ConfigurationError:
+def _half(leader: str | None, size: int | None, index: int | None, inputs: IdentityInputs) -> ConfigurationError:
     known = {"leader address": leader, "group size": size, "worker index": index}
     have = ", ".join(f"{what} {value}" for what, value in known.items() if value is not None)
     missing = [what for what, value in known.items() if value is None]
@@ -199,14 +193,9 @@ def _half(
         "group size": "--group-size",
         "worker index": "--worker-index",
     }
-    hint = "run under LeaderWorkerSet v0.6 or later, or give " + ", ".join(
-        flags[what] for what in missing
-    )
+    hint = "run under LeaderWorkerSet v0.6 or later, or give " + ", ".join(flags[what] for what in missing)
     if missing == ["worker index"]:
-        hint += (
-            "; with LeaderWorkerSet 0.5: env LWS_WORKER_INDEX from "
-            f"metadata.labels['{_LABEL}worker-index']"
-        )
+        hint += f"; with LeaderWorkerSet 0.5: env LWS_WORKER_INDEX from metadata.labels['{_LABEL}worker-index']"
     return ConfigurationError(
         "HALF_IDENTITY",
         f"half an identity: {have or 'nothing usable'}, but no {' and no '.join(missing)}{found}",
@@ -242,8 +231,7 @@ def _agree(
         if field != "leader" and argument[0].strip() != chosen[field]:
             raise ConfigurationError(
                 "IDENTITY_CONTRADICTION",
-                f"{names} {argument[0]} ({argument[1]}) contradicts {chosen[field]} "
-                f"({claims[field][0].where})",
+                f"{names} {argument[0]} ({argument[1]}) contradicts {chosen[field]} ({claims[field][0].where})",
                 f"remove {names} from the arguments: it is filled in from the group",
             )
 

@@ -10,12 +10,12 @@ import errno
 import select
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ipaddress import IPv4Address, IPv6Address
 
 ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
 
@@ -29,9 +29,7 @@ class Probe:
     cause: str  # ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE
 
 
-def connect_any(
-    addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[int], timeout_s: float
-) -> Probe:
+def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[int], timeout_s: float) -> Probe:
     """Return the first accepting port; all are tried side by side, an IPv4 address is preferred.
 
     ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has said no,
@@ -49,19 +47,22 @@ def connect_any(
         else:
             causes.add(_cause(code))
 
+    def begin(address: IPv4Address | IPv6Address, port: int) -> None:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        code = one.connect_ex((str(address), port))
+        if code == errno.EINPROGRESS:
+            open_sockets[one.fileno()] = (one, address, port)
+            poll.register(one, select.POLLOUT)
+        else:
+            one.close()
+            settle(code, address, port)
+
     deadline = monotonic() + timeout_s
     try:
         for address in addresses:
             for port in ports:
-                family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-                one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-                code = one.connect_ex((str(address), port))
-                if code == errno.EINPROGRESS:
-                    open_sockets[one.fileno()] = (one, address, port)
-                    poll.register(one, select.POLLOUT)
-                else:
-                    one.close()
-                    settle(code, address, port)
+                begin(address, port)
         while open_sockets and not _decided(accepted, [a for _, a, _ in open_sockets.values()]):
             remaining_s = deadline - monotonic()
             if remaining_s <= 0:
@@ -81,10 +82,8 @@ def connect_any(
         _, _, address, port = min(accepted, key=lambda entry: entry[:2])
         return Probe(address, port, ACCEPTED)
     # A refusal proves that the host is there; silence says more than "no route" of one address.
-    for cause in (REFUSED, TIMED_OUT, UNREACHABLE):
-        if cause in causes:
-            return Probe(None, None, cause)
-    return Probe(None, None, UNREACHABLE)
+    cause = next((one for one in (REFUSED, TIMED_OUT) if one in causes), UNREACHABLE)
+    return Probe(None, None, cause)
 
 
 def _decided(

@@ -8,7 +8,6 @@ deadline is ever passed, also not by a resolver that hangs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +18,7 @@ from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from ipaddress import IPv4Address, IPv6Address
 
     from tenacity import RetryCallState
 
@@ -328,6 +328,4 @@ def await_free_ports(
 
 def life_ports(dist_init_port: int) -> tuple[int, ...]:
     """Return the ports on which a leader shows life: D, D+1, D+13, those that exist."""
-    return tuple(
-        dist_init_port + offset for offset in SIGNS_OF_LIFE if dist_init_port + offset <= MAX_PORT
-    )
+    return tuple(dist_init_port + offset for offset in SIGNS_OF_LIFE if dist_init_port + offset <= MAX_PORT)

@@ -64,9 +64,7 @@ def _verbs_devices(tree: Tree) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def _read_hca(
-    tree: Tree, base: str, name: str, ports: tuple[Port, ...], verbs: str | None, answer: str
-) -> Hca:
+def _read_hca(tree: Tree, base: str, name: str, ports: tuple[Port, ...], verbs: str | None, answer: str) -> Hca:
     path = tree.real(f"{base}/device")
     pci_path = pci_function_path(path) if path else None
     pci_address = pci_path.rpartition("/")[2] if pci_path else None
@@ -106,9 +104,7 @@ def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
     return attribute_or_none(tree, f"{base}/hca_type")
 
 
-def _read_ports(
-    tree: Tree, base: str, device: str, failures: dict[str, str]
-) -> tuple[Port, ...] | None:
+def _read_ports(tree: Tree, base: str, device: str, failures: dict[str, str]) -> tuple[Port, ...] | None:
     try:
         numbers = sorted(int(name) for name in tree.names(f"{base}/ports") if name.isdecimal())
     except OSError as error:
@@ -253,9 +249,7 @@ def is_pci_address(text: str) -> bool:
     device, _, function = slot.partition(".")
     pieces = (domain, bus, device, function)
     widths = len(domain) >= 4 and len(bus) == 2 and len(device) == 2 and len(function) == 1
-    return widths and all(
-        character in "0123456789abcdefABCDEF" for piece in pieces for character in piece
-    )
+    return widths and all(character in "0123456789abcdefABCDEF" for piece in pieces for character in piece)
 
 
 def errno_name(error: OSError) -> str:

@@ -45,8 +45,7 @@ class SnapshotError(ConfigurationError):
         super().__init__(
             "SNAPSHOT",
             f"snapshot {name!r}: {reason}",
-            "give a folder or .tar.gz that --save-snapshot wrote, or one of: "
-            + ", ".join(packaged_names()),
+            "give a folder or .tar.gz that --save-snapshot wrote, or one of: " + ", ".join(packaged_names()),
         )
 
 
@@ -204,9 +203,7 @@ def _mapping(name: str, facts: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _strings(name: str, facts: Mapping[str, Any], key: str) -> dict[str, str]:
-    return {
-        entry: value for entry, value in _mapping(name, facts, key).items() if isinstance(value, str)
-    }
+    return {entry: value for entry, value in _mapping(name, facts, key).items() if isinstance(value, str)}
 
 
 class RecordedAnswers:

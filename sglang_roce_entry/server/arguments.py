@@ -58,9 +58,7 @@ class UserArguments:
         return "enable_dp_attention" in self.values or self.number("attn_dp_size", 1) > 1
 
 
-def read_arguments(
-    argv: Sequence[str], read_file: Callable[[str], str] | None = None
-) -> UserArguments:
+def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None = None) -> UserArguments:
     """Return what ``argv`` says. ``read_file(path)`` returns the text of a ``--config`` file.
 
     Raises ``ConfigurationError`` where SGLang itself would refuse the file.
@@ -119,15 +117,11 @@ def _config_path(tokens: tuple[str, ...]) -> str | None:
             "CONFIG_FILE", "--config is given more than once; SGLang allows one", "merge the files"
         )
     if position + 1 >= len(tokens):
-        raise ConfigurationError(
-            "CONFIG_FILE", "--config has no file behind it", "write --config FILE.yaml"
-        )
+        raise ConfigurationError("CONFIG_FILE", "--config has no file behind it", "write --config FILE.yaml")
     return tokens[position + 1]
 
 
-def _read_config(
-    path: str, read_file: Callable[[str], str], problems: list[Problem]
-) -> dict[str, Argument]:
+def _read_config(path: str, read_file: Callable[[str], str], problems: list[Problem]) -> dict[str, Argument]:
     if not path.lower().endswith((".yaml", ".yml")):
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"

@@ -213,11 +213,7 @@ def _check_given(
     by_pp = f" × --pp-size {pp}" if pp > 1 else ""
     if ranks % node.size:
         fix = f"remove {where}: it is computed as GPUs × nodes / pp" if argument else "give --tp-size"
-        return [
-            _refused(
-                "TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix
-            )
-        ]
+        return [_refused("TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix)]
     per_node = ranks // node.size
     if available is not None and per_node > available:
         return [

@@ -1,0 +1,226 @@
+"""Builds fake nodes that read as hardware descriptions, for the real reader to read.
+
+    node = Node()
+    hca = node.hca("mlx5_0", pci="0000:18:00.0").port(gbps=200)
+    hca.pair("10.0.0.1", "eth0")          # RoCE v1 and v2 of one address, at the next two slots
+    node.interface("eth0", "10.0.0.1/24")
+    host = node.host()
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, Any
+
+from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.snapshot import RecordedAnswers
+from sglang_roce_entry.host.tree import MemoryTree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+V1, V2 = "IB/RoCE v1", "RoCE v2"
+ZERO = "0000:0000:0000:0000:0000:0000:0000:0000"
+
+
+def gid_text(ip: str) -> str:
+    """Return an address as the kernel prints it in ``gids/N``."""
+    address = ip_address(ip)
+    value = (0xFFFF << 32 | int(address)) if isinstance(address, IPv4Address) else int(address)
+    return IPv6Address(value).exploded
+
+
+@dataclass
+class FakePort:
+    """One port of a fake HCA; slots not given are empty."""
+
+    node: Node
+    base: str
+    slots: int
+    used: dict[int, tuple[str, str | None, str | None]] = field(default_factory=dict)
+
+    def gid(self, index: int, ip: str, kind: str | None = V2, netdev: str | None = None) -> FakePort:
+        """Put one GID at ``index``; ``None`` for a type or netdev that reads EINVAL."""
+        self.used[index] = (gid_text(ip), kind, netdev)
+        return self
+
+    def pair(self, ip: str, netdev: str, index: int | None = None) -> FakePort:
+        """Put the RoCE v1 and v2 GIDs of one address at the lowest two free slots, or at ``index``."""
+        first = index
+        if first is None:
+            first = next(i for i in range(self.slots) if i not in self.used and i + 1 not in self.used)
+        return self.gid(first, ip, V1, netdev).gid(first + 1, ip, V2, netdev)
+
+    def write(self) -> None:
+        """Write the table into the node."""
+        for index in range(self.slots):
+            gid, kind, netdev = self.used.get(index, (ZERO, None, None))
+            self.node.files[f"{self.base}/gids/{index}"] = gid + "\n"
+            for name, value in (("types", kind), ("ndevs", netdev)):
+                path = f"{self.base}/gid_attrs/{name}/{index}"
+                if value is None:
+                    self.node.errno[path] = "EINVAL"
+                else:
+                    self.node.files[path] = value + "\n"
+
+
+@dataclass
+class FakeHca:
+    """One fake HCA below its parent function."""
+
+    node: Node
+    name: str
+    path: str  # real path of the device below infiniband/
+
+    def port(
+        self,
+        number: int = 1,
+        *,
+        gbps: float | None = 100.0,
+        state: str = "4: ACTIVE",
+        link_layer: str = "Ethernet",
+        slots: int = 32,
+    ) -> FakePort:
+        """Add a port."""
+        base = f"{self.path}/ports/{number}"
+        files = self.node.files
+        files[f"{base}/state"] = state + "\n"
+        files[f"{base}/phys_state"] = "5: LinkUp\n"
+        files[f"{base}/link_layer"] = link_layer + "\n"
+        if gbps is not None:
+            files[f"{base}/rate"] = f"{gbps:g} Gb/sec (4X EDR)\n"
+        port = FakePort(self.node, base, slots)
+        self.node.ports.append(port)
+        return port
+
+
+@dataclass
+class Node:
+    """A fake node: files, links, errno of reads, and the answers of system calls."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    errno: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(
+        default_factory=lambda: {"format": 1, "interfaces": {}, "verbs": {}, "capabilities": ["CAP_IPC_LOCK"]}
+    )
+    ports: list[FakePort] = field(default_factory=list)
+    _uverbs: int = 0
+
+    def interface(
+        self, name: str, *addresses: str, up: bool = True, mtu: int = 4200, gbps: int = 100
+    ) -> Node:
+        """Add an interface of this namespace, listed in sysfs as well."""
+        self.facts["interfaces"][name] = {
+            "up": up,
+            "mtu": mtu,
+            "speed_mbps": gbps * 1000,
+            "addresses": list(addresses),
+        }
+        return self.netdev(name)
+
+    def netdev(self, name: str) -> Node:
+        """List an interface in sysfs."""
+        target = f"/sys/devices/virtual/net/{name}"
+        self.files[f"{target}/mtu"] = "4200\n"
+        self.links[f"/sys/class/net/{name}"] = os.path.relpath(target, "/sys/class/net")
+        return self
+
+    def hca(
+        self,
+        name: str,
+        *,
+        pci: str | None = None,
+        bridge: str = "",
+        node_type: str = "1: CA",
+        verbs: str | None = "ok",
+        numa: int | None = None,
+        device_id: str = "0x1021",
+        vendor: str = "0x15b3",
+        physfn: str | None = None,
+        netdevs: tuple[str, ...] = (),
+    ) -> FakeHca:
+        """Add an HCA. ``bridge`` is the path between the PCI root and the function; ``verbs=None``: no uverbs."""
+        parent = self.pci_path(pci, bridge) if pci else "/sys/devices/virtual"
+        path = f"{parent}/infiniband/{name}"
+        self.files[f"{path}/node_type"] = node_type + "\n"
+        self.links[f"/sys/class/infiniband/{name}"] = os.path.relpath(path, "/sys/class/infiniband")
+        if pci:
+            self.links[f"{path}/device"] = "../.."
+            self.files[f"{parent}/vendor"] = vendor + "\n"
+            self.files[f"{parent}/device"] = device_id + "\n"
+            self.files[f"{parent}/numa_node"] = f"{-1 if numa is None else numa}\n"
+            for netdev in netdevs:
+                self.files[f"{parent}/net/{netdev}/mtu"] = "4200\n"
+            if physfn:
+                target = self.pci_path(physfn, bridge)
+                self.links[f"{parent}/physfn"] = os.path.relpath(target, parent)
+                self.files.setdefault(f"{target}/vendor", vendor + "\n")
+        if verbs is not None:
+            uverbs = f"uverbs{self._uverbs}"
+            real = f"{parent}/infiniband_verbs/{uverbs}"
+            self.files[f"{real}/ibdev"] = name + "\n"
+            self.files[f"{real}/dev"] = f"231:{192 + self._uverbs}\n"
+            self.links[f"/sys/class/infiniband_verbs/{uverbs}"] = os.path.relpath(
+                real, "/sys/class/infiniband_verbs"
+            )
+            if verbs != "ENOENT":
+                self.facts["verbs"][uverbs] = verbs
+            self._uverbs += 1
+        return FakeHca(self, name, path)
+
+    def pci_path(self, address: str, bridge: str = "") -> str:
+        """Return the real path of a PCI function and make it known to ``/sys/bus/pci``."""
+        middle = f"/{bridge}" if bridge else f"/pci{address[:7]}"
+        path = f"/sys/devices{middle}/{address}"
+        self.links[f"/sys/bus/pci/devices/{address}"] = os.path.relpath(path, "/sys/bus/pci/devices")
+        return path
+
+    def gpu(self, pci: str, bridge: str = "", numa: int | None = None) -> Node:
+        """Add an NVIDIA GPU at a PCI address."""
+        path = self.pci_path(pci, bridge)
+        self.files[f"{path}/numa_node"] = f"{-1 if numa is None else numa}\n"
+        self.files[f"/proc/driver/nvidia/gpus/{pci}/information"] = "Model: fake\n"
+        return self
+
+    def default_route(self, interface: str) -> Node:
+        """Give ``interface`` the IPv4 default route."""
+        head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        line = f"{interface}\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        self.files["/proc/net/route"] = head + line
+        return self
+
+    def set(self, **facts: Any) -> Node:
+        """Set keys of ``facts.json``."""
+        self.facts.update(facts)
+        return self
+
+    def content(self) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
+        """Return files, links and facts, as a snapshot holds them."""
+        for port in self.ports:
+            port.write()
+        files = {path: text.encode() for path, text in self.files.items()}
+        return files, dict(self.links), {**self.facts, "errno": dict(self.errno)}
+
+    def host(self) -> Host:
+        """Return the node as a recorded host."""
+        files, links, facts = self.content()
+        return Host(MemoryTree(files, links, facts["errno"]), RecordedAnswers("test", facts))
+
+    def write(self, folder: Path) -> Path:
+        """Write the node as a snapshot folder and return it."""
+        import json
+
+        files, links, facts = self.content()
+        for path, data in files.items():
+            target = folder / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        for path, destination in links.items():
+            target = folder / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(destination)
+        (folder / "facts.json").write_text(json.dumps(facts))
+        return folder
