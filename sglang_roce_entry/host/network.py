@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.facts import Interface
 from sglang_roce_entry.host.tree import names_or_empty
+from sglang_roce_entry.natural import natural_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sglang_roce_entry.host.facts import IpAddress, IpInterface
     from sglang_roce_entry.host.tree import Tree
 
@@ -33,7 +36,12 @@ def live_interfaces() -> tuple[Interface, ...]:
         ]
         # psutil reports IFF_RUNNING; an administratively-up dummy or loopback counts as up too.
         found.append(Interface(name, bool(stat.isup), stat.mtu, stat.speed, tuple(own)))
-    return tuple(found)
+    return in_order(found)
+
+
+def in_order(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
+    """Return the interfaces in natural order, so that a replay lists them as the node did."""
+    return tuple(sorted(interfaces, key=lambda interface: natural_key(interface.name)))
 
 
 def _interface_address(address: str, netmask: str | None) -> IpInterface:

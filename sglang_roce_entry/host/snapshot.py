@@ -19,6 +19,7 @@ from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
 from sglang_roce_entry.host.collect import Host, collect, read_gpus
 from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class RecordedAnswers:
         self._facts = facts
         self._verbs = _strings(name, facts, "verbs")
         self._open = _strings(name, facts, "open")
-        self._interfaces = tuple(self._read_interfaces())
+        self._interfaces = in_order(self._read_interfaces())
 
     def _read_interfaces(self) -> Iterator[Interface]:
         for interface, value in _mapping(self._name, self._facts, "interfaces").items():
@@ -446,14 +447,16 @@ def _layout(tree: RecordingTree, inner: Tree) -> tuple[dict[str, bytes], dict[st
             other[path] = content
     for path in (*tree.resolved, *tree.errors):
         real_path(path.rpartition("/")[0] if path in tree.errors else path)
-    for path in tree.directories:
-        base = real_path(path)
-        if path in ("/sys/class/infiniband", "/sys/class/infiniband_verbs", "/sys/class/net"):
-            for name in inner.names(path):
-                real_path(f"{path}/{name}")
-        files.setdefault(f"{base}/", b"")
+    for path, names in tree.directories.items():
+        files.setdefault(f"{real_path(path)}/", b"")
+        for name in names:
+            # What was listed has to be there, also where nothing below it was read.
+            entry = real_path(f"{path}/{name}")
+            if entry not in files:
+                files.setdefault(f"{entry}/", b"")
     for path in tree.resolved.values():
-        files.setdefault(f"{path}/", b"")
+        if path not in files:
+            files.setdefault(f"{path}/", b"")
     return files, links, other
 
 

@@ -212,7 +212,7 @@ class RecordingTree:
     def __init__(self, inner: Tree) -> None:
         self._inner = inner
         self.files: dict[str, str] = {}
-        self.directories: set[str] = set()
+        self.directories: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
         self.resolved: dict[str, str] = {}
 
@@ -244,7 +244,7 @@ class RecordingTree:
         except OSError as error:
             self._remember_error(path, error)
             raise
-        self.directories.add(path)
+        self.directories[path] = entries
         return entries
 
     def real(self, path: str) -> str | None:
