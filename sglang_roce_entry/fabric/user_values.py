@@ -178,8 +178,13 @@ def check_steering(decided: Mapping[str, Given]) -> list[Problem]:
     return said
 
 
-def check_sockets(decided: Mapping[str, Given], interfaces: Sequence[Interface]) -> list[Problem]:
-    """Return warnings on decided socket interfaces and addresses that this pod does not have."""
+def check_sockets(
+    decided: Mapping[str, Given], interfaces: Sequence[Interface], *, host_ip_is_set: bool = False
+) -> list[Problem]:
+    """Return warnings on decided socket interfaces and addresses that this pod does not have.
+
+    ``host_ip_is_set``: this program sets SGLANG_HOST_IP, which outranks a wrong HOST_IP.
+    """
     names = [interface.name for interface in interfaces]
     own = {str(address.ip) for interface in interfaces for address in interface.addresses}
     said = []
@@ -210,7 +215,7 @@ def check_sockets(decided: Mapping[str, Given], interfaces: Sequence[Interface])
         given = decided.get(name)
         if given is None or given.value in own or not own:
             continue
-        if name == "HOST_IP" and "SGLANG_HOST_IP" in decided:
+        if name == "HOST_IP" and (host_ip_is_set or "SGLANG_HOST_IP" in decided):
             continue
         said.append(
             _configured_wrong(

@@ -1,0 +1,368 @@
+"""Which ports are used and why not the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.decision.conftest import Decide, rail
+from tests.trees import V1, V2, Node
+
+
+def test_eight_rails_in_natural_order(decide: Decide) -> None:
+    node = Node()
+    for number in (10, 2, 0, 1):
+        rail(node, number)
+    outcome = decide(node)
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_0:1,mlx5_1:1,mlx5_2:1,mlx5_10:1"
+    assert outcome.value("NCCL_IB_GID_INDEX") == "3"
+    assert outcome.value("NCCL_NET") == "IB"
+    assert outcome.codes == []
+
+
+@pytest.mark.parametrize(
+    ("verbs", "reason"),
+    [
+        (None, "NO_VERBS"),
+        ("ENOENT", "NO_VERBS"),
+        ("ENXIO", "NO_VERBS"),
+        ("ENODEV", "NO_VERBS"),
+        ("ENOTTY", "NO_VERBS"),
+        ("EACCES", "VERBS_DENIED"),
+        ("EPERM", "VERBS_DENIED"),
+    ],
+)
+def test_verbs_device_that_does_not_open(decide: Decide, verbs: str | None, reason: str) -> None:
+    outcome = decide(rail(Node(), 0, verbs=verbs))
+    assert outcome.left == {"mlx5_0:1": reason}
+    assert outcome.codes == ["NO_USABLE_HCA"]
+    assert outcome.decision.problems[0].exit_code == 69
+    assert outcome.value("NCCL_IB_HCA") is None
+
+
+@pytest.mark.parametrize(
+    ("node_type", "link_layer"),
+    [("4: RNIC", "Ethernet"), ("7: unspecified", "Unknown"), ("1: CA", "Unknown"), ("5: usNIC", "Ethernet")],
+)
+def test_what_is_no_roce(decide: Decide, node_type: str, link_layer: str) -> None:
+    node = Node().interface("net0", "10.0.0.1/24")
+    node.hca("irdma0", node_type=node_type).port(link_layer=link_layer).pair("10.0.0.1", "net0")
+    assert decide(node).left == {"irdma0:1": "NOT_ROCE"}
+
+
+@pytest.mark.parametrize("state", ["1: DOWN", "2: INIT", "3: ARMED", "5: ACTIVE_DEFER", "0: NOP"])
+def test_only_state_four_is_active(decide: Decide, state: str) -> None:
+    node = Node().interface("net0", "10.0.0.1/24")
+    node.hca("mlx5_0").port(state=state).pair("10.0.0.1", "net0")
+    assert decide(node).left == {"mlx5_0:1": "PORT_NOT_ACTIVE"}
+
+
+def test_second_port_is_seen(decide: Decide) -> None:
+    node = Node().interface("net0", "10.0.0.1/24")
+    hca = node.hca("mlx4_0")
+    hca.port(1, state="1: DOWN").pair("10.0.0.1", "net0")
+    hca.port(2).pair("10.0.0.1", "net0", 2)
+    outcome = decide(node)
+    assert outcome.value("NCCL_IB_HCA") == "=mlx4_0:2"
+    assert outcome.left == {"mlx4_0:1": "PORT_NOT_ACTIVE"}
+
+
+OWN = {
+    "classic": ([("fe80::1", "net0"), ("10.0.0.1", "net0")], 3),
+    "v6 unique local": ([("fe80::1", "net0"), ("fd00::1", "net0")], 3),
+    "v6 global": ([("fe80::1", "net0"), ("2001:db8::1", "net0")], 3),
+    "link-local only": ([("fe80::1", "net0")], None),
+    "169.254 only": ([("fe80::1", "net0"), ("169.254.3.4", "net0")], None),
+    "169.254 first": ([("fe80::1", "net0"), ("169.254.3.4", "net0"), ("10.0.0.1", "net0")], 5),
+    "foreign first": ([("fe80::1", "net0"), ("10.0.0.77", "net0"), ("10.0.0.1", "net0")], 5),
+    "right address on a wrong name": ([("10.0.0.1", "net9")], None),
+    "somebody else's name and address": ([("10.9.9.9", "net9")], None),
+    "v6 before v4": ([("fe80::1", "net0"), ("fd00::1", "net0"), ("10.0.0.1", "net0")], 5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_own_gid(decide: Decide, name: str) -> None:
+    table, index = OWN[name]
+    node = Node().interface(
+        "net0", "10.0.0.1/24", "fe80::1/64", "fd00::1/64", "2001:db8::1/64", "169.254.3.4/16"
+    )
+    port = node.hca("mlx5_0").port()
+    for ip, netdev in table:
+        port.pair(ip, netdev)
+    outcome = decide(node)
+    if index is None:
+        assert outcome.left == {"mlx5_0:1": "NO_OWN_GID"}
+    else:
+        assert outcome.used == {"mlx5_0:1": index}
+        assert outcome.value("NCCL_IB_GID_INDEX") == str(index)
+
+
+def test_index_three_is_never_a_fallback(decide: Decide) -> None:
+    node = Node().interface("net0", "10.0.0.1/24")
+    node.hca("mlx5_0").port().gid(3, "10.0.0.1", V1, "net0")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_0:1": "NO_OWN_GID"}
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+    assert outcome.variables["NCCL_IB_GID_INDEX"].source == "withheld"
+
+
+def test_v2_only_driver_has_it_at_one(decide: Decide) -> None:
+    node = Node().interface("net0", "10.0.0.1/24")
+    node.hca("irdma0").port().gid(0, "fe80::1", V2, "net0").gid(1, "10.0.0.1", V2, "net0")
+    assert decide(node).used == {"irdma0:1": 1}
+
+
+def test_unreadable_type_or_netdev_is_not_own(decide: Decide) -> None:
+    node = Node().interface("net0", "10.0.0.1/24", "10.0.0.2/24")
+    port = node.hca("mlx5_0").port()
+    port.gid(3, "10.0.0.1", None, "net0").gid(5, "10.0.0.2", V2, None)
+    assert decide(node).left == {"mlx5_0:1": "NO_OWN_GID"}
+
+
+def test_link_local_v4_inside_a_configured_subnet(decide: Decide) -> None:
+    node = Node().interface("net0", "169.254.3.4/16")
+    node.hca("mlx5_0").port().pair("169.254.3.4", "net0", 2)
+    assert decide(node, subnets=("169.254.0.0/16",)).used == {"mlx5_0:1": 3}
+
+
+def test_down_netdev(decide: Decide) -> None:
+    node = Node().interface("net0", "10.0.0.1/24", up=False)
+    node.hca("mlx5_0").port().pair("10.0.0.1", "net0", 2)
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_0:1": "NETDEV_DOWN"}
+    assert "net0" in outcome.decision.ports[0].decision.detail
+
+
+def test_foreign_gids_only_on_purpose(decide: Decide) -> None:
+    node = Node().interface("eth0", "10.244.0.5/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "ens1").pair("10.0.0.1", "ens1")
+    assert decide(node).left == {"mlx5_0:1": "NO_OWN_GID"}
+    allowed = decide(node, allow_foreign=True)
+    assert allowed.used == {"mlx5_0:1": 3}
+    assert "allowed" in allowed.decision.ports[0].decision.detail
+
+
+def test_a_port_that_lost_ipv4_is_left_out(decide: Decide) -> None:
+    node = rail(rail(Node(), 0), 1)
+    node.hca("mlx5_2").port().pair("fe80::3", "net2").pair("fd00::3", "net2")
+    node.interface("net2", "fd00::3/64")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_2:1": "FAMILY_MISMATCH"}
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+
+
+def test_ipv6_when_configured(decide: Decide) -> None:
+    node = rail(Node(), 0)
+    node.hca("mlx5_2").port().pair("fe80::3", "net2").pair("fd00::3", "net2")
+    node.interface("net2", "fd00::3/64")
+    outcome = decide(node, family="ipv6")
+    assert outcome.used == {"mlx5_2:1": 3}
+    assert outcome.left == {"mlx5_0:1": "FAMILY_MISMATCH"}
+
+
+def _two_networks(first: str, second: str) -> Node:
+    node = Node().interface("net0", f"{first}/24").interface("net0.10", f"{second}/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "net0").pair(first, "net0").pair(second, "net0.10")
+    return node
+
+
+def test_lowest_network_not_the_first_slot(decide: Decide) -> None:
+    outcome = decide(_two_networks("192.168.0.5", "10.1.0.5"))
+    assert outcome.used == {"mlx5_0:1": 5}
+    assert outcome.codes == ["AMBIGUOUS_SUBNET"]
+    assert "10.1.0.0/24, 192.168.0.0/24" in outcome.problem("AMBIGUOUS_SUBNET")
+    assert decide(_two_networks("10.1.0.5", "192.168.0.5")).used == {"mlx5_0:1": 3}
+
+
+def test_configured_subnets_in_their_order(decide: Decide) -> None:
+    node = _two_networks("192.168.0.5", "10.1.0.5")
+    outcome = decide(node, subnets=("172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/8"))
+    assert outcome.used == {"mlx5_0:1": 3}
+    assert outcome.codes == []
+
+
+def test_several_addresses_of_one_network_are_not_ambiguous(decide: Decide) -> None:
+    node = Node().interface("net0", "10.1.0.5/24", "10.1.0.4/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "net0").pair("10.1.0.5", "net0").pair("10.1.0.4", "net0")
+    outcome = decide(node)
+    assert outcome.used == {"mlx5_0:1": 3}
+    assert outcome.codes == []
+
+
+def test_a_slower_card_of_another_model_is_left_out(decide: Decide) -> None:
+    node = rail(rail(Node(), 0, pci="0000:10:00.0"), 1, pci="0000:20:00.0")
+    rail(node, 2, gbps=25, pci="0000:30:00.0", device_id="0x1015")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_2:1": "SLOWER_RATE"}
+    assert outcome.codes == []
+
+
+def test_a_degraded_link_of_the_same_model_is_kept_and_said(decide: Decide) -> None:
+    node = rail(rail(Node(), 0, pci="0000:10:00.0"), 1, gbps=100, pci="0000:20:00.0")
+    outcome = decide(node)
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+    assert outcome.codes == ["DEGRADED_LINK"]
+    assert "100 Gb/s" in outcome.problem("DEGRADED_LINK")
+
+
+def test_a_slow_card_of_unknown_model_is_kept(decide: Decide) -> None:
+    outcome = decide(rail(rail(Node(), 0), 1, gbps=25))
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+
+
+def _management(bridge_of_nic: str) -> Node:
+    node = Node().gpu("0000:16:00.0", "pci0000:10/0000:10:01.0/0000:11:00.0/0000:12:00.0", 0)
+    near = "pci0000:10/0000:10:01.0/0000:11:00.0/0000:12:01.0"
+    rail(node, 0, pci="0000:17:00.0", bridge=near, numa=0)
+    rail(node, 1, pci="0000:91:00.0", bridge=bridge_of_nic, numa=1)
+    return node.default_route("net1")
+
+
+def test_the_default_route_nic_far_from_every_gpu(decide: Decide) -> None:
+    outcome = decide(_management("pci0000:90/0000:90:01.0"))
+    assert outcome.left == {"mlx5_1:1": "MANAGEMENT_NIC"}
+
+
+def test_the_default_route_nic_near_a_gpu_is_kept(decide: Decide) -> None:
+    node = _management("pci0000:10/0000:10:01.0/0000:11:00.0/0000:12:02.0")
+    assert set(decide(node).used) == {"mlx5_0:1", "mlx5_1:1"}
+
+
+def test_the_only_nic_is_kept_even_with_the_default_route(decide: Decide) -> None:
+    node = Node().gpu("0000:16:00.0", "pci0000:10", 0)
+    rail(node, 0, pci="0000:91:00.0", bridge="pci0000:90", numa=1).default_route("net0")
+    assert set(decide(node).used) == {"mlx5_0:1"}
+
+
+def test_without_known_gpus_no_nic_is_called_management(decide: Decide) -> None:
+    node = rail(rail(Node(), 0, pci="0000:10:00.0"), 1, pci="0000:90:00.0").default_route("net1")
+    assert set(decide(node).used) == {"mlx5_0:1", "mlx5_1:1"}
+
+
+def test_a_physical_function_beside_its_own_virtual_one(decide: Decide) -> None:
+    node = rail(Node(), 0, pci="0000:10:00.0", bridge="pci0000:0f")
+    rail(node, 1, pci="0000:10:00.2", bridge="pci0000:0f", physfn="0000:10:00.0")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_0:1": "DUPLICATE_FUNCTION"}
+    assert set(outcome.used) == {"mlx5_1:1"}
+
+
+def test_names_decide_nothing(decide: Decide) -> None:
+    node = Node()
+    for number, name in enumerate(["mlx5_bond_0", "eth_rdma", "rocep153s0", "bnxt_re0", "erdma_0"]):
+        port = node.hca(name).port()
+        port.pair(f"fe80::{number + 1}", f"if{number}").pair(f"10.{number}.0.1", f"if{number}")
+        node.interface(f"if{number}", f"10.{number}.0.1/24")
+    assert len(decide(node).used) == 5
+
+
+def test_setting_selects_and_names_itself(decide: Decide) -> None:
+    node = rail(rail(rail(Node(), 1), 10), 2)
+    outcome = decide(node, hca="=mlx5_1,mlx5_2")
+    assert outcome.left == {"mlx5_10:1": "USER_EXCLUDED"}
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_1:1,mlx5_2:1"
+    assert decide(node, hca="mlx5_1").left == {"mlx5_2:1": "USER_EXCLUDED"}
+    assert decide(node, hca="^=mlx5_1").left == {"mlx5_1:1": "USER_EXCLUDED"}
+
+
+def test_a_selector_that_matches_nothing(decide: Decide) -> None:
+    outcome = decide(rail(Node(), 0), hca="=mlx5_7")
+    assert outcome.codes == ["SELECTOR_MATCHES_NOTHING"]
+    assert "'=mlx5_7'" in outcome.problem("SELECTOR_MATCHES_NOTHING")
+    assert outcome.decision.problems[0].exit_code == 69
+    assert "mlx5_0:1" in outcome.decision.problems[0].hint
+
+
+def test_more_than_thirty_two_ports(decide: Decide) -> None:
+    node = Node()
+    for number in range(34):
+        rail(node, number)
+    outcome = decide(node)
+    value = outcome.value("NCCL_IB_HCA")
+    assert value is not None
+    assert value.count(",") == 31
+    assert outcome.left == {"mlx5_32:1": "TOO_MANY_PORTS", "mlx5_33:1": "TOO_MANY_PORTS"}
+    assert "TOO_MANY_PORTS" in outcome.codes
+
+
+def test_infiniband_satisfies_required(decide: Decide) -> None:
+    node = Node()
+    node.hca("mlx5_0").port(link_layer="InfiniBand").gid(0, "fe80::1", V1, None)
+    outcome = decide(node)
+    assert outcome.codes == []
+    assert outcome.decision.satisfied
+    assert outcome.value("NCCL_IB_HCA") is None
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+    assert outcome.value("NCCL_NET") == "IB"
+    assert "InfiniBand" in outcome.decision.notes[0]
+
+
+def test_infiniband_beside_roce_is_never_mixed_in(decide: Decide) -> None:
+    node = rail(Node(), 0)
+    node.hca("mlx5_9").port(link_layer="InfiniBand").gid(0, "fe80::1", V1, None)
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_9:1": "NOT_ROCE"}
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_0:1"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NCCL_NET": "gIB"},
+        {"NCCL_NET": "AWS Libfabric"},
+        {"NCCL_NET_PLUGIN": "libnccl-net-aws-ofi.so"},
+    ],
+)
+def test_an_external_plugin_is_left_to_itself(decide: Decide, environ: dict[str, str]) -> None:
+    outcome = decide(rail(Node(), 0), environ=environ)
+    assert outcome.decision.plugin is not None
+    assert outcome.decision.satisfied
+    assert outcome.left == {"mlx5_0:1": "EXTERNAL_PLUGIN"}
+    assert outcome.value("NCCL_IB_HCA") is None
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+    assert outcome.value("NCCL_NET") in (None, environ.get("NCCL_NET"))
+
+
+def test_no_hca_at_all_required_and_optional(decide: Decide) -> None:
+    outcome = decide(Node())
+    assert outcome.codes == ["NO_USABLE_HCA"]
+    assert "/sys/class/infiniband is empty" in outcome.problem("NO_USABLE_HCA")
+    assert decide(Node(), rdma="optional").codes == []
+
+
+def test_rdma_off(decide: Decide) -> None:
+    outcome = decide(rail(Node(), 0), rdma="off", rdma_explicit=True, environ={"NCCL_IB_DISABLE": "0"})
+    assert outcome.value("NCCL_IB_DISABLE") == "1"
+    assert outcome.left == {"mlx5_0:1": "RDMA_OFF"}
+    assert outcome.value("NCCL_IB_HCA") is None
+
+
+@pytest.mark.parametrize(
+    ("memlock", "capabilities", "code"),
+    [
+        ("unlimited", [], None),
+        (65536, ["CAP_IPC_LOCK"], None),
+        (65536, [], "MEMLOCK_TOO_LOW"),
+        (64 << 20, [], "MEMLOCK_TOO_LOW"),
+        ((64 << 20) + 1, [], "MEMLOCK_LIMITED"),
+    ],
+)
+def test_memlock(decide: Decide, memlock: object, capabilities: list[str], code: str | None) -> None:
+    node = rail(Node(), 0).set(memlock=memlock, capabilities=capabilities)
+    assert decide(node).codes == ([code] if code else [])
+    assert decide(node, rdma="optional").codes == []
+
+
+def test_libibverbs_that_does_not_load(decide: Decide) -> None:
+    node = rail(Node(), 0).set(libibverbs="libibverbs.so.1: cannot open shared object file")
+    outcome = decide(node)
+    assert outcome.codes == ["LIBIBVERBS_MISSING"]
+    assert outcome.decision.problems[0].exit_code == 69
+
+
+def test_sysfs_of_another_namespace_is_said(decide: Decide) -> None:
+    node = Node().interface("eth0", "10.244.0.5/24")
+    node.netdev("ens1np0").hca("mlx5_0").port().pair("10.0.0.1", "ens1np0", 2)
+    outcome = decide(node)
+    assert outcome.codes == ["SYSFS_FOREIGN", "NO_USABLE_HCA"]
+    assert "ens1np0" in outcome.problem("SYSFS_FOREIGN")

@@ -1,0 +1,230 @@
+"""Values of the pod and of NCCL's files: kept, checked against the hardware, said."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_roce_entry.errors import hardened
+from sglang_roce_entry.fabric.nccl_settings import (
+    decided_values,
+    parse_address_range,
+    parse_c_integer,
+    parse_nccl_file,
+)
+from sglang_roce_entry.fabric.selector import parse_selector, render_selector
+from sglang_roce_entry.fabric.user_values import check_sockets
+from sglang_roce_entry.host.collect import collect
+from tests.decision.conftest import Decide, rail
+from tests.trees import V1, Node
+
+
+def _with_slot(index: int, ip: str | None, kind: str | None = "RoCE v2", netdev: str = "net0") -> Node:
+    node = Node().interface("net0", "10.0.0.1/24", "fe80::1/64")
+    port = node.hca("mlx5_0").port()
+    port.pair("fe80::1", "net0", 0).pair("10.0.0.1", "net0", 6)
+    if ip is not None:
+        port.gid(index, ip, kind, netdev)
+    return node
+
+
+WRONG = {
+    "RoCE v1": (_with_slot(3, "10.0.0.1", V1), "RoCE v1 (10.0.0.1)"),
+    "foreign": (_with_slot(3, "10.9.9.9", "RoCE v2", "eth9"), "10.9.9.9"),
+    "foreign on our name": (_with_slot(3, "10.0.0.77"), "10.0.0.77"),
+    "empty": (_with_slot(3, None), "index 3 is empty"),
+    "hidden": (_with_slot(3, "10.0.0.2", None), "hidden"),
+    "link-local": (_with_slot(3, "fe80::2"), "link-local"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_wrong_index_is_kept_and_said(decide: Decide, name: str) -> None:
+    node, words = WRONG[name]
+    outcome = decide(node, environ={"NCCL_IB_GID_INDEX": "3"})
+    assert outcome.variables["NCCL_IB_GID_INDEX"].value == "3"
+    assert outcome.variables["NCCL_IB_GID_INDEX"].source == "user"
+    assert outcome.codes == ["GID_INDEX_WRONG"]
+    message = outcome.problem("GID_INDEX_WRONG")
+    assert "NCCL_IB_GID_INDEX=3" in message
+    assert words in message
+    assert "here: 7" in outcome.decision.problems[0].hint
+    assert outcome.value("MC_GID_INDEX") == "7"
+    (strict,) = hardened(outcome.decision.problems, strict=True)
+    assert (strict.severity, strict.exit_code) == ("error", 69)
+
+
+def test_a_right_index_is_kept_without_a_word(decide: Decide) -> None:
+    outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": "7"})
+    assert outcome.codes == []
+    assert outcome.variables["NCCL_IB_GID_INDEX"].source == "user"
+
+
+@pytest.mark.parametrize(("text", "index"), [("auto", 0), ("3x", 3), ("", None)])
+def test_an_index_that_is_no_number(decide: Decide, text: str, index: int | None) -> None:
+    outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": text})
+    if index is None:
+        assert outcome.variables["NCCL_IB_GID_INDEX"].source == "discovered"
+    else:
+        assert outcome.codes[0] == "GID_INDEX_NOT_A_NUMBER"
+        assert f"reads it as {index}" in outcome.problem("GID_INDEX_NOT_A_NUMBER")
+
+
+def test_an_index_beyond_the_table(decide: Decide) -> None:
+    outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": "99"})
+    assert "table ends at index 31" in outcome.problem("GID_INDEX_WRONG")
+
+
+def test_a_negative_index_leaves_it_to_nccl(decide: Decide) -> None:
+    outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": "-1"})
+    assert outcome.codes == []
+    assert outcome.value("NCCL_IB_GID_INDEX") == "-1"
+
+
+def test_an_nccl_hca_is_kept_verbatim_and_limits_the_rest(decide: Decide) -> None:
+    node = rail(rail(Node(), 1), 10)
+    outcome = decide(node, environ={"NCCL_IB_HCA": "=mlx5_1"})
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_1"
+    assert outcome.variables["NCCL_IB_HCA"].source == "user"
+    assert outcome.left == {"mlx5_10:1": "USER_EXCLUDED"}
+
+
+def test_an_explicit_flag_beats_the_pods_nccl_hca(decide: Decide) -> None:
+    node = rail(rail(Node(), 1), 2)
+    outcome = decide(node, environ={"NCCL_IB_HCA": "=mlx5_1"}, hca="=mlx5_2", hca_origin="--hca")
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_2:1"
+    assert "overrides '=mlx5_1'" in outcome.variables["NCCL_IB_HCA"].reason
+    weaker = decide(node, environ={"NCCL_IB_HCA": "=mlx5_1"}, hca="=mlx5_2")
+    assert weaker.value("NCCL_IB_HCA") == "=mlx5_1"
+
+
+def test_an_nccl_hca_that_matches_nothing(decide: Decide) -> None:
+    outcome = decide(rail(Node(), 0), environ={"NCCL_IB_HCA": "=mlx5_7"})
+    assert outcome.codes == ["HCA_UNKNOWN", "SELECTOR_MATCHES_NOTHING"]
+    assert "'mlx5_7'" in outcome.problem("HCA_UNKNOWN")
+    assert [one.exit_code for one in outcome.decision.problems if one.fatal] == [69]
+
+
+def test_an_nccl_hca_that_takes_a_port_without_gid(decide: Decide) -> None:
+    node = rail(Node(), 0)
+    node.hca("mlx5_1").port().pair("fe80::9", "net9", 0)
+    outcome = decide(node, environ={"NCCL_IB_HCA": "mlx5"})
+    assert outcome.codes == ["HCA_UNUSABLE"]
+    assert "mlx5_1:1" in outcome.problem("HCA_UNUSABLE")
+
+
+def test_the_pods_disable_switches_rdma_off(decide: Decide) -> None:
+    outcome = decide(rail(Node(), 0), environ={"NCCL_IB_DISABLE": "1"})
+    assert outcome.left == {"mlx5_0:1": "RDMA_OFF"}
+    assert outcome.codes == []
+    flagged = decide(rail(Node(), 0), environ={"NCCL_IB_DISABLE": "1"}, rdma_explicit=True)
+    assert flagged.value("NCCL_IB_DISABLE") == "0"
+    assert flagged.used == {"mlx5_0:1": 3}
+
+
+def test_nccl_net_socket_under_required(decide: Decide) -> None:
+    node = rail(Node(), 0)
+    outcome = decide(node, environ={"NCCL_NET": "Socket"})
+    assert outcome.value("NCCL_NET") == "Socket"
+
+
+def test_files_count_as_decided_and_the_environment_beats_them(decide: Decide) -> None:
+    files = (("/root/.nccl.conf", "NCCL_IB_GID_INDEX=3\n"), ("/etc/nccl.conf", "NCCL_IB_GID_INDEX=5\nNCCL_IB_HCA=mlx5\n"))
+    outcome = decide(_with_slot(3, None), files=files)
+    assert outcome.variables["NCCL_IB_GID_INDEX"].source == "file"
+    assert outcome.value("NCCL_IB_GID_INDEX") == "3"
+    assert outcome.value("NCCL_IB_HCA") == "mlx5"
+    assert "/root/.nccl.conf" in outcome.problem("GID_INDEX_WRONG")
+    both = decide(_with_slot(3, None), files=files, environ={"NCCL_IB_GID_INDEX": "7"})
+    assert both.variables["NCCL_IB_GID_INDEX"].source == "user"
+
+
+def test_a_file_is_read_as_nccl_reads_it() -> None:
+    text = "# NCCL_A=1\nNCCL_B=2\n NCCL_C=3\nNCCL_D =4\nNCCL_E=a=b\nno equals\nNCCL_B=9\r\n"
+    assert parse_nccl_file(text) == {"NCCL_B": "2", " NCCL_C": "3", "NCCL_D ": "4", "NCCL_E": "a=b"}
+
+
+def test_empty_values_count_as_unset() -> None:
+    assert "NCCL_IB_HCA" not in decided_values({"NCCL_IB_HCA": ""}, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "whole"),
+    [("3", 3, True), ("0x3", 3, True), ("010", 8, True), ("auto", 0, False), ("3,3", 3, False), ("-1", -1, True)],
+)
+def test_c_integers(text: str, value: int, whole: bool) -> None:
+    assert parse_c_integer(text) == (value, whole)
+
+
+@given(st.text())
+def test_parsers_of_user_values_never_raise(text: str) -> None:
+    parse_c_integer(text)
+    parse_address_range(text)
+    parse_nccl_file(text)
+    parse_selector(text).matches("mlx5_0", 1)
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
+PAIRS = st.sets(st.tuples(NAMES, st.integers(1, 4)), min_size=1, max_size=32)
+
+
+@given(PAIRS, NAMES, st.integers(1, 4))
+def test_a_rendered_selector_selects_just_its_ports(
+    ports: set[tuple[str, int]], device: str, port: int
+) -> None:
+    selector = parse_selector(render_selector(ports))
+    assert all(selector.matches(*pair) for pair in ports)
+    assert selector.matches(device, port) == ((device, port) in ports)
+
+
+@given(st.lists(st.tuples(NAMES, st.none() | st.integers(1, 4)), min_size=1, max_size=5), NAMES, st.integers(1, 4))
+def test_exclusion_is_the_opposite(entries: list[tuple[str, int | None]], device: str, port: int) -> None:
+    body = ",".join(name if number is None else f"{name}:{number}" for name, number in entries)
+    for mark in ("", "="):
+        assert parse_selector(mark + body).matches(device, port) != parse_selector(f"^{mark}{body}").matches(
+            device, port
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "device", "port", "hit"),
+    [
+        ("mlx5_1", "mlx5_10", 1, True),
+        ("=mlx5_1", "mlx5_10", 1, False),
+        ("=mlx5_1:2", "mlx5_1", 1, False),
+        ("mlx5_1, mlx5_2", "mlx5_2", 1, False),
+        ("^mlx5_1", "mlx5_2", 1, True),
+        ("=^mlx5_1", "mlx5_1", 1, False),
+        ("", "mlx5_0", 1, True),
+        ("=", "mlx5_0", 1, True),
+        ("^", "mlx5_0", 1, False),
+        ("=mlx5_0:1:2", "mlx5_0", 1, True),
+        ("=mlx5_0:", "mlx5_0", 1, False),
+    ],
+)
+def test_selector_grammar(text: str, device: str, port: int, hit: bool) -> None:
+    assert parse_selector(text).matches(device, port) is hit
+
+
+def test_an_empty_port_means_any_from_2_30_7_on() -> None:
+    assert parse_selector("=mlx5_0:", nccl=(2, 30, 7)).matches("mlx5_0", 1)
+
+
+@pytest.mark.parametrize(
+    ("environ", "code"),
+    [
+        ({"NCCL_SOCKET_IFNAME": "=eth9"}, "SOCKET_IFNAME_MATCHES_NOTHING"),
+        ({"NCCL_SOCKET_IFNAME": "=eth0"}, None),
+        ({"NCCL_SOCKET_IFNAME": "eth"}, None),
+        ({"GLOO_SOCKET_IFNAME": "=eth0"}, "GLOO_IFNAME_UNKNOWN"),
+        ({"GLOO_SOCKET_IFNAME": "eth0"}, None),
+        ({"HOST_IP": "10.9.9.9"}, "HOST_IP_FOREIGN"),
+        ({"HOST_IP": "10.0.0.1"}, None),
+        ({"SGLANG_HOST_IP": "10.9.9.9"}, "HOST_IP_FOREIGN"),
+    ],
+)
+def test_socket_values(environ: dict[str, str], code: str | None) -> None:
+    facts = collect(Node().interface("eth0", "10.0.0.1/24").host(), {})
+    problems = check_sockets(decided_values(environ, ()), facts.interfaces)
+    assert [problem.code for problem in problems] == ([code] if code else [])
