@@ -1,0 +1,101 @@
+"""Where our options end and SGLang's begin."""
+
+from __future__ import annotations
+
+import pytest
+
+from sglang_roce_entry.command_line import parse_command_line
+from sglang_roce_entry.errors import UsageError
+from sglang_roce_entry.plan import BARE_WORD, LAUNCH
+
+
+@pytest.mark.parametrize(
+    ("argv", "flags", "rest"),
+    [
+        (("--model-path", "/m"), {}, ("--model-path", "/m")),
+        (("--rdma", "off", "--model-path", "/m"), {"rdma": "off"}, ("--model-path", "/m")),
+        (("--rdma=off", "--strict", "--tp-size", "8"), {"rdma": "off", "strict": "yes"}, ("--tp-size", "8")),
+        (("--strict=no", "--x"), {"strict": "no"}, ("--x",)),
+        (("--", "--rdma-thing"), {}, ("--rdma-thing",)),
+        (("--hca", "^=mlx5_0", "--", "-x"), {"hca": "^=mlx5_0"}, ("-x",)),
+        (("--tp", "16", "--model-path", "/m"), {}, ("--tp", "16", "--model-path", "/m")),
+        (("--tp", "off", "--model-path", "/m"), {"tp": "off"}, ("--model-path", "/m")),
+        (("--dist-init", "21000", "--m", "x"), {"dist_init": "21000"}, ("--m", "x")),
+        (("--dist-init", "h:21000"), {}, ("--dist-init", "h:21000")),
+        (("--model-path", "/m", "--help"), {}, ("--model-path", "/m", "--help")),
+        (("--wait-deadline", "30m", "--m"), {"wait_deadline": "30m"}, ("--m",)),
+    ],
+)
+def test_launch_form(argv: tuple[str, ...], flags: dict[str, str], rest: tuple[str, ...]) -> None:
+    invocation = parse_command_line(argv)
+    assert (dict(invocation.flags), invocation.rest, invocation.form) == (flags, rest, LAUNCH)
+    assert invocation.mode is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "mode", "value", "rest"),
+    [
+        (("--dry-run",), "dry-run", "text", ()),
+        (("--dry-run=json", "--m", "x"), "dry-run", "json", ("--m", "x")),
+        (("--print-env",), "print-env", "shell", ()),
+        (("--print-env=json",), "print-env", "json", ()),
+        (("--snapshot", "h20-roce", "--dry-run"), "dry-run", "text", ()),
+        (("--save-snapshot", "-"), "save-snapshot", "-", ()),
+        (("--save-snapshot=/tmp/x"), "save-snapshot", "/tmp/x", ()),
+        (("-h",), "help", "", ()),
+        (("--help",), "help", "", ()),
+        (("--version",), "version", "", ()),
+        (("--dry-run", "bash", "-c", "x"), "dry-run", "text", ("bash", "-c", "x")),
+    ],
+)
+def test_modes(argv: tuple[str, ...] | str, mode: str, value: str, rest: tuple[str, ...]) -> None:
+    invocation = parse_command_line((argv,) if isinstance(argv, str) else argv)
+    assert (invocation.mode, invocation.mode_value, invocation.rest) == (mode, value, rest)
+
+
+def test_bare_word_keeps_its_own_arguments() -> None:
+    invocation = parse_command_line(("--rdma", "off", "bash", "-c", "x --dry-run", "--hca"))
+    assert invocation.form == BARE_WORD
+    assert invocation.rest == ("bash", "-c", "x --dry-run", "--hca")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "no SGLang arguments"),
+        (("--",), "no SGLang arguments"),
+        (("--rdma", "off"), "no SGLang arguments"),
+        (("--rdma", "maybe", "--m"), "'maybe' is none of"),
+        (("--rdma",), "no value behind it"),
+        (("--hca", "--dry-run"), "no value behind it"),
+        (("--dry-run=xml",), "no format"),
+        (("--version=1",), "takes no value"),
+        (("--dry-run", "--print-env"), "two modes"),
+        (("--snapshot", "h20-roce", "--m"), "cannot be launched on"),
+        (("--model-path", "/m", "--hca", "x"), "--hca stands among"),
+        (("--", "--model-path", "/m", "--dry-run"), "--dry-run stands among"),
+        (("--model-path", "/m", "--tp", "off"), "--tp stands among"),
+        (("--dryrun", "--model-path", "/m"), "--dryrun is no option"),
+        (("--dry_run", "--m"), "--dry_run is no option"),
+        (("--print-envs",), "--print-envs is no option"),
+        (("--hca-waits", "3"), "--hca-waits is no option"),
+        (("-x",), "-x is no option"),
+        (("--linger", "soon", "--m"), "no duration"),
+        (("--gpus", "0", "--m"), "number of GPUs"),
+        (("--dist-init", "70000", "--m"), "out of range"),
+        (("--subnets", "10.0.0.1/8", "--m"), "no network"),
+        (("--interface", "=eth0", "--m"), "no interface name"),
+        (("--hca", "a b", "--m"), "spaces"),
+    ],
+)
+def test_usage_errors(argv: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_command_line(argv)
+    assert words in caught.value.message
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_no_option_may_be_abbreviated() -> None:
+    invocation = parse_command_line(("--stri", "x"))  # SGLang's --strip-thinking-cache
+    assert invocation.rest == ("--stri", "x")

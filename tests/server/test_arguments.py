@@ -1,0 +1,133 @@
+"""What the user's own SGLang arguments say, in any spelling."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglang_roce_entry.errors import ConfigurationError
+from sglang_roce_entry.server.arguments import UserArguments, read_arguments
+from sglang_roce_entry.server.spellings import OPTIONS, find_option, redacted
+
+
+def read(*argv: str, config: str | None = None) -> UserArguments:
+    def read_file(path: str) -> str:
+        if config is None:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return config
+
+    return read_arguments(argv, read_file)
+
+
+@pytest.mark.parametrize(
+    ("argv", "dest", "value"),
+    [
+        (("--tp", "16"), "tp_size", "16"),
+        (("--tp=16",), "tp_size", "16"),
+        (("--tp-size", "16"), "tp_size", "16"),
+        (("--tensor-par", "16"), "tp_size", "16"),
+        (("--tensor-parallel-size=16",), "tp_size", "16"),
+        (("--pp", "2"), "pp_size", "2"),
+        (("--nnode", "2"), "nnodes", "2"),
+        (("--node-r", "1"), "node_rank", "1"),
+        (("--node-rank", "-1"), "node_rank", "-1"),
+        (("--dist-init", "h:1"), "dist_init_addr", "h:1"),
+        (("--nccl-init-addr", "h:1"), "dist_init_addr", "h:1"),
+        (("--enable-dp-attention",), "enable_dp_attention", ""),
+        (("--attn-dp-size", "4"), "attn_dp_size", "4"),
+        (("--host", "--port"), "host", None),
+        (("--tp", "8", "--tensor-parallel-size", "4"), "tp_size", "4"),
+        (("--tp-size",), "tp_size", None),
+        (("--t", "16"), "tp_size", None),
+        (("--attention-backend", "fa3"), "attn_dp_size", None),
+        (("--ssl-keyfile", "/k"), "ssl_keyfile_password", None),
+        (("--model-path", "--tp"), "tp_size", None),
+    ],
+)
+def test_spellings(argv: tuple[str, ...], dest: str, value: str | None) -> None:
+    assert read(*argv).text(dest) == value
+
+
+def test_every_spelling_and_prefix_of_the_table_finds_its_option() -> None:
+    for option in OPTIONS:
+        for spelling, shortest in option.spellings:
+            for length in range(len(shortest), len(spelling) + 1):
+                assert find_option(spelling[:length]) is option
+            assert find_option(shortest[:-1]) is not option
+
+
+def test_a_config_file_stands_below_the_command_line() -> None:
+    config = "tp-size: 8\nnnodes: 2\nhost: 10.0.0.1\nenable-dp-attention: true\ntrust-remote-code: true\n"
+    user = read("--config", "serve.yaml", "--tp", "16", config=config)
+    assert (user.text("tp_size"), user.text("nnodes"), user.text("host")) == ("16", "2", "10.0.0.1")
+    assert user.attention_dp
+    assert user.values["nnodes"].where == "nnodes in serve.yaml"
+
+
+@pytest.mark.parametrize(
+    ("config", "dest", "value"),
+    [
+        ("tp: 8", "tp_size", "8"),
+        ("tp_size: 8", "tp_size", None),
+        ("enable-dp-attention: false", "enable_dp_attention", None),
+        ("tp-size: [8]", "tp_size", "8"),
+        ("tp-size: []", "tp_size", None),
+        ("", "tp_size", None),
+        ("dist-init-addr: '[fd00::1]:20000'", "dist_init_addr", "[fd00::1]:20000"),
+    ],
+)
+def test_config_keys(config: str, dest: str, value: str | None) -> None:
+    assert read("--config", "x.yml", config=config).text(dest) == value
+
+
+def test_underscore_keys_are_said() -> None:
+    (problem,) = read("--config", "x.yml", config="tp_size: 8").problems
+    assert problem.code == "CONFIG_KEY"
+    assert "tp-size" in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("argv", "config", "words"),
+    [
+        (("--config", "x.yaml"), None, "cannot be read"),
+        (("--config", "x.json"), "", "does not end in"),
+        (("--config",), "", "no file behind it"),
+        (("--config", "a.yaml", "--config", "b.yaml"), "", "more than once"),
+        (("--config", "x.yaml"), "- 1", "not a mapping"),
+        (("--config", "x.yaml"), "a: [", "not YAML"),
+        (("--config", "x.yaml"), "a: !!python/object/apply:os.system [true]", "not YAML"),
+    ],
+)
+def test_config_files_that_sglang_would_refuse(argv: tuple[str, ...], config: str | None, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        read(*argv, config=config)
+
+
+@pytest.mark.parametrize("argv", [("--config=x.yaml",), ("--conf", "x.yaml")])
+def test_config_forms_that_sglang_never_reads(argv: tuple[str, ...]) -> None:
+    assert [problem.code for problem in read(*argv).problems] == ["CONFIG_IGNORED"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (("--api-key", "s"), ("--api-key", "***")),
+        (("--api-key=s",), ("--api-key=***",)),
+        (("--api", "s", "--tp", "8"), ("--api", "***", "--tp", "8")),
+        (("--admin-api-key", "s"), ("--admin-api-key", "***")),
+        (("--ssl-keyfile-password", "s"), ("--ssl-keyfile-password", "***")),
+        (("--ssl-keyfile", "/key"), ("--ssl-keyfile", "/key")),
+        (("--max-total-tokens", "5"), ("--max-total-tokens", "5")),
+        (("--watermark-config", "{}"), ("--watermark-config", "***")),
+    ],
+)
+def test_secrets_are_hidden(argv: tuple[str, ...], shown: tuple[str, ...]) -> None:
+    assert redacted(argv) == shown
+
+
+@given(st.lists(st.one_of(st.text(max_size=12), st.sampled_from(["--tp", "--", "--api-key", "--config=x", "-1"]))))
+def test_any_arguments_are_read_and_shown(argv: list[str]) -> None:
+    if "--config" not in argv:
+        assert read(*argv).argv == tuple(argv)
+    assert len(redacted(tuple(argv))) == len(argv)

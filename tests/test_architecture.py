@@ -1,0 +1,112 @@
+"""Imports go one way, and a run loads only what it needs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sglang_roce_entry
+
+PACKAGE = Path(sglang_roce_entry.__file__).parent
+NAME = "sglang_roce_entry"
+
+#: What each room may import of the package, beside itself and the vocabulary in errors.py and natural.py.
+ALLOWED: dict[str, set[str]] = {
+    "host": set(),
+    "fabric": {"host"},
+    "group": set(),
+    "server": {"group", "host"},
+    "settings": {"fabric"},
+    "handover": set(),
+    "log": set(),
+}
+VOCABULARY = {"errors", "natural"}
+#: Modules of another room that hold values only.
+VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
+NOT_FOR_PURE = {"os", "socket", "subprocess", "psutil", "requests", "pyudev", "time", "resource", "signal"}
+
+
+def _modules() -> Iterator[tuple[str, str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield parts[0], ".".join(parts), ast.parse(path.read_text())
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(("room", "module", "tree"), list(_modules()), ids=lambda value: str(value)[:40])
+def test_imports_go_one_way(room: str, module: str, tree: ast.Module) -> None:
+    if room not in ALLOWED:
+        return
+    for name in _imports(tree):
+        if not name.startswith(f"{NAME}."):
+            continue
+        inner = name.removeprefix(f"{NAME}.")
+        other = inner.split(".")[0]
+        assert other == room or other in VOCABULARY or other in ALLOWED[room], f"{module} imports {inner}"
+        if (room, other) in VALUES and inner != other:
+            assert inner in VALUES[room, other], f"{module} imports {inner}"
+
+
+def test_decisions_touch_nothing_outside() -> None:
+    for room, module, tree in _modules():
+        if room == "fabric" or module in ("plan", "report", "group.identity", "group.endpoint", "server.command"):
+            touched = {name.split(".")[0] for name in _imports(tree)} & NOT_FOR_PURE
+            assert not touched, f"{module} imports {touched}"
+            calls = {
+                node.func.id
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
+            assert "open" not in calls, module
+
+
+def test_only_the_command_line_reads_the_process_environment() -> None:
+    for _, module, tree in _modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
+                owner = node.value
+                if isinstance(owner, ast.Name) and owner.id == "os":
+                    assert module == "cli", f"{module} reads os.{node.attr}"
+
+
+HEAVY = ("psutil", "pyudev", "yaml", "requests", "tenacity", "argparse", "importlib.metadata", "tarfile")
+
+
+def _loaded(*argv: str) -> set[str]:
+    code = (
+        "import sys; from sglang_roce_entry.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
+    )
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("LWS_", "SGLANG_", "NCCL_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environ, timeout=60, check=False
+    )
+    line = next(line for line in done.stderr.splitlines() if line.startswith("LOADED"))
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    ("argv", "needed"),
+    [
+        (("--version",), set()),
+        (("--help",), set()),
+        (("--dry-run", "--model-path", "/m"), {"psutil"}),
+        (("--snapshot", "h20-roce", "--print-env"), {"tarfile"}),
+    ],
+)
+def test_a_run_loads_only_what_it_needs(argv: tuple[str, ...], needed: set[str]) -> None:
+    assert _loaded(*argv) & set(HEAVY) == needed
