@@ -133,12 +133,22 @@ def _names_a_mode(arguments: tuple[str, ...]) -> bool:
 def _termination_text(failure: EntryError) -> str:
     from sglang_roce_entry.launch import PlanRefused
 
-    lines = [f"{failure.message} [{failure.code}, exit code {failure.exit_code}]", f"fix: {failure.hint}"]
+    # A long value must push neither the code nor the remedy over the edge.
+    lines = [
+        f"{_shortened(failure.message)} [{failure.code}, exit code {failure.exit_code}]",
+        f"fix: {_shortened(failure.hint)}",
+    ]
     if isinstance(failure, PlanRefused):
         others = [one for one in failure.plan.problems if one is not failure.plan.first_error]
         for problem in sorted(others, key=lambda one: not one.fatal):
-            lines.append(f"{problem.severity}: {problem.message} [{problem.code}]")
+            lines.append(f"{problem.severity}: {_shortened(problem.message)} [{problem.code}]")
     return "\n".join(lines) + "\n"
+
+
+def _shortened(text: str, characters: int = 700) -> str:
+    line = " ".join(text.split("\n"))
+    half = characters // 2
+    return line if len(line) <= characters else f"{line[:half]} [...] {line[-half:]}"
 
 
 def _read_text(path: str) -> str:

@@ -109,6 +109,7 @@ def _restore(handlers: Mapping[int, object]) -> None:
 def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:
     """Write ``text``, its first 4,096 bytes, where the kubelet put the file; create none."""
     data = text.encode("utf-8", "backslashreplace")[:_TERMINATION_LOG_BYTES]
+    data = data.decode("utf-8", "ignore").encode()  # the cut may have split a character
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

@@ -50,7 +50,7 @@ variables; these, and NCCL's own configuration files, beat everything else.
 
 def help_text() -> str:
     """Return the manual: examples first, exit codes last."""
-    settings = "\n".join(f"  {f'{setting.flag} {setting.metavar}':<38} {setting.summary}" for setting in SETTINGS)
+    settings = "\n".join(f"  {f'{setting.flag} {setting.metavar}':<37} {setting.summary}" for setting in SETTINGS)
     codes = "\n".join(f"  {code:<8} {meaning}" for code, meaning in EXIT_CODES)
     return f"{_HEAD}{settings}\n{_TAIL}\nexit codes\n{codes}\n"
 

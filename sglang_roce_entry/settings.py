@@ -134,7 +134,7 @@ SETTINGS: tuple[Setting, ...] = (
         _one_of("required", "optional", "off"),
         None,
         "required|optional|off",
-        "default: required with more than one node, else optional; off sets NCCL_IB_DISABLE=1",
+        "required in a group, else optional; off: NCCL_IB_DISABLE=1",
     ),
     Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors"),
     Setting("hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar (all)"),

@@ -1,0 +1,66 @@
+"""The command as a process, on recorded nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trees import Node
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the command printed and ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def codes(self) -> list[str]:
+        return [problem["code"] for problem in self.document["problems"]]
+
+
+Run = Callable[..., Ran]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what the command would take for a decision."""
+    prefixes = ("LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "POD_", "HOST_IP", "KUBERNETES_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    def start(*argv: str, node: Node | None = None, environ: Mapping[str, str] | None = None) -> Ran:
+        words = list(argv)
+        if node is not None:
+            folder = tmp_path / "node"
+            if not folder.exists():
+                node.write(folder)
+            words = ["--snapshot", str(folder), *words]
+        done = subprocess.run(
+            [sys.executable, "-m", "sglang_roce_entry", *words],
+            capture_output=True,
+            env={**clean_environment(), **(environ or {})},
+            cwd=tmp_path,
+            timeout=60,
+            check=False,
+        )
+        out, err = done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
+        assert "Traceback" not in err, err
+        return Ran(done.returncode, out, err)
+
+    return start

@@ -1,0 +1,177 @@
+"""Bad input ends in one line with the value and one with the fix, in the right exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command.conftest import Run
+from tests.trees import V1, Node
+
+LWS = {"LWS_LEADER_ADDRESS": "sglang-0.sglang", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "0"}
+MODEL = ("--model-path", "/m")
+
+
+def group() -> Node:
+    """A node of a group with one good HCA, whose GID is at index 7; 3 is RoCE v1, 5 another pod's."""
+    node = Node().interface("eth0", "10.0.0.11/24").interface("net1", "10.20.0.1/24")
+    port = node.hca("mlx5_0").port()
+    port.pair("fe80::1", "net1", 0).gid(3, "10.20.0.1", V1, "net1")
+    port.gid(5, "10.20.0.99", "RoCE v2", "net1").gid(7, "10.20.0.1", "RoCE v2", "net1")
+    return node.set(
+        environ=LWS,
+        gpus=8,
+        memlock="unlimited",
+        resolve={"sglang-0.sglang": ["10.0.0.11"]},
+        versions={"sglang": "0.5.10", "nccl": "2.28.3"},
+    )
+
+
+#: Environment, SGLang arguments, exit code, problem code, words of the message.
+BAD = {
+    "half an identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "no worker index"),
+    "unexpanded index": (
+        {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, MODEL, 78, "HALF_IDENTITY", "'$(LWS_WORKER_INDEX)'",
+    ),
+    "index abc": ({"LWS_WORKER_INDEX": "abc"}, MODEL, 78, "IDENTITY_NUMBER", "'abc'"),
+    "index 2 of 2": ({"LWS_WORKER_INDEX": "2"}, MODEL, 78, "INDEX_OUT_OF_RANGE", "worker index 2"),
+    "index -1": ({"LWS_WORKER_INDEX": "-1"}, MODEL, 78, "IDENTITY_NUMBER", "'-1'"),
+    "leader with scheme": ({"LWS_LEADER_ADDRESS": "tcp://a"}, MODEL, 78, "LEADER_ADDRESS", "'tcp://a'"),
+    "leader with port": ({"LWS_LEADER_ADDRESS": "a:1"}, MODEL, 78, "LEADER_ADDRESS", "'a:1'"),
+    "leader with spaces": ({"LWS_LEADER_ADDRESS": "a b"}, MODEL, 78, "LEADER_ADDRESS", "'a b'"),
+    "leader bare IPv6": ({"LWS_LEADER_ADDRESS": "fd00::1"}, MODEL, 78, "LEADER_ADDRESS", "'fd00::1'"),
+    "port out of range": (
+        {}, (*MODEL, "--dist-init-addr", "h:70000"), 78, "DIST_INIT_ADDR", "'h:70000'",
+    ),
+    "http port": ({}, (*MODEL, "--port", "0"), 78, "ARGUMENT", "--port '0'"),
+    "tp and the GPUs": ({}, (*MODEL, "--tp", "32"), 78, "TP_GPUS", "--tp 32"),
+    "tp and the nodes": ({}, (*MODEL, "--tp", "15"), 78, "TP_NODES", "--tp 15"),
+    "rank contradicts": ({}, (*MODEL, "--node-rank", "1"), 78, "IDENTITY_CONTRADICTION", "--node-rank 1"),
+    "selector": ({"NCCL_IB_HCA": "=mlx5_9"}, MODEL, 69, "SELECTOR_MATCHES_NOTHING", "=mlx5_9"),
+    "index v1": ({"NCCL_IB_GID_INDEX": "3"}, MODEL, 0, "GID_INDEX_WRONG", "RoCE v1"),
+    "index foreign": ({"NCCL_IB_GID_INDEX": "5"}, MODEL, 0, "GID_INDEX_WRONG", "10.20.0.99"),
+    "index empty": ({"NCCL_IB_GID_INDEX": "9"}, MODEL, 0, "GID_INDEX_WRONG", "index 9 is empty"),
+    "strict index": (
+        {"NCCL_IB_GID_INDEX": "3", "SGLANG_ROCE_STRICT": "1"}, MODEL, 69, "GID_INDEX_WRONG", "RoCE v1",
+    ),
+    "service link": (
+        {"SGLANG_PORT": "tcp://10.96.0.1:30000"}, MODEL, 0, "SERVICE_LINK", "tcp://10.96.0.1:30000",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_values(run: Run, name: str) -> None:
+    environ, argv, code, problem_code, words = BAD[name]
+    ran = run("--dry-run=json", *argv, node=group(), environ=environ)
+    assert ran.code == code, ran.out
+    assert ran.document["exit_code"] == code
+    found = [one for one in ran.document["problems"] if one["code"] == problem_code]
+    assert found, ran.codes
+    assert words in found[0]["message"]
+    assert found[0]["hint"]
+    assert found[0]["severity"] == ("error" if code else "warning")
+    assert "\n" not in found[0]["message"]
+    if code == 0:
+        assert ran.document["environment"]["NCCL_IB_HCA"]["value"] == "=mlx5_0:1"
+
+
+def _broken(name: str) -> Node:
+    node = Node().interface("eth0", "10.0.0.11/24").interface("net1", "10.20.0.1/24")
+    if name == "no verbs":
+        node.hca("mlx5_0", verbs="ENOENT").port().pair("10.20.0.1", "net1", 2)
+    elif name == "denied":
+        node.hca("mlx5_0", verbs="EPERM").port().pair("10.20.0.1", "net1", 2)
+    elif name == "foreign":
+        node.hca("mlx5_0").port().pair("10.99.0.1", "ens1", 2)
+    elif name == "down":
+        for number in range(2):
+            node.hca(f"mlx5_{number}").port(state="1: DOWN").pair("10.20.0.1", "net1", 2)
+    return node.set(environ=LWS, gpus=8, resolve={"sglang-0.sglang": ["10.0.0.11"]})
+
+
+UNUSABLE = {
+    "none": ("/sys/class/infiniband is empty", "--rdma off"),
+    "no verbs": ("NO_VERBS on mlx5_0:1", "rdma/"),
+    "denied": ("VERBS_DENIED on mlx5_0:1", "device cgroup"),
+    "foreign": ("NO_OWN_GID on mlx5_0:1", "hostNetwork"),
+    "down": ("PORT_NOT_ACTIVE on mlx5_0:1, mlx5_1:1", "cable"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(UNUSABLE))
+def test_rdma_required_but_unusable(run: Run, name: str) -> None:
+    words, remedy = UNUSABLE[name]
+    ran = run("--dry-run=json", *MODEL, node=_broken(name))
+    assert ran.code == 69
+    (problem,) = [one for one in ran.document["problems"] if one["severity"] == "error"]
+    assert problem["code"] == "NO_USABLE_HCA"
+    assert words in problem["message"]
+    assert remedy in problem["hint"]
+    assert ran.document["argv"] is not None  # what could be decided is still shown
+    assert ran.document["wait"]["for"] == "own_name"
+
+
+def test_the_first_error_in_the_order_of_the_stages_decides(run: Run) -> None:
+    ran = run("--dry-run=json", *MODEL, node=_broken("none"), environ={"LWS_WORKER_INDEX": "7"})
+    assert ran.code == 78
+    assert set(ran.codes) >= {"INDEX_OUT_OF_RANGE"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "code", "words"),
+    [
+        ((), {}, 2, "no SGLang arguments"),
+        (("--snapshot", "h20-roce", *MODEL), {}, 2, "cannot be launched"),
+        (("--hca", "x", "--print_env"), {}, 2, "--print_env is no option"),
+        (("--policy", "none.yaml", *MODEL), {}, 78, "none.yaml"),
+        (MODEL, {"SGLANG_ROCE_STRCT": "1"}, 78, "SGLANG_ROCE_STRCT"),
+        (MODEL, {"LWS_GROUP_SIZE": "2"}, 78, "half an identity"),
+        (("--dry-run", "--snapshot", "nowhere"), {}, 78, "'nowhere'"),
+        (("--dry-run", "--config", "none.yaml"), {}, 78, "none.yaml"),
+        (("no-such-program",), {}, 127, "'no-such-program'"),
+        (("/etc/passwd",), {}, 126, "'/etc/passwd'"),
+    ],
+)
+def test_the_process_says_it_in_two_lines(
+    run: Run, argv: tuple[str, ...], environ: dict[str, str], code: int, words: str
+) -> None:
+    ran = run(*argv, environ={"SGLANG_ROCE_RDMA": "off", **environ})
+    assert ran.code == code, ran.err
+    lines = ran.err.splitlines()
+    position = next(i for i, line in enumerate(lines) if words in line)
+    assert lines[position].startswith("sglang-roce-entry: error: ")
+    assert lines[position + 1].startswith("sglang-roce-entry:   fix: ")
+    assert ran.out == ""
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", "hca_wiat: 3", "\x00"])
+def test_policy_files(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "policy.yaml").write_text(text)
+    ran = run("--policy", "policy.yaml", *MODEL)
+    assert ran.code == 78
+    assert "policy.yaml" in ran.err
+
+
+def test_service_variables_of_that_name_are_ignored(run: Run) -> None:
+    environ = {
+        "SGLANG_ROCE_LEADER_SERVICE_HOST": "10.96.0.7",
+        "SGLANG_ROCE_LEADER_PORT": "tcp://10.96.0.7:1",
+        "SGLANG_ROCE_LEADER_PORT_1_TCP_ADDR": "10.96.0.7",
+    }
+    assert run("--dry-run=json", *MODEL, node=group(), environ=environ).code == 0
+
+
+def test_sglang_that_is_not_installed(run: Run) -> None:
+    node = group().set(versions={"sglang": None, "nccl": "2.28.3"})
+    ran = run("--dry-run=json", *MODEL, node=node)
+    assert (ran.code, ran.codes) == (78, ["SGLANG_MISSING"])
+
+
+def test_json_log_lines(run: Run) -> None:
+    import json
+
+    ran = run(*MODEL, environ={"SGLANG_ROCE_LOG_FORMAT": "json", "LWS_GROUP_SIZE": "2"})
+    documents = [json.loads(line) for line in ran.err.splitlines()]
+    assert any(one["level"] == "error" and one["code"] == "HALF_IDENTITY" and one["hint"] for one in documents)
