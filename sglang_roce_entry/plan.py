@@ -203,9 +203,7 @@ def make_plan(
         *fabric.problems,
         *variables.problems,
         *control.problems,
-        *user_values.check_sockets(
-            decided, facts.interfaces, host_ip_is_set=control.address is not None
-        ),
+        *user_values.check_sockets(decided, facts.interfaces, host_ip_is_set=control.address is not None),
         *_surroundings(inputs),
         *_leader_problems(identity, leader, facts),
     )

@@ -59,9 +59,7 @@ def cx7_pod() -> Node:
     node.default_route("eth0")
     bridge = "pci0000:a0/0000:a0:01.0"
     physical = node.hca("mlx5_0", pci="0000:a1:00.0", bridge=bridge, verbs="ENOENT", numa=1)
-    physical.port(gbps=400, slots=SLOTS).pair("fe80::a0b1:c2ff:fe33:1", "ens1np0").pair(
-        "10.56.217.20", "ens1np0"
-    )
+    physical.port(gbps=400, slots=SLOTS).pair("fe80::a0b1:c2ff:fe33:1", "ens1np0").pair("10.56.217.20", "ens1np0")
     function = node.hca(
         "mlx5_7",
         pci="0000:a1:01.2",

@@ -6,12 +6,15 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import sglang_roce_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"

@@ -1,10 +1,10 @@
 """Builds fake nodes that read as hardware descriptions, for the real reader to read.
 
-    node = Node()
-    hca = node.hca("mlx5_0", pci="0000:18:00.0").port(gbps=200)
-    hca.pair("10.0.0.1", "eth0")          # RoCE v1 and v2 of one address, at the next two slots
-    node.interface("eth0", "10.0.0.1/24")
-    host = node.host()
+node = Node()
+hca = node.hca("mlx5_0", pci="0000:18:00.0").port(gbps=200)
+hca.pair("10.0.0.1", "eth0")          # RoCE v1 and v2 of one address, at the next two slots
+node.interface("eth0", "10.0.0.1/24")
+host = node.host()
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ class Node:
     ports: list[FakePort] = field(default_factory=list)
     _uverbs: int = 0
 
-    def interface(
-        self, name: str, *addresses: str, up: bool = True, mtu: int = 4200, gbps: int = 100
-    ) -> Node:
+    def interface(self, name: str, *addresses: str, up: bool = True, mtu: int = 4200, gbps: int = 100) -> Node:
         """Add an interface of this namespace, listed in sysfs as well."""
         self.facts["interfaces"][name] = {
             "up": up,

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.trees import Node
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.trees import Node
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.command.conftest import Run
 from tests.trees import V1, Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.command.conftest import Run
 
 LWS = {"LWS_LEADER_ADDRESS": "sglang-0.sglang", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "0"}
 MODEL = ("--model-path", "/m")
 
 
 def group() -> Node:
-    """A node of a group with one good HCA, whose GID is at index 7; 3 is RoCE v1, 5 another pod's."""
+    """Return a node of a group with one good HCA, whose GID is at index 7; 3 is RoCE v1, 5 another pod's."""
     node = Node().interface("eth0", "10.0.0.11/24").interface("net1", "10.20.0.1/24")
     port = node.hca("mlx5_0").port()
     port.pair("fe80::1", "net1", 0).gid(3, "10.20.0.1", V1, "net1")

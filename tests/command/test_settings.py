@@ -13,7 +13,9 @@ from sglang_roce_entry.settings import SETTINGS, Settings, is_service_link, pars
 def read(
     flags: dict[str, str] | None = None, environ: dict[str, str] | None = None, policy: str | None = None
 ) -> Settings:
-    return read_settings(flags or {}, environ or {}, "policy.yaml" if policy is not None else None, lambda _: policy or "")
+    return read_settings(
+        flags or {}, environ or {}, "policy.yaml" if policy is not None else None, lambda _: policy or ""
+    )
 
 
 def test_precedence() -> None:

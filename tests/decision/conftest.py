@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,7 +15,9 @@ from sglang_roce_entry.fabric.policy import FabricPolicy
 from sglang_roce_entry.fabric.selector import parse_selector
 from sglang_roce_entry.fabric.variables import Variable, VariablePlan
 from sglang_roce_entry.host.collect import collect, read_gpus
-from tests.trees import Node
+
+if TYPE_CHECKING:
+    from tests.trees import Node
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,7 @@ def test_before_the_scan_existed_it_is_zero() -> None:
 
 
 def test_range_keeps_the_own_address_and_misses_to_zero() -> None:
-    gids = _table(
-        *LL, (2, "10.0.0.7", V1), (3, "10.0.0.7", V2), (4, "10.0.9.1", V1), (5, "10.0.9.1", V2)
-    )
+    gids = _table(*LL, (2, "10.0.0.7", V1), (3, "10.0.0.7", V2), (4, "10.0.9.1", V1), (5, "10.0.9.1", V2))
     inside = ScanSettings(address_range=ip_network("10.0.9.1/32"))
     outside = ScanSettings(address_range=ip_network("192.168.0.0/16"))
     assert predict_gid_index(gids, 16, nccl=(2, 28), settings=inside).index == 5

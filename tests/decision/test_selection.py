@@ -83,9 +83,7 @@ OWN = {
 @pytest.mark.parametrize("name", sorted(OWN))
 def test_own_gid(decide: Decide, name: str) -> None:
     table, index = OWN[name]
-    node = Node().interface(
-        "net0", "10.0.0.1/24", "fe80::1/64", "fd00::1/64", "2001:db8::1/64", "169.254.3.4/16"
-    )
+    node = Node().interface("net0", "10.0.0.1/24", "fe80::1/64", "fd00::1/64", "2001:db8::1/64", "169.254.3.4/16")
     port = node.hca("mlx5_0").port()
     for ip, netdev in table:
         port.pair(ip, netdev)

@@ -130,7 +130,10 @@ def test_nccl_net_socket_under_required(decide: Decide) -> None:
 
 
 def test_files_count_as_decided_and_the_environment_beats_them(decide: Decide) -> None:
-    files = (("/root/.nccl.conf", "NCCL_IB_GID_INDEX=3\n"), ("/etc/nccl.conf", "NCCL_IB_GID_INDEX=5\nNCCL_IB_HCA=mlx5\n"))
+    files = (
+        ("/root/.nccl.conf", "NCCL_IB_GID_INDEX=3\n"),
+        ("/etc/nccl.conf", "NCCL_IB_GID_INDEX=5\nNCCL_IB_HCA=mlx5\n"),
+    )
     outcome = decide(_with_slot(3, None), files=files)
     assert outcome.variables["NCCL_IB_GID_INDEX"].source == "file"
     assert outcome.value("NCCL_IB_GID_INDEX") == "3"
@@ -170,9 +173,7 @@ PAIRS = st.sets(st.tuples(NAMES, st.integers(1, 4)), min_size=1, max_size=32)
 
 
 @given(PAIRS, NAMES, st.integers(1, 4))
-def test_a_rendered_selector_selects_just_its_ports(
-    ports: set[tuple[str, int]], device: str, port: int
-) -> None:
+def test_a_rendered_selector_selects_just_its_ports(ports: set[tuple[str, int]], device: str, port: int) -> None:
     selector = parse_selector(render_selector(ports))
     assert all(selector.matches(*pair) for pair in ports)
     assert selector.matches(device, port) == ((device, port) in ports)

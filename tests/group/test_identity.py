@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LWS = {
     "LWS_LEADER_ADDRESS": "sglang-0.sglang.default",
@@ -142,7 +145,12 @@ def test_arguments_that_contradict_the_group(arguments: Mapping[str, str]) -> No
 
 @pytest.mark.parametrize(
     "leader",
-    ["sglang-0.sglang.default", "SGLANG-0.sglang.default.", "sglang-0.sglang.default.svc.cluster.local", "10.0.0.1"],
+    [
+        "sglang-0.sglang.default",
+        "SGLANG-0.sglang.default.",
+        "sglang-0.sglang.default.svc.cluster.local",
+        "10.0.0.1",
+    ],
 )
 def test_arguments_that_say_the_same_otherwise(leader: str) -> None:
     assert who(LWS, arguments={"leader": leader}).size == 2

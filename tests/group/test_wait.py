@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +28,9 @@ from sglang_roce_entry.group.wait import (
     wait_until,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 ONE, TWO = ip_address("10.0.0.1"), ip_address("10.0.0.2")
 SIX = ip_address("fd00::1")
 
@@ -47,7 +50,9 @@ class World:
 
     @property
     def around(self) -> Surroundings:
-        return Surroundings(say=lambda text: self.said.append((self.now, text)), clock=self.clock, pause=self.pause)
+        return Surroundings(
+            say=lambda text: self.said.append((self.now, text)), clock=self.clock, pause=self.pause
+        )
 
     def clock(self) -> float:
         return self.now
@@ -120,7 +125,7 @@ def test_status_at_once_and_then_every_thirty_seconds() -> None:
         world.leader(100)
     times = [at for at, _ in world.said]
     assert times[0] == 100.0
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(30 <= gap < 31 for gap in gaps)
     assert len(times) == 4
 
@@ -209,7 +214,9 @@ def test_ports_that_come_free() -> None:
     assert 103 < world.now < 104
 
 
-@pytest.mark.parametrize(("port", "ports"), [(20000, (20000, 20001, 20013)), (65530, (65530, 65531)), (65535, (65535,))])
+@pytest.mark.parametrize(
+    ("port", "ports"), [(20000, (20000, 20001, 20013)), (65530, (65530, 65531)), (65535, (65535,))]
+)
 def test_signs_of_life(port: int, ports: tuple[int, ...]) -> None:
     assert life_ports(port) == ports
 

@@ -113,9 +113,7 @@ def test_decision_on_captured_kernel(
 
 def test_ambiguous_networks_are_said() -> None:
     host, _ = load(str(CAPTURES / "v1v2.tar.gz"))
-    decision = decide_fabric(
-        collect(host, {}), read_gpus(host), FabricPolicy(), {}, (2, 28), VariablePlan({})
-    )
+    decision = decide_fabric(collect(host, {}), read_gpus(host), FabricPolicy(), {}, (2, 28), VariablePlan({}))
     messages = [one.message for one in decision.problems if one.code == "AMBIGUOUS_SUBNET"]
     assert len(messages) == 3  # mlx5_1, mlx5_bond_0 and rxe_s5 carry VLANs
     assert any("10.1.0.0/24, 10.100.0.0/24, 10.101.0.0/24, 192.168.7.0/24" in one for one in messages)

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from sglang_roce_entry.host.collect import collect, live_host, read_gpus
 from sglang_roce_entry.host.snapshot import SnapshotError, load, pack, packaged_names, record
 from tests.packaged import PACKAGED, folder
 from tests.trees import Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _archive(*members: tuple[tarfile.TarInfo, bytes], facts: object = None) -> bytes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.facts import IpAddress
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import count_gpus
 from tests.trees import Node as FakeNode
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.host.facts import IpAddress
 
 LEADER = "sglang-0.sglang.default"
 FOUR = collect(FakeNode().interface("eth0", "10.0.0.1/24", "fd00::1/64").host(), {}).interfaces
@@ -130,7 +134,9 @@ def test_refused_at_once(argv: tuple[str, ...], options: dict[str, int], code: s
         assert problem.exit_code == (78 if problem.fatal else 0)
 
 
-@pytest.mark.parametrize("argv", [("--tp", "x"), ("--port", "0"), ("--pp-size", "-1"), ("--nnodes", "2", "--dp-size", "")])
+@pytest.mark.parametrize(
+    "argv", [("--tp", "x"), ("--port", "0"), ("--pp-size", "-1"), ("--nnodes", "2", "--dp-size", "")]
+)
 def test_numbers_that_are_none(argv: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         build(*argv)
@@ -171,7 +177,11 @@ def test_dist_init_addresses_that_sglang_gives_up_on_in_ten_minutes(text: str, w
     ],
 )
 def test_gpu_count(
-    setting: tuple[int, str] | None, environ: dict[str, str], nodes: int | None, count: int | None, codes: list[str]
+    setting: tuple[int, str] | None,
+    environ: dict[str, str],
+    nodes: int | None,
+    count: int | None,
+    codes: list[str],
 ) -> None:
     gpus, problems = count_gpus(setting, environ, nodes)
     assert gpus.count == count

@@ -1,0 +1,174 @@
+"""Add the launcher to an image that has SGLang, and change nothing else in it.
+
+Run by the Dockerfile, with the interpreter that has SGLang:
+
+    python3 docker/install.py wheel CHECKOUT      write CHECKOUT/wheels/sglang_roce_entry-*.whl
+    python3 docker/install.py install CHECKOUT    install it, or fail with one sentence
+
+Wheels in CHECKOUT/dist are offered to pip in both steps, so that PIP_NO_INDEX=1 builds offline.
+Every package of the image is pinned by a constraint to the version it has: SGLang's own pins are
+exact, and a moved dependency would only be noticed when a model is served.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+COMMAND = "sglang-roce-entry"
+#: An arbitrary user without rights: what a pod with runAsUser gets.
+NOBODY = 65534
+
+
+class RefusedBuildError(Exception):
+    """The image cannot be built; its text is the one sentence for the user."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one step; return the exit status, with the reason of a failure on stderr."""
+    steps = {"wheel": build_wheel, "install": install}
+    if len(arguments) != 2 or arguments[0] not in steps:
+        sys.stderr.write(__doc__ or "")
+        return 2
+    # A restrictive umask of the build would make the packages unreadable to other users.
+    os.umask(0o022)
+    try:
+        require_sglang()
+        steps[arguments[0]](Path(arguments[1]))
+    except RefusedBuildError as refused:
+        sys.stderr.write(f"docker/install.py: {refused}\n")
+        return 1
+    return 0
+
+
+def require_sglang() -> None:
+    """Raise ``RefusedBuildError`` unless this interpreter finds SGLang and pip."""
+    # Found, not imported: the import wants torch and a GPU driver. A directory that is merely
+    # called sglang (a checkout in the working directory) is a namespace package without the module.
+    spec = importlib.util.find_spec("sglang")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    if not any(Path(place, "launch_server.py").is_file() for place in places):
+        raise RefusedBuildError(
+            f"SGLang is not installed for {sys.executable} in this base image; choose a BASE_IMAGE "
+            "with SGLang, or name the interpreter that has it with --build-arg PYTHON=..."
+        )
+    if importlib.util.find_spec("pip") is None:
+        raise RefusedBuildError(f"{sys.executable} has no pip in this base image")
+
+
+def build_wheel(checkout: Path) -> None:
+    """Build the launcher's wheel into ``checkout/wheels``."""
+    wheels = str(checkout / "wheels")
+    status = pip("wheel", "--no-deps", "--wheel-dir", wheels, *offered(checkout), str(checkout))
+    if status != 0:
+        raise RefusedBuildError("the launcher's wheel could not be built; pip's message is above")
+
+
+def install(checkout: Path) -> None:
+    """Install the wheel beside SGLang; ``RefusedBuildError`` if anything else would change."""
+    packages = sysconfig.get_path("purelib")
+    if not os.access(packages, os.W_OK):
+        raise RefusedBuildError(
+            f"user {os.getuid()} of this base image cannot write {packages}; "
+            "build from an image whose user is root"
+        )
+    wheels = [str(path) for path in (checkout / "wheels").glob("*.whl")]
+    before = installed()
+    with tempfile.TemporaryDirectory() as scratch:
+        constraints = Path(scratch, "constraints.txt")
+        constraints.write_text("".join(f"{name}=={before[name]}\n" for name in before))
+        arguments = [*offered(checkout), *wheels]
+        if pip("install", "--constraint", str(constraints), *arguments) != 0:
+            report = Path(scratch, "report.json")
+            pip("install", "--quiet", "--dry-run", "--report", str(report), *arguments)
+            raise RefusedBuildError(why_refused(before, report))
+    after = installed()
+    changed = [f"{name} {before[name]}" for name in before if after.get(name) != before[name]]
+    if changed:
+        raise RefusedBuildError(f"pip changed {', '.join(changed)} of the base image")
+    require_command(after[canonical(COMMAND)])
+
+
+def why_refused(before: dict[str, str], report: Path) -> str:
+    """Return why pip refused, from what it would have done without the constraints."""
+    # The report needs pip 22.2; without one pip's own message has to do.
+    plan = json.loads(report.read_text())["install"] if report.exists() else []
+    wanted = {canonical(item["metadata"]["name"]): item["metadata"]["version"] for item in plan}
+    moves = [f"{name} {before[name]} to {version}" for name, version in wanted.items() if name in before]
+    if not moves:
+        return "pip could not install the launcher; its message is above"
+    return (
+        f"pip would change {', '.join(moves)} of the base image, and SGLang was tested with what "
+        "it has; choose a newer BASE_IMAGE"
+    )
+
+
+def require_command(version: str) -> None:
+    """Raise ``RefusedBuildError`` unless every user finds and can run the launcher."""
+    label = os.environ.get("VERSION", "")
+    if label and label != version:
+        raise RefusedBuildError(f"VERSION={label} was given, but the launcher is {version}")
+    command = shutil.which(COMMAND)
+    if command is None:
+        raise RefusedBuildError(
+            f"{COMMAND} was installed into {sysconfig.get_path('scripts')}, "
+            "which is not in the PATH of this base image"
+        )
+    check = subprocess.run(  # noqa: S603 - the command that was just installed
+        [command, "--version"], user=NOBODY, group=NOBODY, extra_groups=[], check=False, cwd="/"
+    )
+    if check.returncode != 0:
+        raise RefusedBuildError(f"{command} does not run as uid {NOBODY}; its message is above")
+
+
+def installed() -> dict[str, str]:
+    """Return the version of every package that pip sees, editable ones too, by canonical name."""
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "list", "--format=json"],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=pip_environment(),
+    )
+    return {canonical(item["name"]): item["version"] for item in json.loads(listing.stdout)}
+
+
+def offered(checkout: Path) -> list[str]:
+    """Return the option that offers the wheels of ``checkout/dist`` to pip, if there are any."""
+    dist = checkout / "dist"
+    return ["--find-links", str(dist)] if dist.is_dir() else []
+
+
+def canonical(name: str) -> str:
+    """Return a project name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pip(*arguments: str) -> int:
+    """Run pip of this interpreter and return its exit status."""
+    command = [sys.executable, "-m", "pip", *arguments]
+    environment = pip_environment()
+    return subprocess.run(command, check=False, env=environment).returncode  # noqa: S603 - own pip
+
+
+def pip_environment() -> dict[str, str]:
+    """Return the environment for pip: by variables, because an older pip ignores unknown ones."""
+    return {
+        **os.environ,
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",  # PEP 668: this image is the environment
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,58 @@
+"""The parts of the README that the program itself says. ``python -m tests.readme`` writes them anew."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sglang_roce_entry.errors import EXIT_CODES
+from sglang_roce_entry.settings import SETTINGS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def _dry_run() -> str:
+    prefixes = ("LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "POD_", "HOST_IP")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    command = ["--snapshot", "cx7-pod", "--dry-run", "--model-path", "/models/deepseek"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sglang_roce_entry", *command],
+        capture_output=True, text=True, check=True, env=environ,
+    )  # fmt: skip
+    return f"```text\n{done.stdout.rstrip()}\n```"
+
+
+def _settings() -> str:
+    rows = [f"| `{one.flag[2:]}` | `{one.metavar.replace('|', ' ')}` | {one.summary} |" for one in SETTINGS]
+    return "\n".join(["| setting | values | meaning (default) |", "|---|---|---|", *rows])
+
+
+def _exit_codes() -> str:
+    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES]
+    return "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+BLOCKS = {"dry-run cx7-pod": _dry_run, "settings": _settings, "exit codes": _exit_codes}
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """Return the README with one block replaced."""
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not mark or not end:
+        raise ValueError(f"the README has no block {name!r}")
+    return f"{before}{mark}{content}\n{end}{after}"
+
+
+def written() -> str:
+    """Return the README with every block as the program says it now."""
+    text = README.read_text(encoding="utf-8")
+    for name, block in BLOCKS.items():
+        text = with_block(text, name, block())
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(written(), encoding="utf-8")
