@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.handover import SignalGuard
     from sglang_roce_entry.settings import Settings
 
 _KUBERNETES_LINGER_S = 15.0
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run.start(arguments)
     except Interrupted as interrupted:
+        run.stand_down()
         run.log.say(f"ended by signal {interrupted.signal_number}")
         return interrupted.exit_code
     except EntryError as failure:
@@ -44,6 +46,7 @@ class _Run:
         self.log = Log("json" if environ.get("SGLANG_ROCE_LOG_FORMAT") == "json" else "text")
         self._environ = environ
         self._settings: Settings | None = None
+        self.guard: SignalGuard | None = None
         self._launching = True
 
     def start(self, arguments: tuple[str, ...]) -> int:
@@ -51,9 +54,10 @@ class _Run:
 
         self._launching = not _names_a_mode(arguments)
         if self._launching:
-            from sglang_roce_entry.handover import catch_signals
+            from sglang_roce_entry.handover import SignalGuard
 
-            catch_signals()
+            self.guard = SignalGuard()
+            self.guard.install()
         invocation = parse_command_line(arguments)
         if invocation.mode == "help":
             from sglang_roce_entry.manual import help_text
@@ -86,7 +90,7 @@ class _Run:
 
         if invocation.mode is None:
             inputs, stages = gather(invocation, settings, environ, host)
-            Launcher(inputs, stages, host, self.log).run()
+            Launcher(inputs, stages, host, self.log, self.guard).run()
         from sglang_roce_entry.modes import run_mode
 
         return run_mode(invocation, settings, environ, host, self.log)
@@ -107,8 +111,14 @@ class _Run:
 
             handover.linger(self._linger_s(), self.log.say, time.sleep)
         except Interrupted as interrupted:
+            self.stand_down()
             return interrupted.exit_code
         return failure.exit_code
+
+    def stand_down(self) -> None:
+        """Stop raising an interruption that has come through."""
+        if self.guard is not None:
+            self.guard.stand_down()
 
     def _linger_s(self) -> float:
         chosen = self._settings.linger if self._settings is not None else None

@@ -18,14 +18,41 @@ TERMINATION_LOG = "/dev/termination-log"
 _TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
 
 
-def catch_signals() -> None:
-    """Make SIGTERM and SIGINT end whatever is being waited for, also for PID 1, which ignores them otherwise."""
+#: An exception that a handler raises is dropped if it happens to run inside a destructor or a callback
+#: of the C library's; so it is raised again until it comes through.
+_AGAIN_S = 0.2
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
+
+class SignalGuard:
+    """Makes SIGTERM and SIGINT end whatever is being waited for, also for PID 1, which ignores them otherwise."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    def install(self) -> None:
+        """Raise ``Interrupted`` in the main thread from now on."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
         raise Interrupted(number)
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    def _again(self, _number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if a signal came and its exception was lost."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def stand_down(self) -> None:
+        """Stop raising again: the interruption has come through."""
+        self._received = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def raise_memlock() -> None:

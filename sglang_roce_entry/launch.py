@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from sglang_roce_entry import handover
-from sglang_roce_entry.errors import EntryError
+from sglang_roce_entry.errors import DEADLINE, EntryError
 from sglang_roce_entry.fabric.decide import effective_policy
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import REQUIRED
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sglang_roce_entry.command_line import Invocation
-    from sglang_roce_entry.group.wait import Awaited, Surroundings, WaitPolicy
+    from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
     from sglang_roce_entry.host.collect import Host
     from sglang_roce_entry.host.facts import IpAddress, Route
     from sglang_roce_entry.log import Log
@@ -147,11 +147,14 @@ def _route(host: Host, facts: HostFacts) -> Callable[[IpAddress], Route | None]:
 class Launcher:
     """One launch on this machine."""
 
-    def __init__(self, inputs: PlanInputs, stages: Stages, host: Host, log: Log) -> None:
+    def __init__(
+        self, inputs: PlanInputs, stages: Stages, host: Host, log: Log, guard: handover.SignalGuard | None
+    ) -> None:
         self._inputs = replace(inputs, gpus=read_gpus(host))
         self._stages = stages
         self._host = host
         self._log = log
+        self._guard = guard
         self._read_at = 0.0
 
     def run(self) -> NoReturn:
@@ -220,31 +223,31 @@ class Launcher:
             return None
         if wait.deadline_s == 0:
             return look_up_leader(self._stages, self._host)
-        from sglang_roce_entry.group.wait import Surroundings, WaitPolicy
+        from sglang_roce_entry.group.resolve import Resolver
+        from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy
 
         around = Surroundings(say=self._log.say, clock=monotonic, pause=sleep)
         policy = WaitPolicy.for_group(wait.deadline_s, plan.identity.size)
+        name = LeaderName(wait.host, Resolver(), around, _dns_hint(plan))
         try:
-            awaited = self._await_leader(plan, policy, around)
+            awaited = self._await_leader(plan, name, policy, around)
         except EntryError as failure:
-            if self._inputs.settings.on_timeout != "exec" or failure.exit_code != 124:
+            if self._inputs.settings.on_timeout != "exec" or failure.exit_code != DEADLINE:
                 raise
             self._log.problem(failure)
             self._log.say("launching all the same (on-timeout exec): torch tries on for 600 s")
-            return look_up_leader(self._stages, self._host)
+            # Nothing is looked up again: the deadline is over, also for a resolver that hangs.
+            return LeaderLookup(name.last_known, failure=None if name.last_known else failure.message)
         return LeaderLookup((awaited.address,), awaited.address, awaited.only_ipv6)
 
-    def _await_leader(self, plan: Plan, policy: WaitPolicy, around: Surroundings) -> Awaited:
+    def _await_leader(self, plan: Plan, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
         from sglang_roce_entry.group import wait as waiting
-        from sglang_roce_entry.group.resolve import Resolver
 
         if plan.wait is None or plan.identity is None:
             raise ValueError("nothing to wait for")
-        hint = _dns_hint(plan)
-        name = waiting.LeaderName(plan.wait.host, Resolver(), around, hint)
         if plan.identity.is_leader:
             awaited = waiting.await_own_name(name, self._own_addresses, policy, around)
-            self._await_free_ports(plan, policy, around)
+            self._await_free_ports(plan, policy.deadline_s - awaited.elapsed_s, around)
             self._log.say(f"{plan.wait.host} is this pod ({awaited.address})")
             return awaited
         ports = ", ".join(str(port) for port in plan.wait.ports)
@@ -259,7 +262,7 @@ class Launcher:
     def _own_addresses(self) -> list[IpAddress]:
         return [address.ip for interface in self._host.answers.interfaces() for address in interface.addresses]
 
-    def _await_free_ports(self, plan: Plan, policy: WaitPolicy, around: Surroundings) -> None:
+    def _await_free_ports(self, plan: Plan, remaining_s: float, around: Surroundings) -> None:
         from sglang_roce_entry.group import wait as waiting
 
         command = plan.command
@@ -274,7 +277,7 @@ class Launcher:
                 for offset in waiting.ATTENTION_DP_PORTS
                 if first + offset <= 65535
             ]
-        limit = min(waiting.PORTS_FREE_WITHIN_S, policy.deadline_s)
+        limit = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, remaining_s))
         waiting.await_free_ports(wanted, waiting.WaitPolicy(limit), around)
 
     def _say_decision(self, plan: Plan) -> None:
@@ -299,6 +302,8 @@ class Launcher:
         for line in (*environment_lines(plan), *handover_lines(plan)):
             self._log.say(line)
         handover.raise_memlock()
+        if self._guard is not None:
+            self._guard.check()
         handover.hand_over(plan.argv or (), {**self._inputs.environ, **plan.environment()})
 
 

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
 ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
@@ -38,14 +38,14 @@ def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[
     poll = select.poll()
     open_sockets: dict[int, tuple[socket.socket, IPv4Address | IPv6Address, int]] = {}
     accepted: list[tuple[int, int, IPv4Address | IPv6Address, int]] = []
-    causes: set[str] = set()
+    causes: dict[IPv4Address | IPv6Address, set[str]] = {address: set() for address in addresses}
     order = {address: position for position, address in enumerate(addresses)}
 
     def settle(code: int, address: IPv4Address | IPv6Address, port: int) -> None:
         if code == 0:
             accepted.append((address.version, order[address], address, port))
         else:
-            causes.add(_cause(code))
+            causes[address].add(_cause(code))
 
     def begin(address: IPv4Address | IPv6Address, port: int) -> None:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -73,17 +73,27 @@ def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[
                 code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 one.close()
                 settle(code, address, port)
-        if open_sockets:
-            causes.add(TIMED_OUT)
+        for _, address, _ in open_sockets.values():
+            causes[address].add(TIMED_OUT)
     finally:
         for one, _, _ in open_sockets.values():
             one.close()
+    return _outcome(accepted, causes)
+
+
+def _outcome(
+    accepted: Sequence[tuple[int, int, IPv4Address | IPv6Address, int]],
+    causes: Mapping[IPv4Address | IPv6Address, set[str]],
+) -> Probe:
     if accepted:
         _, _, address, port = min(accepted, key=lambda entry: entry[:2])
         return Probe(address, port, ACCEPTED)
-    # A refusal proves that the host is there; silence says more than "no route" of one address.
-    cause = next((one for one in (REFUSED, TIMED_OUT) if one in causes), UNREACHABLE)
-    return Probe(None, None, cause)
+    # A refusal proves that the host is there. Else the preferred address tells, and there a router that
+    # answers more than one that keeps silent: ICMP errors are rate-limited.
+    if any(REFUSED in said for said in causes.values()):
+        return Probe(None, None, REFUSED)
+    first = next(iter(causes.values()), set())
+    return Probe(None, None, UNREACHABLE if UNREACHABLE in first or not first else TIMED_OUT)
 
 
 def _decided(

@@ -39,6 +39,7 @@ _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0
 _LOOKUP_S = 5.0
 _STATUS_EVERY_S = 30.0
+_SHORTEST_TRY_S = 0.05
 PORTS_FREE_WITHIN_S = 60.0
 
 
@@ -103,8 +104,18 @@ def wait_until(
     deadline = started + policy.deadline_s
     status = _Status(what, policy, around, started)
 
+    failures: list[NotYet] = []
+
     def once() -> Result:
-        return attempt(max(0.0, deadline - around.clock()))
+        remaining_s = deadline - around.clock()
+        if failures and remaining_s < _SHORTEST_TRY_S:
+            # Too short to learn anything: what the try before found out is the cause.
+            raise failures[-1]
+        try:
+            return attempt(max(0.0, remaining_s))
+        except NotYet as failure:
+            failures.append(failure)
+            raise
 
     try:
         return once()
@@ -181,6 +192,8 @@ class LeaderName:
         self._dns_hint = dns_hint
         self._addresses: tuple[IpAddress, ...] = ()
         self._asked: float | None = None
+        #: The last answer, however old: for what is done without the leader.
+        self.last_known: tuple[IpAddress, ...] = ()
 
     def addresses(self, within_s: float) -> tuple[IpAddress, ...]:
         """Return fresh addresses. Raises :class:`NotYet`."""
@@ -198,6 +211,7 @@ class LeaderName:
             if failure.silent:
                 cause = f"{self.host} is not resolved: {failure.reason}"
             raise NotYet(cause, self._dns_hint, due_s) from failure
+        self.last_known = self._addresses
         return self._addresses
 
 
@@ -214,6 +228,7 @@ def await_leader(
     """
     started = around.clock()
     listed = ", ".join(str(port) for port in ports)
+    before: list[NotYet] = []
 
     def attempt(within_s: float) -> Awaited:
         deadline = around.clock() + within_s
@@ -223,8 +238,11 @@ def await_leader(
         if probe.cause == ACCEPTED and probe.address is not None:
             only_ipv6 = all(address.version == 6 for address in addresses)
             return Awaited(probe.address, probe.port, around.clock() - started, only_ipv6)
+        if probe.cause == TIMED_OUT and limit < _CONNECT_S and before:
+            raise before[-1]  # the deadline cut this try short: its silence says nothing
         where = ", ".join(str(address) for address in addresses)
-        raise NotYet(f"{where} {_connect_cause(probe.cause, listed)}", _look_at(probe.cause, name.host))
+        before[:] = [NotYet(f"{where} {_connect_cause(probe.cause, listed)}", _look_at(probe.cause, name.host))]
+        raise before[-1]
 
     try:
         return wait_until(f"the leader {name.host}", attempt, policy, around)

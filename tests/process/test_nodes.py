@@ -47,6 +47,14 @@ def network_namespace(pid: int | str) -> str | None:
         return None
 
 
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process still runs; one that only waits to be reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def network_namespaces() -> set[str | None]:
     """Return the network namespaces that some process is in."""
     return {network_namespace(pid) for pid in psutil.pids()}
@@ -66,17 +74,18 @@ def test_nothing_survives(cluster: Cluster, tmp_path: Path, number: signal.Signa
     )
     assert run.stdout is not None
     with run:
-        pids = [int(word) for word in run.stdout.readline().split()]
-        assert len(pids) == 4
-        own = network_namespace(pids[0])
+        # Held as processes, not as numbers: a number can be somebody else's a moment later.
+        processes = [psutil.Process(int(word)) for word in run.stdout.readline().split()]
+        assert len(processes) == 4
+        own = network_namespace(processes[0].pid)
         assert own is not None
         assert own in network_namespaces()
         run.send_signal(number)
         run.wait(timeout=10)
     end_s = time.monotonic() + 5
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < end_s:
+    while any(lives(process) for process in processes) and time.monotonic() < end_s:
         time.sleep(0.02)
-    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert [process for process in processes if lives(process)] == []
     assert own not in network_namespaces()
 
 
