@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.host.collect import Host
@@ -29,7 +29,8 @@ def gid_text(ip: str) -> str:
     """Return an address as the kernel prints it in ``gids/N``."""
     address = ip_address(ip)
     value = (0xFFFF << 32 | int(address)) if isinstance(address, IPv4Address) else int(address)
-    return IPv6Address(value).exploded
+    digits = f"{value:032x}"
+    return ":".join(digits[i : i + 4] for i in range(0, 32, 4))
 
 
 @dataclass

@@ -182,7 +182,11 @@ def _read_slot(tree: Tree, port: str, index: int, failures: dict[str, str]) -> G
             _slot_attribute(tree, f"{port}/gid_attrs/ndevs/{index}", failures),
         )
         if current == previous:
-            ip = parse_gid(text)
+            try:
+                ip = parse_gid(text)
+            except ValueError:
+                failures[f"{port}/gids/{index}"] = "MALFORMED"
+                return None
             return Gid(index, ip, current[1], current[2]) if ip is not None else None
         previous = current
     failures[f"{port}/gids/{index}"] = "UNSTABLE"

@@ -246,3 +246,14 @@ def test_reading_through_the_root_raises_what_the_kernel_says(tmp_path: Path) ->
     assert caught.value.errno == errno.EISDIR
     assert tree.real("/folder") == "/folder"
     assert tree.real("/none") is None
+
+
+def test_a_gid_that_is_none_is_left_out_and_said() -> None:
+    node = Node()
+    node.hca("mlx5_0").port(slots=4).gid(1, "10.0.0.1", V2, "eth0")
+    files, links, _ = node.content()
+    files["/sys/devices/virtual/infiniband/mlx5_0/ports/1/gids/1"] = b"garbage\n"
+    failures: dict[str, str] = {}
+    (hca,) = read_hcas(MemoryTree(files, links, {}), lambda _name, _numbers: "ok", failures)
+    assert hca.ports[0].gids == ()
+    assert failures == {"/sys/class/infiniband/mlx5_0/ports/1/gids/1": "MALFORMED"}
