@@ -37,6 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout is gone (| head): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
+    except Exception as defect:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
+        return run.fail(_internal(defect))
+
+
+def _internal(defect: Exception) -> EntryError:
+    """Return a defect of this program as a failure, with the place where it showed."""
+    place = defect.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
+    return EntryError(
+        "INTERNAL",
+        f"internal error at {where}: {type(defect).__name__}: {defect}",
+        "report it with the output of sglang-roce-entry --save-snapshot node.tar.gz",
+        errors.INTERNAL,
+    )
 
 
 class _Run:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 OK = 0
 USAGE = 2
 RDMA_UNUSABLE = 69
+INTERNAL = 70
 CONFIGURATION = 78
 DEADLINE = 124
 CANNOT_EXECUTE = 126
@@ -17,6 +18,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("2", "usage: unknown flag, bad spelling, no SGLang arguments"),
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
+    ("70", "a defect of this program, please report it"),
     ("78", "identity, policy, variable, tp or SGLang missing or wrong"),
     ("124", "the leader (or the leader's own name) did not come in time"),
     ("126/127", "the command cannot be executed / was not found"),

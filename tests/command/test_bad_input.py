@@ -179,3 +179,23 @@ def test_json_log_lines(run: Run) -> None:
     ran = run(*MODEL, environ={"SGLANG_ROCE_LOG_FORMAT": "json", "LWS_GROUP_SIZE": "2"})
     documents = [json.loads(line) for line in ran.err.splitlines()]
     assert any(one["level"] == "error" and one["code"] == "HALF_IDENTITY" and one["hint"] for one in documents)
+
+
+def test_a_defect_is_no_traceback(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.command.conftest import clean_environment
+
+    code = (
+        "import sys; from sglang_roce_entry import launch; from sglang_roce_entry.cli import main\n"
+        "def broken(*_): raise KeyError('x')\n"
+        "launch.identify = broken\n"
+        "sys.exit(main(['--model-path', '/m']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(), check=False
+    )
+    assert done.returncode == 70
+    assert "internal error at <string>:2: KeyError: 'x'" in done.stderr
+    assert "Traceback" not in done.stderr
