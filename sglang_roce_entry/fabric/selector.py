@@ -76,18 +76,21 @@ def _entry(part: str, nccl: tuple[int, ...]) -> SelectorEntry:
     port_text = rest.split(":")[0]
     if not port_text and nccl >= RAIL_GRAMMAR:
         return SelectorEntry(name, None)
-    return SelectorEntry(name, _atoi(port_text))
+    port = _atoi(port_text)
+    return SelectorEntry(name, None if port == -1 else port)  # NCCL keeps "any port" as -1
 
 
 def _atoi(text: str) -> int:
-    # C's atoi: leading digits, else 0. Port 0 exists on no device and so matches nothing; NCCL
-    # reads a negative port as "any", which no caller writes on purpose.
+    # C's atoi: white space, a sign, digits; else 0. Port 0 exists on no device and so matches nothing.
+    rest = text.lstrip(" \t\n\r\f\v")
+    sign = -1 if rest.startswith("-") else 1
+    rest = rest[1:] if rest[:1] in ("+", "-") else rest
     digits = ""
-    for character in text.lstrip(" \t\n\r\f\v"):
-        if not character.isascii() or not character.isdigit():
+    for character in rest:
+        if not "0" <= character <= "9":
             break
         digits += character
-    return int(digits or "0")
+    return sign * int(digits or "0")
 
 
 def render_selector(ports: Iterable[tuple[str, int]]) -> str:
