@@ -208,7 +208,7 @@ def make_plan(
         *_leader_problems(identity, leader, facts),
     )
     problems = errors.hardened(problems, strict=settings.strict)
-    if inputs.form == BARE_WORD:
+    if inputs.bare_word:
         problems = tuple(replace(one, severity="warning") for one in problems)
     return Plan(
         identity=identity,
@@ -353,8 +353,8 @@ def _wait_plan(inputs: PlanInputs, stages: Stages, command: Command | None) -> W
     identity = stages.identity
     if identity is None or not identity.in_group or identity.leader is None:
         return None
-    if inputs.form == BARE_WORD:
-        return None
+    if inputs.bare_word:
+        return None  # it never waits
     deadline_s = float(inputs.settings.wait_deadline)
     if identity.is_leader:
         return WaitPlan("own_name", identity.leader, (), deadline_s)

@@ -216,3 +216,13 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: object) -> None:
         capture_output=True, text=True, env=clean_environment(), check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_a_bare_word_never_waits_and_is_never_refused(run: Run) -> None:
+    node = PACKAGED["h20-roce"]().set(verbs={})
+    document = run("--dry-run=json", "bash", "-c", "--hca", node=node, environ={"LWS_WORKER_INDEX": "x"}).document
+    assert document["argv"] == ["bash", "-c", "--hca"]
+    assert document["wait"] is None
+    assert document["exit_code"] == 0
+    assert {one["severity"] for one in document["problems"]} == {"warning"}
+    assert "IDENTITY_NUMBER" in {one["code"] for one in document["problems"]}
