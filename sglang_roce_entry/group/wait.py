@@ -32,8 +32,6 @@ Result = TypeVar("Result")
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
 #: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
 SIGNS_OF_LIFE = (0, 1, 13)
-#: Offsets that attention DP binds on the leader.
-ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
 
 _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0
@@ -129,10 +127,13 @@ def wait_until(
     backoff = wait_random_exponential(multiplier=policy.first_s, max=policy.cap_s, min=policy.first_s / 2)
 
     def pause_s(failure: NotYet, state: RetryCallState | None) -> float:
+        remaining_s = max(0.0, deadline - around.clock())
+        if remaining_s < _SHORTEST_TRY_S:
+            return remaining_s  # no more tries: a failure that may be retried at once would spin
         chosen = failure.retry_in_s
         if chosen is None:
             chosen = backoff(state) if state is not None else policy.first_s
-        return max(0.0, min(chosen, deadline - around.clock()))
+        return min(chosen, remaining_s)
 
     def wait(state: RetryCallState) -> float:
         return pause_s(_failure(state), state)
