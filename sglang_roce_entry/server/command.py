@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+from sglang_roce_entry.server.ports import check_ports, http_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sglang_roce_entry.server.arguments import UserArguments
 
 MODULE = "sglang.launch_server"
-DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 #: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
 DEFAULT_DIST_TIMEOUT_S = 600
 
@@ -126,12 +126,15 @@ def build_command(
     if http_host is None:
         http_host = "::" if _only_ipv6(interfaces) else "0.0.0.0"  # noqa: S104 - probes reach the pod IP
         added += ["--host", http_host]
+    http = http_port(user)
+    if node.size > 1 and endpoint is not None:
+        problems += check_ports(endpoint.port, http, attention_dp=user.attention_dp)
     return Command(
         added=tuple(added),
         user=user.argv,
         dist_init=endpoint if node.size > 1 else None,
         http_host=http_host,
-        http_port=user.number("port", DEFAULT_HTTP_PORT),
+        http_port=http,
         attention_dp=user.attention_dp,
         dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
         problems=tuple(problems),
