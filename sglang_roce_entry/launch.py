@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
@@ -30,6 +29,7 @@ from sglang_roce_entry.plan import (
     make_plan,
     rdma_is_wanted,
 )
+from sglang_roce_entry.records import replace
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import leader_ports
 

@@ -7,7 +7,6 @@ deadline is ever passed, also not by a resolver that hangs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +14,7 @@ from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
 from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

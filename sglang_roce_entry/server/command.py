@@ -7,11 +7,11 @@ of GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+from sglang_roce_entry.records import dataclass, replace
 from sglang_roce_entry.server.ports import check_ports, http_port
 
 if TYPE_CHECKING:
