@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.layers import is_required, skip_or_fail
-from tests.process.command import entry_interpreter, install_standin
+from tests.process.command import entry_interpreter
 from tests.process.nodes import Cluster, missing_requirement
 from tests.torch.environment import Recipe, Unavailable, ready, site_packages
+from tests.torch.rendezvous import install_rendezvous
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-STANDIN = Path(__file__).resolve().parent / "standin"
+    from pathlib import Path
 
 
 @cache
@@ -42,7 +41,7 @@ def torch_packages() -> Path:
 @pytest.fixture(scope="session")
 def torch_standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory in which this layer's stand-in `sglang` is installed."""
-    return install_standin(tmp_path_factory.mktemp("sglang-torch"), STANDIN)
+    return install_rendezvous(tmp_path_factory.mktemp("sglang-torch"))
 
 
 @pytest.fixture

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.process.command import install_standin
 from tests.process.group import DIST_PORT, LEADER_RECORD, WAITING, launch_arguments, lws
 from tests.process.kernel_view import PortWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from tests.process.nodes import Cluster, Launch, Node
 
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 WORKER_NODES = 4
 #: For things that only take long when something hangs: 64 interpreters start on two busy cores.
 HANGS_S = 180.0
+
+
+def install_rendezvous(directory: Path) -> Path:
+    """Install this layer's stand-in `sglang` under `directory`; return its PYTHONPATH."""
+    here = Path(__file__).resolve().parent
+    installed = install_standin(directory, here / "standin")
+    shutil.copy(here / "wire.py", installed / "sglang" / "wire.py")
+    return installed
 
 
 class NotARendezvous(Exception):
@@ -40,7 +50,8 @@ class Wanted:
     workers: int
     libuv: bool = True
     waits: bool = True
-    full_import: bool = False
+    #: How rank N gets at torch's client: compiled, full or wire (see the stand-in); the leader never by wire.
+    client: Callable[[int], str] = lambda _rank: "compiled"
     store_timeout_s: float = HANGS_S
     worker_options: tuple[str, ...] = ()
     worker_command: tuple[str, ...] | None = None
@@ -107,22 +118,25 @@ class Group:
         environment = {
             **lws(index, wanted.workers + 1),
             "STANDIN_TORCH": str(self._packages),
-            "STANDIN_IMPORT": "full" if wanted.full_import else "compiled",
+            "STANDIN_IMPORT": wanted.client(index),
             "STANDIN_LIBUV": str(int(wanted.libuv)),
             "STANDIN_TIMEOUT_S": str(wanted.store_timeout_s),
             **(extra or {}),
         }
         return node.start(launch_arguments(*options), environment, command=command)
 
-    def run(self, wanted: Wanted) -> Outcome:
-        """Return what came of it: workers first, all in place, then the leader."""
+    def run(self, wanted: Wanted, in_place: Callable[[], None] = lambda: None) -> Outcome:
+        """Return what came of it: workers first, all in place (which is told), then the leader."""
         token = secrets.token_hex(8)
         launches = {index: self.start_worker(wanted, index) for index in range(1, wanted.workers + 1)}
         for launch in launches.values():
             wait_in_place(launch)
+        in_place()
         with PortWatch(self.leader.pid, DIST_PORT) as watch:
             launches[0] = self.start_leader(wanted, token)
             codes = {rank: launch.wait_exit(HANGS_S) for rank, launch in launches.items()}
+        for launch in launches.values():
+            launch.close()  # a large group has hundreds of pipes
         return Outcome(
             wanted,
             token,
@@ -190,7 +204,7 @@ def _complaints(outcome: Outcome, rank: int, world: int) -> list[str]:
         found.append(f"{name} was told rank {record['rank']} of {record['world']}")
     elif record["token"] != outcome.token:
         found.append(f"{name} joined another store")
-    elif record["libuv"] is not outcome.wanted.libuv:
+    elif record["libuv"] not in (outcome.wanted.libuv, None):
         found.append(f"{name}: libuv is {record['libuv']}")
     if rank and outcome.opened_s is not None:
         if outcome.wanted.waits and record["begun_s"] < outcome.closed_s:

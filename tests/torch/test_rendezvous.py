@@ -48,7 +48,7 @@ def test_rendezvous(
     """The same group twice, side by side: workers that wait, and workers that torch keeps waiting."""
     group = Group(cluster, torch_packages, workers)
     # One worker can afford torch's front door; it proves that the short cut leads to the same class.
-    waited = group.run(Wanted(workers, libuv, full_import=workers == 1))
+    waited = group.run(Wanted(workers, libuv, client=lambda _rank: "full" if workers == 1 else "compiled"))
     counters = tcp_counters(group.leader.pid)
     direct = group.run(Wanted(workers, libuv, waits=False))
     waited_times, direct_times = judge(waited), judge(direct)
@@ -60,6 +60,18 @@ def test_rendezvous(
     assert waited_times.first_started_s > -(waited.opened_s or 0) + waited.closed_s
     assert classes(waited) == classes(direct) == {"torch._C._distributed_c10d.TCPStore"}
     assert counters["TcpExtListenOverflows"] == counters["TcpExtListenDrops"] == 0
+
+
+@BACK_ENDS
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "direct"])
+def test_client_by_wire_is_taken_for_torchs(
+    cluster: Cluster, torch_packages: Path, libuv: bool, waits: bool
+) -> None:
+    """What the large groups of the benchmarks use: the real server counts it beside torch's own client."""
+    group = Group(cluster, torch_packages, 3)
+    outcome = group.run(Wanted(3, libuv, waits, client=lambda rank: "wire" if rank > 1 else "compiled"))
+    judge(outcome)
+    assert classes(outcome) == {"torch._C._distributed_c10d.TCPStore", "sglang.wire.WireStore"}
 
 
 def classes(outcome: Outcome) -> set[str]:

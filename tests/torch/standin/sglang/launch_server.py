@@ -6,7 +6,7 @@ rank must read what rank 0 has written, and is counted.
 
 STANDIN_RECORD     file that gets the record (JSON); beside it `.begun` once the store is being built
 STANDIN_TORCH      site-packages with torch
-STANDIN_IMPORT     compiled (torch._C alone) or full (`import torch.distributed`)
+STANDIN_IMPORT     compiled (torch._C alone), full (`import torch.distributed`) or wire (no torch at all)
 STANDIN_LIBUV      1 or 0: which back-end of the store
 STANDIN_TIMEOUT_S  patience of the store
 STANDIN_TOKEN      what rank 0 writes; the others do not have it
@@ -54,6 +54,14 @@ def full_store(site_packages: str) -> Any:
     return importlib.import_module("torch.distributed").TCPStore
 
 
+def wire_store(_site_packages: str) -> Any:
+    """Return the client that only speaks torch's protocol; it lies beside this module."""
+    return importlib.import_module("sglang.wire").WireStore
+
+
+STORES = {"compiled": compiled_store, "full": full_store, "wire": wire_store}
+
+
 def arguments() -> argparse.Namespace:
     """Return what SGLang would make of its arguments, as far as it matters here."""
     parser = argparse.ArgumentParser()
@@ -84,8 +92,7 @@ def main() -> int:
     """Join, be counted, record; returns the exit code."""
     told = arguments()
     host, _, port = told.dist_init_addr.rpartition(":")
-    load = full_store if os.environ["STANDIN_IMPORT"] == "full" else compiled_store
-    store_class = load(os.environ["STANDIN_TORCH"])
+    store_class = STORES[os.environ["STANDIN_IMPORT"]](os.environ["STANDIN_TORCH"])
     timeout_s = float(os.environ["STANDIN_TIMEOUT_S"])
     record: dict[str, Any] = {"rank": told.node_rank, "world": told.nnodes, "pid": os.getpid(), "begun_s": BEGUN_S}
     write(os.environ["STANDIN_RECORD"] + ".begun", record)
@@ -116,7 +123,7 @@ def main() -> int:
         record["failure"] = str(failure).splitlines()[0]
         print(f"standin: {record['failure']}", file=sys.stderr)
     else:
-        record["libuv"] = bool(store.libuvBackend)
+        record["libuv"] = store.libuvBackend
         record["class"] = f"{type(store).__module__}.{type(store).__qualname__}"
         record["modules"] = len(sys.modules)
     write(os.environ["STANDIN_RECORD"], record)
