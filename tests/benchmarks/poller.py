@@ -22,7 +22,7 @@ def main() -> None:
             time.sleep(float(pause_s))
         else:
             break
-    os.closerange(3, 256)
+    os.closerange(3, 65536)
     os.execv(command[0], command)
 
 

@@ -105,7 +105,7 @@ def _simulated(size: int, *, waits: bool) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Return the figures as text."""
     head = (
-        "group", "", "", "connects/s", "busiest", "queries/s", "unresolved", "busiest", "queue full, s", "found last, s",
+        "group", "", "", "connects/s", "busiest", "queries/s", "unresolved", "busiest", "queue full, s", "started last, s",
         "joined last, s", "lost",
     )  # fmt: skip
     keys = (

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.layers import skip_or_fail
 from tests.torch.environment import Recipe, Unavailable, is_finished, ready, site_packages
+
+pytestmark = pytest.mark.torch
 
 # Without requirements nothing is fetched: an empty virtual environment.
 EMPTY = Recipe(sys.executable, "cp", ())
@@ -17,7 +20,10 @@ EMPTY = Recipe(sys.executable, "cp", ())
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cache")
-    ready(EMPTY, build=True, directory=directory)
+    try:
+        ready(EMPTY, build=True, directory=directory)
+    except Unavailable as reason:  # a Python without ensurepip
+        skip_or_fail("torch", str(reason))
     return directory
 
 
