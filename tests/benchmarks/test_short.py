@@ -20,9 +20,10 @@ from tests.benchmarks.simulation import (
     torch_alone,
     with_the_wait,
 )
-from tests.layers import skip_or_fail
-from tests.process.command import CHECKOUT
+from tests.layers import is_required, skip_or_fail
+from tests.process.command import CHECKOUT, entry_interpreter
 from tests.process.nodes import missing_requirement
+from tests.torch.environment import Recipe, ready
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,8 @@ def test_short_form(tmp_path: Path) -> None:
     missing = missing_requirement()
     if missing:
         skip_or_fail("netns", missing)
+    if is_required("torch"):
+        ready(Recipe.for_torch(entry_interpreter()), build=True)
     written = tmp_path / "figures.json"
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--short", "--json", str(written)],
@@ -62,6 +65,7 @@ def test_short_form(tmp_path: Path) -> None:
     assert ours["samples"] == 2
     assert 0 < ours["lookups_of_allowed"] <= 1
     scale = report["benchmarks"]["scale"]
+    assert ("without_processes" not in scale) or not is_required("torch")
     for row in scale["rows"]:
         assert row.get("lost_connections", 0) == 0
 

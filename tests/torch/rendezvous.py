@@ -120,7 +120,8 @@ class Group:
             "STANDIN_TORCH": str(self._packages),
             "STANDIN_IMPORT": wanted.client(index),
             "STANDIN_LIBUV": str(int(wanted.libuv)),
-            "STANDIN_TIMEOUT_S": str(wanted.store_timeout_s),
+            # The leader has to reach its own store in this time, on a machine that may be busy.
+            "STANDIN_TIMEOUT_S": str(wanted.store_timeout_s if index else 3 * wanted.store_timeout_s),
             **(extra or {}),
         }
         return node.start(launch_arguments(*options), environment, command=command)
