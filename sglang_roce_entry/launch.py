@@ -233,7 +233,9 @@ class Launcher:
         from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy
 
         around = Surroundings(say=self._log.say, clock=monotonic, pause=sleep)
-        policy = WaitPolicy.for_group(wait.deadline_s, plan.identity.size)
+        # There is one leader, however many workers: alone it need not hold back.
+        workers = 1 if plan.identity.is_leader else plan.identity.size
+        policy = WaitPolicy.for_group(wait.deadline_s, workers)
         name = LeaderName(wait.host, Resolver(), around, _dns_hint(plan))
         try:
             awaited = self._await_leader(plan, name, policy, around)
