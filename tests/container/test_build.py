@@ -122,15 +122,18 @@ def test_a_base_image_with_another_user_than_root_fails_with_a_sentence(
 def test_the_dockerfile_of_the_readme(enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path) -> None:
     block = re.search(r"```dockerfile\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
     assert block is not None
-    own = tmp_path / "Dockerfile"
     default = _default_base(checkout)
     assert default in block[1]
-    own.write_text(block[1].replace(default, base))
-    built = enclosure.build(checkout.path, "localhost/own:1", own, "--env=PIP_NO_INDEX=1")
+    derive(enclosure, base, "localhost/offline:1", tmp_path, "ENV PIP_NO_INDEX=1")
+    own = tmp_path / "own"
+    own.write_text(block[1].replace(default, "localhost/offline:1"))
+    built = enclosure.build(checkout.path, "localhost/own:1", own)
     assert built.code == 0, built.log
     assert sorted(path.name for path in checkout.path.iterdir()) == sorted(checkout.names)  # as it was
     done = enclosure.run_container("localhost/own:1", SGLANG_ARGUMENTS, "--env=STAND_IN_MODE=exit")
     assert events(done.out)["started"]["pid"] == 1, done.log
+    before, after = _packages(enclosure, base), _packages(enclosure, "localhost/own:1")
+    assert {name: after[name] for name in before} == before
 
 
 def test_the_base_image_is_named_with_its_registry_and_its_version(checkout: Checkout) -> None:

@@ -107,6 +107,10 @@ def test_the_pods_of_a_manifest_start(networks: Enclosure, image: str, tmp_path:
         assert done.code == 0, done.log
         assert events(done.out) == {}
         assert "mlx5_0" in done.out
+        # It is no check unless a node without the devices fails it.
+        without = [option for option in options if "/dev/infiniband" not in option]
+        refused = networks.run_container(image, arguments, *without, mode)
+        assert refused.code == 69, refused.log
 
 
 def _run_group(group: Group, networks: Enclosure, image: str, folder: Path) -> None:
