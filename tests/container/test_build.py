@@ -280,6 +280,22 @@ def test_pip_reads_the_configuration_that_comes_as_a_secret(
     assert "'soon'" in built.out + built.log, built.log
 
 
+def test_a_secret_of_the_build_is_not_in_the_image(
+    enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "pip.conf"
+    configuration.write_text("[global]\n# user:hidden-token@mirror\n")
+    secret = f"--secret=id=pip.conf,src={configuration}"
+    built = build(enclosure, checkout, "localhost/secret:1", base, secret, "--no-cache")
+    assert built.code == 0, built.log
+    command = ("-rl", "--devices=skip", "hidden-token", "/etc", "/root", "/run", "/tmp", "/usr")
+    searched = enclosure.run_container("localhost/secret:1", command, "--entrypoint=grep")
+    assert (searched.code, searched.out) == (1, ""), searched.log  # 1: nothing found, 2: not searched
+    history = enclosure.succeed("podman", "history", "--no-trunc", "localhost/secret:1")
+    assert "install.py" in history
+    assert "hidden-token" not in history
+
+
 def _hadolint(dockerfile: Path) -> tuple[int, str]:
     beside = Path(sys.executable).with_name("hadolint")
     program = str(beside) if beside.exists() else shutil.which("hadolint")
