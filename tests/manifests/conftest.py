@@ -12,6 +12,7 @@ import pytest
 from tests.layers import skip_or_fail
 from tests.manifests.kubectl import kubectl
 from tests.manifests.manifest_set import K8S, Manifest, built, variants
+from tests.manifests.nodes import Node, recorded_nodes
 
 HERE = Path(__file__).parent
 
@@ -55,3 +56,9 @@ def manifests(variant: str) -> list[Manifest]:
     """Return what ``kubectl apply -k`` sends for the variant, a fresh copy."""
     documents: list[Manifest] = json.loads(_built(variant))
     return documents
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Node]:
+    """Return the recorded nodes, by the network of the pods that they fit."""
+    return recorded_nodes(tmp_path_factory.mktemp("nodes"))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.manifests.kubectl import kustomize
 from tests.manifests.manifest_set import K8S, Manifest, built, serving_templates, variants
-from tests.manifests.server_rules import router_selects_leaders, services_select_pods
+from tests.manifests.rules.silent import router_selects_leaders, services_select_pods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
