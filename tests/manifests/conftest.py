@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,11 +39,6 @@ def _tools() -> None:
         skip_or_fail("manifests", sentence)
 
 
-@functools.cache
-def _built(variant: str) -> str:
-    return json.dumps(built(K8S / variant))
-
-
 @pytest.fixture(params=variants())
 def variant(request: pytest.FixtureRequest) -> str:
     """Return each folder that a user applies in turn."""
@@ -54,8 +48,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def manifests(variant: str) -> list[Manifest]:
     """Return what ``kubectl apply -k`` sends for the variant, a fresh copy."""
-    documents: list[Manifest] = json.loads(_built(variant))
-    return documents
+    return built(K8S / variant)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,12 +53,24 @@ def parse(text: str) -> list[Manifest]:
     return [document for document in documents if document]
 
 
-def built(folder: Path) -> list[Manifest]:
-    """Return what ``kubectl apply -k`` would send; raises ``RuntimeError`` with kubectl's words."""
+def _build(folder: Path) -> str:
     done = kustomize(folder)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
-    return parse(done.stdout)
+    return json.dumps(parse(done.stdout))
+
+
+_build_once = functools.cache(_build)
+
+
+def built(folder: Path) -> list[Manifest]:
+    """Return what ``kubectl apply -k`` would send; raises ``RuntimeError`` with kubectl's words.
+
+    What lies under ``k8s/`` does not change during a run and is built once; every caller gets a copy.
+    """
+    text = _build_once(folder) if folder.is_relative_to(K8S) else _build(folder)
+    documents: list[Manifest] = json.loads(text)
+    return documents
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tests.manifests.kubectl import kustomize
-from tests.manifests.manifest_set import K8S, Manifest, built, serving_templates, variants
+from tests.manifests.manifest_set import K8S, Manifest, built, parse, pod_templates, serving_templates
 from tests.manifests.rules.silent import router_selects_leaders, services_select_pods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HOST, SITE = "roce-hostnetwork/shared-device-plugin", "example-site"
@@ -50,26 +51,113 @@ def test_variant_builds(variant: str) -> None:
     assert done.stdout.startswith("apiVersion:")
 
 
-def test_example_site_changes_its_values_and_nothing_else() -> None:
-    before, after = _by_identity(built(K8S / HOST)), _by_identity(built(K8S / SITE))
-    assert before.keys() == after.keys()
-    added, removed = set(), set()
-    for identity, old in before.items():
-        added |= after[identity].items() - old.items()
-        removed |= old.items() - after[identity].items()
-    pod = ("spec", "leaderWorkerTemplate", "workerTemplate", "spec")
-    limits = (*pod, "containers", 0, "resources", "limits")
-    assert removed == {
-        ((*pod, "containers", 0, "image"), "registry.example/sglang-roce-entry:TAG"),
-        ((*pod, "volumes", 1, "hostPath", "path"), "/data/models/DeepSeek-R1"),
-        ((*limits, "rdma/hca_shared_devices_a"), 1),
-    }
-    assert added == {
-        (("metadata", "namespace"), "inference"),
-        ((*pod, "containers", 0, "image"), "harbor.inference.example/serving/sglang-roce-entry:0.5.6-1"),
-        ((*pod, "volumes", 1, "hostPath", "path"), "/mnt/models/DeepSeek-V3.2"),
-        ((*limits, "rdma/rdma_shared_device_eth"), 1),
-    }
+SITE_PATH = "../roce-hostnetwork/shared-device-plugin"
+IMAGES = {
+    "registry.example/sglang-roce-entry:TAG",
+    "harbor.inference.example/serving/sglang-roce-entry:0.1.0-sglang0.5.15",
+}
+
+
+def _changes(before: list[Manifest], after: list[Manifest]) -> tuple[set[Any], set[Any]]:
+    """Return the values that went and those that came, by their last key; without the namespace."""
+    old, new = _by_identity(before), _by_identity(after)
+    assert old.keys() == new.keys()
+    went: set[Any] = set()
+    came: set[Any] = set()
+    for identity, leaves_before in old.items():
+        went |= {(path[-1], value) for path, value in leaves_before.items() - new[identity].items()}
+        came |= {(path[-1], value) for path, value in new[identity].items() - leaves_before.items()}
+    return went, came - {("namespace", "inference")}
+
+
+def _site(copied: Path, variant: str, edit: Callable[[str], str] = str) -> subprocess.CompletedProcess[str]:
+    """Build the example with another variant under it, edited as its comment says."""
+    file = copied / SITE / "kustomization.yaml"
+    text = file.read_text()
+    assert text.count(SITE_PATH) == 1
+    file.write_text(edit(text.replace(SITE_PATH, f"../{variant}")))
+    return kustomize(copied / SITE)
+
+
+def _without_the_plugin(text: str) -> str:
+    site = yaml.safe_load(text)
+    site["patches"] = [patch for patch in site["patches"] if "limits/rdma~1" not in patch["patch"]]
+    assert len(site["patches"]) == 1
+    return yaml.safe_dump(site)
+
+
+def _claim_and_functions(text: str) -> str:
+    return text.replace("hostPath/path", "persistentVolumeClaim/claimName").replace(
+        "rdma~1hca_shared_devices_a", "nvidia.com~1roce_vf"
+    )
+
+
+@pytest.mark.parametrize("variant", [HOST, "prefill-decode/shared-device-plugin"])
+def test_example_site_changes_its_values_and_nothing_else(copied: Path, variant: str) -> None:
+    done = _site(copied, variant)
+    assert done.returncode == 0, done.stderr
+    went, came = _changes(built(K8S / variant), parse(done.stdout))
+    assert {value for _key, value in went | came} == {
+        *IMAGES, "/data/models/DeepSeek-R1", "/mnt/models/DeepSeek-V3.2", 1,
+    }  # fmt: skip
+    assert ("rdma/hca_shared_devices_a", 1) in went
+    assert ("rdma/rdma_shared_device_eth", 1) in came
+    assert {("image", image) for image in IMAGES} <= went | came
+
+
+def test_example_site_on_the_preflight(copied: Path) -> None:
+    done = _site(copied, "preflight/shared-device-plugin")
+    assert done.returncode == 0, done.stderr
+    went, came = _changes(built(K8S / "preflight/shared-device-plugin"), parse(done.stdout))
+    assert {key for key, _value in went} == {"image", "rdma/hca_shared_devices_a"}
+    assert {key for key, _value in came} == {"image", "rdma/rdma_shared_device_eth"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "edit", "place"),
+    [
+        ("roce-hostnetwork/privileged", _without_the_plugin, "rdma~1hca_shared_devices_a"),
+        ("prefill-decode/privileged", _without_the_plugin, "rdma~1hca_shared_devices_a"),
+        ("preflight/privileged", _without_the_plugin, "rdma~1hca_shared_devices_a"),
+        ("roce-sriov/ipc-lock", _claim_and_functions, "volumes/1/hostPath/path"),
+        ("roce-sriov/restricted", _claim_and_functions, "volumes/1/hostPath/path"),
+    ],
+)
+def test_example_site_fails_where_it_does_not_fit_and_says_where(
+    copied: Path, variant: str, edit: Callable[[str], str], place: str
+) -> None:
+    """Nothing is half applied; with the edits of its comment it fits."""
+    original = (copied / SITE / "kustomization.yaml").read_text()
+    refused = _site(copied, variant)
+    assert refused.returncode != 0
+    assert place in refused.stderr
+    (copied / SITE / "kustomization.yaml").write_text(original)
+    done = _site(copied, variant, edit)
+    assert done.returncode == 0, done.stderr
+    assert "harbor.inference.example" in done.stdout
+    assert "registry.example" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("preflight", "server"),
+    [
+        ("preflight/shared-device-plugin", HOST),
+        ("preflight/privileged", "roce-hostnetwork/privileged"),
+        ("preflight/sriov", "roce-sriov/ipc-lock"),
+        ("preflight/dra", "dra/dranet"),
+    ],
+)
+def test_preflight_asks_for_what_the_server_asks_for(preflight: str, server: str) -> None:
+    """Same view of the node, same number of nodes: otherwise its answer is about another pod."""
+    (asking,) = pod_templates(built(K8S / preflight))
+    (serving,) = pod_templates(built(K8S / server))
+    for field in ("hostNetwork", "dnsPolicy", "tolerations", "securityContext", "resourceClaims"):
+        assert asking.spec.get(field) == serving.spec.get(field), field
+    for field in ("resources", "securityContext"):
+        assert asking.containers[0][field] == serving.containers[0][field], field
+    assert asking.metadata.get("annotations") == serving.metadata.get("annotations")
+    size = serving.owner["spec"]["leaderWorkerTemplate"]["size"]
+    assert asking.owner["spec"]["completions"] == asking.owner["spec"]["parallelism"] == size
 
 
 @pytest.mark.parametrize("group", ["roce-hostnetwork", "prefill-decode", "preflight"])
@@ -122,17 +210,6 @@ def test_to_change_is_little() -> None:
         assert len([line for line in marked if "image:" in line]) == images
         models = [line for line in marked if "path: /data/models" in line or "claimName:" in line]
         assert len(models) == groups
-
-
-def test_readme_names_what_exists() -> None:
-    text = (K8S / "README.md").read_text()
-    applied = re.findall(r"kubectl apply -f (\S+)", text)
-    assert applied != []
-    assert [path for path in applied if not (K8S / path).is_file()] == []
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert [link for link in links if not (K8S / link).exists()] == []
-    described = set(re.findall(r"^\|[^|]*\| `([^`]+)` \|[^|]*\| [a-z]+ \|$", text, re.MULTILINE))
-    assert described == set(variants())
 
 
 def test_prefix_keeps_the_router_s_selectors(copied: Path) -> None:
