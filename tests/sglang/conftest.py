@@ -57,10 +57,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
-@pytest.fixture(scope="module", params=RELEASES, ids=lambda release: release.version)
+@pytest.fixture(scope="session", params=RELEASES, ids=lambda release: release.version)
 def judge(
     request: pytest.FixtureRequest, environment: Environment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Judge]:
-    """Return the parser of each release in turn."""
+    """Return the parser of each release in turn; pytest puts all tests of one release together."""
     with Judge(environment, request.param, tmp_path_factory.mktemp("judge")) as running:
         yield running

@@ -124,8 +124,7 @@ def run(words: Sequence[str | Path], what: str, attempts: int = 1) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            said = f"not done in {INSTALL_S:.0f} s"
-            continue
+            raise NotBuilt(f"{what} was not done in {INSTALL_S:.0f} s") from None
         if done.returncode == 0:
             return
         said = next(iter(reversed(done.stderr.strip().splitlines())), f"exit {done.returncode}")
@@ -144,6 +143,14 @@ def pip(python: Path, *words: str | Path, what: str) -> None:
     )  # fmt: skip
 
 
+def refuse_cuda(version_file: Path) -> None:
+    """Raise NotBuilt if torch's version.py is that of a CUDA build, whose requirements are gigabytes."""
+    found: dict[str, str | None] = {}
+    exec(version_file.read_text(encoding="utf-8"), found)  # the module alone, without loading torch
+    if found.get("cuda"):
+        raise NotBuilt(f"pip's {TORCH} is a CUDA build here: name an index of CPU builds in PIP_EXTRA_INDEX_URL")
+
+
 def build_base(folder: Path) -> None:
     """Make the virtual environment. Torch comes first, to stop before anything else if it is not a CPU build."""
     interpreter = find_python()
@@ -152,11 +159,7 @@ def build_base(folder: Path) -> None:
     run([interpreter, "-m", "venv", folder], "making a virtual environment")
     python = folder / "bin" / "python"
     pip(python, TORCH, what=TORCH)
-    version = next(folder.glob("lib/python*/site-packages/torch/version.py")).read_text(encoding="utf-8")
-    found: dict[str, str | None] = {}
-    exec(version, found)  # the module alone, without loading torch
-    if found.get("cuda"):
-        raise NotBuilt(f"pip's {TORCH} is a CUDA build here: name an index of CPU builds in PIP_EXTRA_INDEX_URL")
+    refuse_cuda(next(folder.glob("lib/python*/site-packages/torch/version.py")))
     pip(python, "-r", REQUIREMENTS, what=REQUIREMENTS.name)
     run([python, "-c", "import torch, transformers"], "importing torch")
 

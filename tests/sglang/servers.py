@@ -56,7 +56,7 @@ def request(node: Node, path: str, body: Mapping[str, Any] | None = None) -> tup
                 connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None, ""
         finally:
             connection.close()
@@ -85,6 +85,12 @@ class Member:
         """Return the status of /health, None while nobody answers."""
         return request(self.node, "/health")[0]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what the command was started with, or what SGLang got once it is SGLang."""
+        block = Path(f"/proc/{self.launch.first_in_pid_namespace()}/environ").read_bytes()
+        return dict(entry.split("=", 1) for entry in os.fsdecode(block).split("\0") if entry)
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the node's PID 1."""
         os.kill(self.launch.first_in_pid_namespace(), number)
@@ -93,9 +99,11 @@ class Member:
 class Group:
     """Leader and worker. Nothing starts by itself, and the leader's name is nowhere at first."""
 
-    def __init__(self, cluster: Cluster, environment: Environment, entry: Path, *arguments: str) -> None:
+    def __init__(
+        self, cluster: Cluster, environment: Environment, entry: Path, *arguments: str, family: int = 4
+    ) -> None:
         self._cluster = cluster
-        self._nodes = [cluster.add_node("sglang-0"), cluster.add_node("sglang-0-1")]
+        self._nodes = [cluster.add_node(name, (family,)) for name in ("sglang-0", "sglang-0-1")]
         model = environment.folders["model"]
         self._command = [str(entry), "--rdma", "off", "--model-path", str(model), *ARGUMENTS, *arguments]
         # One core for each rank of the group, also where there is one core.
@@ -140,9 +148,9 @@ class Group:
         """Wait until /health of every node says 200."""
         self.wait_until("healthy", lambda: all(member.health == 200 for member in self.members))
 
-    def wait_ended(self, members: Sequence[Member]) -> None:
+    def wait_ended(self, members: Sequence[Member], within_s: float = ENDS_S) -> None:
         """Wait until these servers have ended; fail with their logs when time is up."""
-        end_s = time.monotonic() + ENDS_S
+        end_s = time.monotonic() + within_s
         while running := [member for member in members if member.launch.process.poll() is None]:
             assert time.monotonic() < end_s, (
                 f"{running[0].node.hostname} is still running{tail(running[0].launch)}"

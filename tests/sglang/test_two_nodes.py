@@ -47,6 +47,9 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
     group.wait_until("handed over", lambda: D in listens(leader.node))
     worker.launch.wait_for_line(HANDOVER, SERVES_S)
     group.wait_healthy()
+    for member in (leader, worker):
+        assert member.environment["GLOO_SOCKET_IFNAME"] == "eth0"
+        assert member.environment["SGLANG_HOST_IP"] == member.node.address
     assert generated(leader) == generated(leader)
     assert request(worker.node, "/generate", PROMPT)[0] == 404
     for member in (leader, worker):
@@ -56,13 +59,24 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
 
 
 def test_a_killed_worker_ends_the_leader(cluster: Cluster, environment: Environment, entry: Path) -> None:
-    group = Group(cluster, environment, entry)
+    """And all of it where there is only IPv6, whose leader SGLang must be given as an address."""
+    group = Group(cluster, environment, entry, family=6)
     group.publish_leader()
     worker = group.start(1)
     leader = group.start(0)
     group.wait_healthy()
+    generated(leader)
     worker.send(signal.SIGKILL)
     group.wait_ended([worker, leader])
+
+
+def test_a_wrong_interface_for_gloo_is_noticed(cluster: Cluster, environment: Environment, entry: Path) -> None:
+    """NCCL's spelling, which the user has set: SGLang ends on it, so these servers do judge the variables."""
+    group = Group(cluster, environment, entry)
+    group.publish_leader()
+    members = [group.start(index, {"GLOO_SOCKET_IFNAME": "=eth0"}) for index in (0, 1)]
+    group.wait_ended(members, SERVES_S)
+    assert any("Unable to find address for: =eth0" in member.launch.text() for member in members)
 
 
 def test_attention_data_parallel_does_not_deadlock(
