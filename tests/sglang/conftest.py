@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,5 +63,6 @@ def judge(
     request: pytest.FixtureRequest, environment: Environment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Judge]:
     """Return the parser of each release in turn; pytest puts all tests of one release together."""
-    with Judge(environment, request.param, tmp_path_factory.mktemp("judge")) as running:
+    with closing(Judge(environment, request.param, tmp_path_factory.mktemp("judge"))) as running:
+        running.start()
         yield running

@@ -15,9 +15,6 @@ from tests.sglang.environment import INSIDE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from tests.sglang.environment import Environment
     from tests.sglang.releases import Release
@@ -34,7 +31,7 @@ class JudgeError(Exception):
 
 
 class Judge:
-    """One release's parser. Ends with its `with` block."""
+    """One release's parser, from `start` to `close`."""
 
     def __init__(self, environment: Environment, release: Release, directory: Path) -> None:
         self.release = release
@@ -52,18 +49,14 @@ class Judge:
             )
         self._received = b""
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Wait until the parser is loaded; raises JudgeError with the end of the log if it never is."""
         answered = self.ask({"table": TABLE}, IMPORT_S)
         if answered["version"] != self.release.version:
             raise JudgeError(f"asked for {self.release.version}, answered by {answered['version']}")
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.kill()
