@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,14 @@ class Group:
             assert not ended, f"{ended[0].node.hostname} ended before {what}{logs}"
             assert time.monotonic() < end_s, f"not {what} in {within_s:.0f} s{logs}"
             time.sleep(0.2)
+
+    def wait_said(self, member: Member, pattern: str) -> re.Match[str]:
+        """Wait until a member has said something; return the match."""
+        wanted = re.compile(pattern, re.IGNORECASE)
+        self.wait_until(f"said {pattern!r}", lambda: wanted.search(member.launch.text()) is not None)
+        found = wanted.search(member.launch.text())
+        assert found is not None
+        return found
 
     def wait_healthy(self) -> None:
         """Wait until /health of every node says 200."""

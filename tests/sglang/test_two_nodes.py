@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -38,14 +37,14 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
     """Worker first, the leader's name late; it serves; SIGTERM to both ends both."""
     group = Group(cluster, environment, entry)
     worker = group.start(1)
-    worker.launch.wait_for_line(NOT_RESOLVED, SERVES_S)
+    group.wait_said(worker, NOT_RESOLVED)
     leader = group.start(0)
-    leader.launch.wait_for_line(NOT_RESOLVED, SERVES_S)
+    group.wait_said(leader, NOT_RESOLVED)
     # Nobody has become SGLang meanwhile.
     assert not listens(leader.node) | listens(worker.node)
     group.publish_leader()
     group.wait_until("handed over", lambda: D in listens(leader.node))
-    worker.launch.wait_for_line(HANDOVER, SERVES_S)
+    group.wait_said(worker, HANDOVER)
     group.wait_healthy()
     for member in (leader, worker):
         assert member.environment["GLOO_SOCKET_IFNAME"] == "eth0"
@@ -95,8 +94,7 @@ def test_attention_data_parallel_does_not_deadlock(
         assert D not in listens(leader.node)
         time.sleep(0.2)
     worker = group.start(1, cheap_health)
-    said = worker.launch.wait_for_line(HANDOVER, SERVES_S)
-    assert re.findall(HANDOVER, said.text) in ([str(D + 1)], [str(D + 13)])
+    assert int(group.wait_said(worker, HANDOVER).group(1)) in (D + 1, D + 13)
     group.wait_until("open", lambda: D in listens(leader.node))
     group.wait_healthy()
     for member in (leader, worker):
