@@ -25,6 +25,8 @@ CHOICES = {
 SIZES = ("tp_size", "pp_size", "dp_size", "attn_dp_size", "nnodes")
 INTEGERS = (*SIZES, "node_rank", "dist_timeout", "port", "base_gpu_id", "gpu_id_step")
 
+# The beginning of a secret option that is another option's whole name: what it takes is shown.
+NO_SECRET = "--ssl-keyfile"
 # Options of SGLang that are none of ours, some of which begin like ours, all of them in every release.
 OTHERS = (
     ("--trust-remote-code",),
@@ -109,7 +111,7 @@ def own_tokens(draw: st.DrawFn, options: tuple[Option, ...]) -> tuple[str, ...]:
     name = draw(spelled_names(option))
     if option.flag:
         return draw(st.sampled_from((*[(name,)] * 9, (f"{name}=true",))))
-    value = draw(values_of(option))
+    value = "/key.pem" if name == NO_SECRET else draw(values_of(option))
     return draw(st.sampled_from((*[(name, value)] * 6, *[(f"{name}={value}",)] * 6, (name,))))
 
 
