@@ -39,7 +39,8 @@ class UserScan:
 
     def settings(self) -> ScanSettings:
         """Return what NCCL makes of these values."""
-        return ScanSettings(self.family or AF_INET, self.address_range, self.roce_version or 2)
+        version = 2 if self.roce_version is None else self.roce_version
+        return ScanSettings(self.family or AF_INET, self.address_range, version)
 
 
 @dataclass(frozen=True, slots=True)

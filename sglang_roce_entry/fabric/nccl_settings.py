@@ -9,8 +9,10 @@ over an administrator's file; so the files count as decided values too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
+
+from sglang_roce_entry.fabric.selector import atoi
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,11 +74,20 @@ def parse_c_integer(text: str) -> tuple[int | None, bool]:
 
 
 def parse_address_range(text: str) -> IpNetwork | None:
-    """Return the network of an ``NCCL_IB_ADDR_RANGE``, ``None`` if it is none.
+    """Return the network that NCCL makes of an ``NCCL_IB_ADDR_RANGE``, ``None`` where it ignores the value.
 
-    A comma list counts as its first entry only (``envIbAddrRange``).
+    Source: ``envIbAddrRange``, an address for ``inet_pton`` up to the slash, a length for ``strtol`` after
+    it. So nothing is trimmed before the address, what follows the length is not read (a comma list counts
+    as its first entry), and a length that is no number is 0.
     """
+    address, slash, length_text = text.partition("/")
+    if not slash or "%" in address:  # ip_address would take a zone
+        return None
     try:
-        return ip_network(text.split(",", maxsplit=1)[0].strip(), strict=False)
+        base = ip_address(address)
     except ValueError:
         return None
+    length = atoi(length_text)
+    if not 0 <= length <= base.max_prefixlen:
+        return None
+    return ip_network((base, length), strict=False)

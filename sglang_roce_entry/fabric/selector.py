@@ -76,12 +76,12 @@ def _entry(part: str, nccl: tuple[int, ...]) -> SelectorEntry:
     port_text = rest.split(":")[0]
     if not port_text and nccl >= RAIL_GRAMMAR:
         return SelectorEntry(name, None)
-    port = _atoi(port_text)
+    port = atoi(port_text)
     return SelectorEntry(name, None if port == -1 else port)  # NCCL keeps "any port" as -1
 
 
-def _atoi(text: str) -> int:
-    # C's atoi: white space, a sign, digits; else 0. Port 0 exists on no device and so matches nothing.
+def atoi(text: str) -> int:
+    """Return what C's ``atoi`` makes of a text: white space, a sign, digits; else 0, a port that no device has."""
     rest = text.lstrip(" \t\n\r\f\v")
     sign = -1 if rest.startswith("-") else 1
     rest = rest[1:] if rest[:1] in ("+", "-") else rest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from sglang_roce_entry.fabric.nccl_settings import (
     parse_nccl_file,
 )
 from sglang_roce_entry.fabric.selector import parse_selector, render_selector
-from sglang_roce_entry.fabric.user_values import check_sockets
+from sglang_roce_entry.fabric.user_values import check_sockets, user_scan
 from sglang_roce_entry.host.collect import collect
 from tests.decision.conftest import Decide, rail
 from tests.trees import V1, Node
@@ -158,6 +160,36 @@ def test_empty_values_count_as_unset() -> None:
 )
 def test_c_integers(text: str, value: int, whole: bool) -> None:
     assert parse_c_integer(text) == (value, whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.0.0.0/16", "10.0.0.0/16"),
+        ("10.0.3.4/16", "10.0.0.0/16"),
+        ("fd00::/8", "fd00::/8"),
+        ("10.0.0.0/16,10.1.0.0/16", "10.0.0.0/16"),
+        ("10.0.0.0/ 16 ", "10.0.0.0/16"),
+        ("10.0.0.0/", "0.0.0.0/0"),
+        ("10.0.0.0/x", "0.0.0.0/0"),
+        ("10.0.0.0/0.0.255.255", "0.0.0.0/0"),
+        # All of these NCCL ignores.
+        ("10.0.0.0/255.255.0.0", None),
+        ("10.0.0.0/33", None),
+        ("10.0.0.0", None),
+        (" 10.0.0.0/16", None),
+        ("10.0.0.1,10.1.0.0/16", None),
+        ("fe80::1%eth0/64", None),
+        ("eth0", None),
+    ],
+)
+def test_an_address_range_is_read_as_nccl_reads_it(text: str, network: str | None) -> None:
+    assert parse_address_range(text) == (ip_network(network) if network else None)
+
+
+def test_a_roce_version_of_zero_is_no_default() -> None:
+    decided = decided_values({"NCCL_IB_ROCE_VERSION_NUM": "0"}, ())
+    assert user_scan(decided).settings().roce_version == 0
 
 
 @given(st.text())
