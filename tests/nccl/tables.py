@@ -1,0 +1,182 @@
+"""Generated GID tables, settings and selectors: the same for a given seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.nccl.nodes import NodePort, Slot, Table
+from tests.trees import V1, V2
+
+if TYPE_CHECKING:
+    import random
+
+LENGTHS = (1, 2, 3, 5, 8, 16, 32, 128)
+_LENGTH_WEIGHTS = (1, 2, 3, 6, 10, 10, 3, 1)
+
+#: Below the 32 devices that NCCL takes into its table.
+PORTS_PER_NODE = 30
+
+_IPV4 = ("10.0.0.1", "10.0.1.1", "10.1.0.1", "192.168.7.9", "169.254.3.4", "100.64.0.2", "11.0.0.1")
+_IPV6 = ("2001:db8::1", "2001:db8:1::1", "fd00::1", "fd00:0:0:1::2")
+_LINK_LOCAL = ("fe80::1", "fe80::a:b:c:d", "fe80::")
+
+RANGES = (
+    None,
+    "10.0.0.0/16",
+    "10.0.1.0/24",
+    "10.0.0.0/8",
+    "192.168.7.9/32",
+    "172.16.0.0/12",
+    "0.0.0.0/0",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+    "2001:db8::1/128",
+    "fd00::/10",
+    "fe80::/64",
+    "::/0",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """NCCL_IB_ADDR_FAMILY, NCCL_IB_ADDR_RANGE and NCCL_IB_ROCE_VERSION_NUM; ``None``: not set."""
+
+    family: str | None = None
+    address_range: str | None = None
+    roce_version: int | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that are set."""
+        values = {
+            "NCCL_IB_ADDR_FAMILY": self.family,
+            "NCCL_IB_ADDR_RANGE": self.address_range,
+            "NCCL_IB_ROCE_VERSION_NUM": self.roce_version,
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def random_steering(rng: random.Random) -> Steering:
+    """Return settings as users write them, sound or not."""
+    family = rng.choice((None, None, "AF_INET", "AF_INET6", "AF_INET6"))
+    address_range = rng.choice(RANGES) if rng.random() < 0.6 else None
+    return Steering(family, address_range, rng.choice((None, None, 2, 1, 3)))
+
+
+def random_slot(rng: random.Random) -> Slot | None:
+    """Return an occupied slot of any sort, or ``None`` for an empty one."""
+    sort = rng.random()
+    if sort < 0.2:
+        return None
+    if sort < 0.4:
+        ip = rng.choice(_LINK_LOCAL)
+    elif sort < 0.75:
+        ip = rng.choice(_IPV4)
+    else:
+        ip = rng.choice(_IPV6)
+    return Slot(ip, rng.choices((V1, V2, None), weights=(40, 45, 15))[0])
+
+
+def random_table(rng: random.Random) -> tuple[Table, int]:
+    """Return a table as no healthy node has it, and its length."""
+    (length,) = rng.choices(LENGTHS, _LENGTH_WEIGHTS)
+    busy = min(length, rng.choice((2, 4, 6, 8, 12, 20)))
+    table = {}
+    for index in rng.sample(range(length), rng.randint(0, busy)):
+        slot = random_slot(rng)
+        if slot is not None:
+            table[index] = slot
+    return table, length
+
+
+# ---- tables of nodes, for the whole decision ------------------------------------------------------
+
+
+def random_port(rng: random.Random, device: str, number: int, style: int) -> NodePort:
+    """Return a port as nodes have it; ports of one ``style`` have much in common.
+
+    Its own address is in 10.<style>.0.0/16; foreign ones, a second own one, IPv6, holes and unreadable
+    types come with some probability.
+    """
+    own = f"10.{style}.{number}.{rng.randint(1, 250)}"
+    addresses = [f"{own}/{rng.choice((16, 24))}"]
+    entries: list[Slot] = []
+    if rng.random() < 0.9:
+        entries += _pair(rng, f"fe80::{number + 1:x}")
+    foreign = [f"10.{style}.200.{n}" for n in range(rng.choice((0, 0, 0, 1, 2)))]
+    groups = [_pair(rng, own)]
+    groups += [_pair(rng, ip) for ip in foreign]
+    if rng.random() < 0.15:
+        second = f"172.20.{number}.7"
+        addresses.append(f"{second}/24")
+        groups.append(_pair(rng, second))
+    if rng.random() < 0.25:
+        six = f"2001:db8:{style:x}::{number + 1:x}"
+        addresses.append(f"{six}/64")
+        groups.append(_pair(rng, six))
+    if rng.random() < 0.5:
+        rng.shuffle(groups)
+    for group in groups:
+        entries += group
+    length = rng.choice((12, 16, 24))
+    table: Table = {}
+    index = 0
+    holes = rng.random() < 0.3
+    for entry in entries:
+        if holes and rng.random() < 0.25:
+            index += rng.randint(1, 3)
+        hidden = entry.ip in foreign and rng.random() < 0.4
+        if index < length:
+            table[index] = Slot(entry.ip, None) if hidden else entry
+        index += 1
+    return NodePort(device, 1, table, length, tuple(addresses))
+
+
+def _pair(rng: random.Random, ip: str) -> list[Slot]:
+    """Return the two slots that the kernel fills per address, rarely only one or in reverse."""
+    order = rng.random()
+    if order < 0.8:
+        return [Slot(ip, V1), Slot(ip, V2)]
+    return [Slot(ip, V2), Slot(ip, V1)] if order < 0.9 else [Slot(ip, V2)]
+
+
+def random_node(rng: random.Random) -> list[NodePort]:
+    """Return the ports of a node: mostly alike, as after one boot, sometimes each by itself."""
+    stem = rng.choice(("mlx5_", "mlx5_", "bnxt_re", "rocep", "irdma", "mlx5_bond_"))
+    count = rng.choice((1, 2, 4, 8, 8, 12))
+    style = rng.randint(1, 99)
+    if rng.random() < 0.4:
+        seed = rng.randint(0, 1 << 30)
+        alike = [random_port(type(rng)(seed), f"{stem}{n}", n, style) for n in range(count)]
+        # One of them has lived through more than the others.
+        if count > 1 and rng.random() < 0.7:
+            alike[-1] = random_port(rng, f"{stem}{count - 1}", count - 1, style)
+        return alike
+    return [random_port(rng, f"{stem}{n}", n, style) for n in range(count)]
+
+
+# ---- selectors ------------------------------------------------------------------------------------
+
+_STRANGE = (" ", "mlx5", "m", "mlx5_1 ", " mlx5_1", "^mlx5_0", "=mlx5_1", "none", "MLX5_0", "bnxt", "_")
+_PORTS = ("", ":1", ":2", ":", ":0", ":-1", ":+1", ":1:2", ":2:", "::1", ":1:2:3", ":x", ":01", ": 1")
+
+
+def random_selector(rng: random.Random, devices: list[str]) -> str:
+    """Return a value of ``NCCL_IB_HCA``: sound, odd, or nonsense."""
+    head = rng.choice(("", "", "=", "=", "=", "^", "^=", "=^", "^^", "=="))
+    count = rng.choices((0, 1, 2, 3, 6, 34, 40), weights=(1, 5, 5, 4, 3, 1, 1))[0]
+    entries = []
+    for _ in range(count):
+        sort = rng.random()
+        if sort < 0.55:
+            name = rng.choice(devices)
+        elif sort < 0.7:
+            whole = rng.choice(devices)
+            name = whole[: rng.randint(0, len(whole))]
+        elif sort < 0.8:
+            name = rng.choice(devices) + rng.choice("0123x")
+        else:
+            name = rng.choice(_STRANGE)
+        entries.append(name + (rng.choice(_PORTS) if rng.random() < 0.5 else ""))
+    return head + rng.choice((",", ",", ",", ",,")).join(entries)
