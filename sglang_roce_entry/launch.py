@@ -28,6 +28,7 @@ from sglang_roce_entry.plan import (
     identify,
     leader_address,
     make_plan,
+    oldest_nccl,
     rdma_is_wanted,
 )
 from sglang_roce_entry.server.arguments import read_arguments
@@ -191,7 +192,7 @@ class Launcher:
         size = stages.identity.size if stages.identity else 1
         facts = read_facts(inputs, stages, self._host)
         decided = decided_values(inputs.environ, facts.nccl_files)
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
+        policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(facts))
         if wait and policy.rdma == REQUIRED and inputs.settings.hca_wait > 0:
             facts = self._await_hardware(facts)
         self._inputs = replace(inputs, facts=facts)
@@ -208,7 +209,7 @@ class Launcher:
         from sglang_roce_entry.group.wait import Surroundings
         from sglang_roce_entry.hardware import KernelEvents, await_hardware
 
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
+        policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(facts))
         pending = [facts]  # the read that was made already serves as the first one
 
         def read() -> HostFacts:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.fabric.selector import atoi
+from sglang_roce_entry.fabric.c_numbers import as_int, atoi, strtoll
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sglang_roce_entry.fabric.policy import IpNetwork
 
-_MAX_INT64 = (1 << 63) - 1
+#: From this release on a text that is no number leaves the default.
+TEXT_IS_DEFAULT = (2, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,20 @@ def decided_values(environ: Mapping[str, str], files: Iterable[tuple[str, str]])
     return decided
 
 
-def parse_c_integer(text: str) -> tuple[int | None, bool]:
-    """Return what C's ``strtoll(text, 0, 0)`` makes of a value, and whether all of it is a number.
+def parse_c_integer(text: str, nccl: tuple[int, ...] | None = None) -> tuple[int | None, bool]:
+    """Return what NCCL makes of a number, and whether all of the text is one. ``None``: its default.
 
-    NCCL takes a text that is no number as 0 in silence: ``auto`` becomes index 0. An empty one is unset.
+    Source: ``ncclLoadParam``. A text that does not begin with a number is 0 in silence up to 2.31 (``auto``
+    becomes index 0) and the default from 2.32 on; so is one beyond 64 bits in every release. ``nccl`` is
+    the version that reads it; unknown, it counts as an old one.
     """
-    stripped = text.strip()
-    if not stripped:
+    if not text:
         return None, True
-    sign = -1 if stripped[0] == "-" else 1
-    digits = stripped[1:] if stripped[0] in "+-" else stripped
-    base, allowed = 10, "0123456789"
-    if digits[:2].lower() == "0x":
-        base, allowed, digits = 16, "0123456789abcdef", digits[2:]
-    elif digits.startswith("0") and len(digits) > 1:
-        base, allowed = 8, "01234567"
-    end = 0
-    while end < len(digits) and digits[end].lower() in allowed:
-        end += 1
-    value = min(int(digits[:end], base), _MAX_INT64) if end else 0
-    return sign * value, bool(end) and end == len(digits)
+    value, length = strtoll(text)
+    whole = length > 0 and not text[length:].strip()
+    if value is None or (length == 0 and nccl is not None and nccl >= TEXT_IS_DEFAULT):
+        return None, False
+    return as_int(value), whole
 
 
 def parse_address_range(text: str) -> IpNetwork | None:

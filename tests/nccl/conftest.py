@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.layers import skip_or_fail
+from tests.layers import is_required, skip_or_fail
 from tests.nccl.judge import Judge, build_verbs_library
 from tests.nccl.wheels import RELEASES, Release, WheelUnavailableError, fetch
 
@@ -33,7 +33,7 @@ def verbs_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if sys.platform != "linux":
         skip_or_fail("nccl", "needs Linux: NCCL's wheels are for it only.")
     if shutil.which("cc") is None or shutil.which("nm") is None:
-        skip_or_fail("nccl", "needs a C compiler and binutils (Debian: gcc libc6-dev).")
+        skip_or_fail("nccl", "needs a C compiler and binutils (Debian: gcc libc6-dev binutils).")
     if not Path("/usr/include/infiniband/verbs.h").exists():
         skip_or_fail("nccl", "needs <infiniband/verbs.h> (Debian: libibverbs-dev).")
     try:
@@ -47,10 +47,13 @@ def release(request: pytest.FixtureRequest) -> Release:
     """Return one released NCCL after the other."""
     if shutil.which("nm") is None:
         skip_or_fail("nccl", "needs binutils (Debian: binutils).")
+    # Nobody expects a plain pytest to download a gigabyte.
+    required = is_required("nccl")
     try:
-        return fetch(request.param)
+        return fetch(request.param, download=required)
     except WheelUnavailableError as error:
-        skip_or_fail("nccl", f"needs the wheel nvidia-nccl-cu12 {request.param}: {error}.")
+        how = "" if required else " (SGLANG_ROCE_TESTS_REQUIRE=nccl downloads it)"
+        skip_or_fail("nccl", f"needs the wheel nvidia-nccl-cu12 {request.param}: {error}{how}.")
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from tests.nccl.nodes import tables_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tests.nccl.nodes import NodePort
     from tests.nccl.wheels import Release
 
 HERE = Path(__file__).resolve().parent
@@ -43,6 +46,10 @@ def build_verbs_library(folder: Path) -> Path:
     # 2.30 and later try the development name first, which may exist on this machine.
     (folder / "libibverbs.so").symlink_to("libibverbs.so.1")
     return library
+
+
+class NcclDiedError(Exception):
+    """NCCL ended the process that asked it."""
 
 
 class Judge:
@@ -84,19 +91,21 @@ class Judge:
     def devices(self, tree: Path, environment: Mapping[str, str]) -> list[tuple[str, int]]:
         """Return NCCL's own device table as (device, port) in NCCL's order."""
         answer = self.ask("devices", tree=str(tree), environment={**LOOPBACK, **environment})
-        if answer["rc"] is None:
-            raise RuntimeError(f"NCCL {self.release.version} died: {answer}")
+        self._alive(answer)
         return [(entry["name"], entry["port"]) for entry in answer["devices"]]
 
-    def connections(self, tree: Path, environment: Mapping[str, str]) -> dict[tuple[str, int], int | None]:
+    def connections(
+        self, tree: Path, environment: Mapping[str, str], tables: Sequence[NodePort] = ()
+    ) -> dict[tuple[str, int], int | None]:
         """Return the source GID index per (device, port) of NCCL's table; ``None``: connect failed.
 
-        Fails if sender and receiver of one connection took different indices: the same port, the same
+        ``tables`` replace the GID tables of their ports in ``tree``. Fails if sender and receiver of one connection took different indices: the same port, the same
         table.
         """
-        answer = self.ask("connect", tree=str(tree), environment={**LOOPBACK, **environment})
-        if answer["rc"] is None:
-            raise RuntimeError(f"NCCL {self.release.version} died: {answer}")
+        answer = self.ask(
+            "connect", tree=str(tree), environment={**LOOPBACK, **environment}, tables=tables_of(tables)
+        )
+        self._alive(answer)
         taken: dict[tuple[str, int], int | None] = {}
         for entry in answer["devices"]:
             key = (entry["name"], entry["port"])
@@ -116,6 +125,10 @@ class Judge:
         """Return NCCL's result code and the address that its bootstrap listens on."""
         answer = self.ask("unique_id", environment=dict(environment))
         return answer["rc"], answer.get("address")
+
+    def _alive(self, answer: Mapping[str, Any]) -> None:
+        if answer["rc"] is None:
+            raise NcclDiedError(f"NCCL {self.release.version} died: {answer}")
 
     def close(self) -> None:
         """End the worker."""

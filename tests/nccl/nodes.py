@@ -6,16 +6,18 @@ import errno
 import io
 import json
 import os
-import shutil
+import re
 import tarfile
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.trees import V1, V2, ZERO, gid_text
+from tests.trees import V1, V2, ZERO, FakeHca, Node, gid_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,6 @@ class Slot:
 
     ip: str
     kind: str | None = V2
-
-    @property
-    def gid(self) -> str:
-        """Return the GID as sysfs shows it."""
-        return gid_text(self.ip)
 
 
 Table = dict[int, Slot]
@@ -58,90 +55,49 @@ def classic(own: str, *, first: int = 2, link_local: str = "fe80::1") -> Table:
     }
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a folder for a few nodes, in memory where the machine has such a place: they are many small files."""
+    memory = Path("/dev/shm")
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="nccl-nodes-", dir=place) as folder:
+        yield Path(folder)
+
+
 def build_node(root: Path, ports: Sequence[NodePort], *, nccl: str) -> Path:
     """Write the snapshot of a node with ``ports`` and NCCL of version ``nccl``; return ``root``.
 
     Every HCA sits on a PCI bus of its own. Ports of one device share its interface.
     """
-    facts: dict[str, Any] = {
-        "format": 1,
-        "interfaces": {
-            "lo": {"up": True, "mtu": 65536, "speed_mbps": 0, "addresses": ["127.0.0.1/8"]},
-        },
-        "verbs": {},
-        "errno": {},
-        "memlock": "unlimited",
-        "capabilities": ["CAP_IPC_LOCK"],
-        "versions": {"sglang": None, "nccl": nccl},
-        "environ": {},
-    }
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(port.device for port in ports))}
+    node = Node()
+    made: dict[str, FakeHca] = {}
+    verbs: dict[str, str] = {}
     for port in ports:
-        _write_port(root, port, numbers[port.device], facts)
-    (root / "facts.json").write_text(json.dumps(facts))
+        number = list(made).index(port.device) if port.device in made else len(made)
+        netdev = f"net{number}"
+        if port.device not in made:
+            pci = f"0000:{0x10 + number:02x}:00.0"
+            hca = node.hca(port.device, pci=pci, verbs=port.verbs, netdevs=(netdev,))
+            # NCCL 2.20 to 2.23 fuse ports of one card by this number.
+            node.files[f"{hca.path}/sys_image_guid"] = f"0000:0000:0000:{number + 1:04x}\n"
+            node.interface(netdev, *port.own)
+            made[port.device] = hca
+            verbs[f"uverbs{number}"] = port.verbs
+        state = "4: ACTIVE" if port.active else "1: DOWN"
+        fake = made[port.device].port(port.number, state=state, slots=port.length)
+        for index, slot in port.table.items():
+            fake.gid(index, slot.ip, slot.kind, netdev if slot.kind else None)
+    node.set(memlock="unlimited", versions={"sglang": None, "nccl": nccl}, environ={})
+    node.write(root)
+    # The folder of the types is there even where every one of them is unreadable.
+    for types in root.glob("sys/devices/*/*/infiniband/*/ports/*"):
+        (types / "gid_attrs/types").mkdir(parents=True, exist_ok=True)
+    for uverbs, answer in verbs.items():
+        _write_verbs_node(root, uverbs, answer)
     return root
 
 
-def _write_port(root: Path, port: NodePort, number: int, facts: dict[str, Any]) -> None:
-    bus = f"{0x10 + number:02x}"
-    netdev = f"net{number}"
-    function = root / f"sys/devices/pci0000:{bus}/0000:{bus}:00.0"
-    hca = function / "infiniband" / port.device
-    if not hca.exists():
-        _write_hca(root, function, port, number, netdev)
-        uverbs = f"uverbs{number}"
-        facts["verbs"][uverbs] = port.verbs
-        facts["interfaces"][netdev] = {
-            "up": True,
-            "mtu": 4200,
-            "speed_mbps": 100000,
-            "addresses": list(port.own),
-        }
-    base = hca / "ports" / str(port.number)
-    for folder in ("gids", "gid_attrs/types", "gid_attrs/ndevs"):
-        (base / folder).mkdir(parents=True)
-    (base / "state").write_text("4: ACTIVE\n" if port.active else "1: DOWN\n")
-    (base / "phys_state").write_text("5: LinkUp\n" if port.active else "3: Disabled\n")
-    (base / "link_layer").write_text("Ethernet\n")
-    (base / "rate").write_text("100 Gb/sec (4X EDR)\n")
-    below = "/" + str(base.relative_to(root))
-    for index in range(port.length):
-        slot = port.table.get(index)
-        (base / "gids" / str(index)).write_text((slot.gid if slot else ZERO) + "\n")
-        kind = slot.kind if slot else None
-        for attribute, text in (("types", kind), ("ndevs", netdev)):
-            if kind is None:  # the verbs library answers EINVAL for a file that is missing there
-                facts["errno"][f"{below}/gid_attrs/{attribute}/{index}"] = "EINVAL"
-            else:
-                (base / "gid_attrs" / attribute / str(index)).write_text(f"{text}\n")
-
-
-def _write_hca(root: Path, function: Path, port: NodePort, number: int, netdev: str) -> None:
-    hca = function / "infiniband" / port.device
-    (hca / "ports").mkdir(parents=True)
-    (hca / "node_type").write_text("1: CA\n")
-    (hca / "node_guid").write_text(f"0000:0000:0000:{number + 1:04x}\n")
-    # NCCL 2.20 to 2.23 fuse ports of one card by this number.
-    (hca / "sys_image_guid").write_text(f"0000:0000:0000:{number + 1:04x}\n")
-    (hca / "device").symlink_to("../..")
-    (function / "vendor").write_text("0x15b3\n")
-    (function / "device").write_text("0x1021\n")
-    (function / "numa_node").write_text("-1\n")
-    (function / "net" / netdev).mkdir(parents=True)
-    (function / "net" / netdev / "operstate").write_text("up\n")
-    verbs = root / "sys/class/infiniband_verbs" / f"uverbs{number}"
-    verbs.mkdir(parents=True)
-    (verbs / "ibdev").write_text(f"{port.device}\n")
-    (verbs / "dev").write_text(f"231:{192 + number}\n")
-    below = function.relative_to(root / "sys")
-    for group, name in (("infiniband", port.device), ("net", netdev)):
-        link = root / "sys/class" / group / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(f"../../{below}/{group}/{name}")
-    write_verbs_node(root, f"uverbs{number}", port.verbs)
-
-
-def write_verbs_node(root: Path, uverbs: str, answer: str) -> None:
+def _write_verbs_node(root: Path, uverbs: str, answer: str) -> None:
     """Write the node that the verbs library opens: empty, or the errno it must refuse with."""
     if answer == "ENOENT":
         return
@@ -166,29 +122,67 @@ def replay_of(archive: Path, target: Path, *, nccl: str) -> Path:
     return target
 
 
-def served_tree(archive: Path, folder: Path) -> Path:
-    """Unpack a recorded node into ``folder`` so that the verbs library can serve it; return ``folder``.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A recorded node for the verbs library: its devices as a tree, its GID tables as ports."""
+
+    tree: Path
+    tables: tuple[NodePort, ...]
+
+
+_BELOW_A_PORT = re.compile(r"/ports/\d+/[^/]+/")
+_OF_A_PORT = re.compile(r"(?:\./)?sys/devices/.+/infiniband/([^/]+)/ports/(\d+)/(gids|gid_attrs/types)/(\d+)")
+
+
+def serve(archive: Path, folder: Path) -> Served:
+    """Return a recorded node, unpacked into ``folder`` but for its thousands of GIDs.
 
     Software devices get a PCI function each: NCCL 2.20 to 2.23 crash on two devices without one.
     """
+    gids: dict[tuple[str, int], dict[int, str]] = {}
+    kinds: dict[tuple[str, int], dict[int, str]] = {}
+    wanted = []
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
-    for path, name in facts.get("errno", {}).items():
-        if name == "EINVAL":
-            (folder / path.lstrip("/")).unlink(missing_ok=True)
-    for hca in (folder / "sys/class/infiniband").iterdir():
-        for port in (hca / "ports").iterdir():
-            (port / "gid_attrs/types").mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "dev" / "infiniband", ignore_errors=True)
+        for member in tar:
+            found = _OF_A_PORT.fullmatch(member.name)
+            content = tar.extractfile(member) if found and member.isfile() else None
+            if found is None or content is None:
+                if not _BELOW_A_PORT.search(member.name):
+                    wanted.append(member)
+                continue
+            port = (found[1], int(found[2]))
+            texts = gids if found[3] == "gids" else kinds
+            texts.setdefault(port, {})[int(found[4])] = content.read().decode().strip()
+        tar.extractall(folder, [one for one in wanted if "infiniband" in one.name], filter="data")
+        facts_file = tar.extractfile(next(one for one in wanted if one.name.removeprefix("./") == "facts.json"))
+        assert facts_file is not None
+        facts: dict[str, Any] = json.load(facts_file)
     for uverbs, answer in facts.get("verbs", {}).items():
-        write_verbs_node(folder, uverbs, answer)
+        _write_verbs_node(folder, uverbs, answer)
     for number, hca in enumerate(sorted((folder / "sys/class/infiniband").iterdir())):
         if not (hca / "device").exists():
             function = folder / f"sys/devices/pci0000:{0x40 + number:02x}/0000:{0x40 + number:02x}:00.0"
             function.mkdir(parents=True)
             (hca.resolve() / "device").symlink_to(os.path.relpath(function, hca.resolve()))
-    return folder
+    tables = []
+    for (device, port_number), slots in gids.items():
+        types = kinds.get((device, port_number), {})
+        table = {index: Slot(gid, types.get(index)) for index, gid in slots.items() if gid != ZERO}
+        tables.append(NodePort(device, port_number, table, len(slots)))
+    return Served(folder, tuple(tables))
+
+
+def tables_of(ports: Sequence[NodePort]) -> list[dict[str, Any]]:
+    """Return the GID tables of ``ports`` as the worker reads them."""
+    return [
+        {
+            "device": port.device,
+            "port": port.number,
+            "length": port.length,
+            "slots": [[index, gid_text(slot.ip), slot.kind] for index, slot in port.table.items()],
+        }
+        for port in ports
+    ]
 
 
 def environment_of(plan: Mapping[str, Any]) -> dict[str, str]:

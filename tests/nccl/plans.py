@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tests.nccl.nodes import environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tests.nccl.judge import Judge
+    from tests.nccl.nodes import NodePort
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -37,16 +38,18 @@ def bare_environment() -> dict[str, str]:
     }
 
 
-def plan_of(snapshot: Path, *options: str, prefix: Sequence[str] = ()) -> Plan:
-    """Return the plan of the installed command for a recorded node, as ``--dry-run=json``."""
-    return run_plan(["--snapshot", str(snapshot), *options], prefix=prefix)
+def plan_of(snapshot: Path, environment: Mapping[str, str] | None = None) -> Plan:
+    """Return the plan for a recorded node; ``environment`` is what the pod has set itself."""
+    return run_plan(["--snapshot", str(snapshot)], environment=environment)
 
 
-def run_plan(options: Sequence[str], *, prefix: Sequence[str] = ()) -> Plan:
-    """Return what ``--dry-run=json`` prints; ``prefix`` may enter a network namespace first."""
+def run_plan(
+    options: Sequence[str], *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Plan:
+    """Return what the command's ``--dry-run=json`` prints; ``prefix`` may enter a network namespace first."""
     done = subprocess.run(
         [*prefix, *entry_command(), *options, "--dry-run=json"],
-        env=bare_environment(),
+        env={**bare_environment(), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=60,
@@ -63,7 +66,12 @@ def planned_ports(plan: Plan) -> dict[tuple[str, int], int | None]:
     return {(port["device"], port["port"]): port["gid_index"] for port in plan["ports"] if port["used"]}
 
 
-def assert_nccl_follows(judge: Judge, tree: Path, plan: Plan) -> int:
+def fabric_environment(plan: Plan) -> dict[str, str]:
+    """Return what the plan sets but for the sockets: a recorded node's interfaces do not exist here."""
+    return {name: value for name, value in environment_of(plan).items() if "SOCK" not in name}
+
+
+def assert_nccl_follows(judge: Judge, tree: Path, plan: Plan, tables: Sequence[NodePort] = ()) -> int:
     """Connect NCCL with the plan's environment on ``tree``; return the number of connections.
 
     Fails unless NCCL's device table holds exactly the used ports and each takes the planned index.
@@ -71,13 +79,8 @@ def assert_nccl_follows(judge: Judge, tree: Path, plan: Plan) -> int:
     planned = planned_ports(plan)
     if not planned:
         raise AssertionError(f"the plan uses no port: {plan['ports']}")
-    taken = judge.connections(tree, _without_sockets(environment_of(plan)))
+    taken = judge.connections(tree, fabric_environment(plan), tables)
     if taken != planned:
-        steering = {k: v for k, v in environment_of(plan).items() if k.startswith("NCCL_IB_")}
+        steering = {k: v for k, v in fabric_environment(plan).items() if k.startswith("NCCL_IB_")}
         raise AssertionError(f"NCCL takes {taken}, planned was {planned}, with {steering}")
     return len(taken)
-
-
-def _without_sockets(environment: dict[str, str]) -> dict[str, str]:
-    # The interfaces of a recorded node do not exist on this machine.
-    return {name: value for name, value in environment.items() if "SOCK" not in name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.nccl.nodes import NodePort, Slot, Table
@@ -22,7 +21,6 @@ _IPV6 = ("2001:db8::1", "2001:db8:1::1", "fd00::1", "fd00:0:0:1::2")
 _LINK_LOCAL = ("fe80::1", "fe80::a:b:c:d", "fe80::")
 
 RANGES = (
-    None,
     "10.0.0.0/16",
     "10.0.1.0/24",
     "10.0.0.0/8",
@@ -38,30 +36,40 @@ RANGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """NCCL_IB_ADDR_FAMILY, NCCL_IB_ADDR_RANGE and NCCL_IB_ROCE_VERSION_NUM; ``None``: not set."""
+#: Without a length these end NCCL 2.21 and 2.22.
+CRASHING_RANGES = ("10.0.0.0", "10.0.0.0,10.1.0.0", "eth0")
 
-    family: str | None = None
-    address_range: str | None = None
-    roce_version: int | None = None
+_ODD_RANGES = (
+    "10.0.0.0/16,10.1.0.0/16",
+    "10.0.0.1,10.1.0.0/16",
+    " 10.0.0.0/16",
+    "10.0.0.0/ 16",
+    "10.0.0.0/+16x",
+    "10.0.0.0/",
+    "10.0.0.0/x",
+    "10.0.0.0/33",
+    "10.0.0.0/255.255.0.0",
+    "10.0.0.0/0.0.255.255",
+    "010.0.0.0/16",
+    "10.0/16",
+    "fe80::1%lo/64",
+    "2001:db8::/129",
+    "2001:DB8:0:0::7/32",
+    "::ffff:10.0.0.0/112",
+)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Return the variables that are set."""
-        values = {
-            "NCCL_IB_ADDR_FAMILY": self.family,
-            "NCCL_IB_ADDR_RANGE": self.address_range,
-            "NCCL_IB_ROCE_VERSION_NUM": self.roce_version,
-        }
-        return {name: str(value) for name, value in values.items() if value is not None}
 
-
-def random_steering(rng: random.Random) -> Steering:
-    """Return settings as users write them, sound or not."""
-    family = rng.choice((None, None, "AF_INET", "AF_INET6", "AF_INET6"))
-    address_range = rng.choice(RANGES) if rng.random() < 0.6 else None
-    return Steering(family, address_range, rng.choice((None, None, 2, 1, 3)))
+def random_steering(rng: random.Random, nccl: tuple[int, ...]) -> dict[str, str]:
+    """Return the variables of NCCL's scan as users write them, sound or not, without what ends ``nccl``."""
+    ranges = [*RANGES, *RANGES, *_ODD_RANGES]
+    if nccl >= (2, 23):
+        ranges += CRASHING_RANGES
+    values = {
+        "NCCL_IB_ADDR_FAMILY": rng.choice(("", "", "AF_INET", "AF_INET6", "AF_INET6", "AF_INET6", "inet6")),
+        "NCCL_IB_ADDR_RANGE": rng.choice(ranges) if rng.random() < 0.6 else "",
+        "NCCL_IB_ROCE_VERSION_NUM": rng.choice(("", "", "", "2", "2", "1", "3", "0", "v2", "0x1")),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def random_slot(rng: random.Random) -> Slot | None:
@@ -93,25 +101,26 @@ def random_table(rng: random.Random) -> tuple[Table, int]:
 # ---- tables of nodes, for the whole decision ------------------------------------------------------
 
 
-def random_port(rng: random.Random, device: str, number: int, style: int) -> NodePort:
+def random_port(rng: random.Random, device: str, number: int, style: int, *, ipv4: bool = True) -> NodePort:
     """Return a port as nodes have it; ports of one ``style`` have much in common.
 
-    Its own address is in 10.<style>.0.0/16; foreign ones, a second own one, IPv6, holes and unreadable
-    types come with some probability.
+    Its own address is in 10.<style>.0.0/16, without ``ipv4`` in 2001:db8:<style>::/48; foreign ones, a
+    second own one, IPv6, holes and unreadable types come with some probability.
     """
-    own = f"10.{style}.{number}.{rng.randint(1, 250)}"
-    addresses = [f"{own}/{rng.choice((16, 24))}"]
+    own = f"10.{style}.{number}.{rng.randint(1, 250)}" if ipv4 else f"2001:db8:{style:x}::{number + 1:x}"
+    addresses = [f"{own}/{rng.choice((16, 24) if ipv4 else (48, 64))}"]
     entries: list[Slot] = []
     if rng.random() < 0.9:
         entries += _pair(rng, f"fe80::{number + 1:x}")
-    foreign = [f"10.{style}.200.{n}" for n in range(rng.choice((0, 0, 0, 1, 2)))]
+    stem = f"10.{style}.200." if ipv4 else f"2001:db8:{style:x}::f"
+    foreign = [f"{stem}{n}" for n in range(rng.choice((0, 0, 0, 1, 2)))]
     groups = [_pair(rng, own)]
     groups += [_pair(rng, ip) for ip in foreign]
     if rng.random() < 0.15:
-        second = f"172.20.{number}.7"
-        addresses.append(f"{second}/24")
+        second = f"172.20.{number}.7" if ipv4 else f"fd00:{number:x}::7"
+        addresses.append(f"{second}/24" if ipv4 else f"{second}/64")
         groups.append(_pair(rng, second))
-    if rng.random() < 0.25:
+    if ipv4 and rng.random() < 0.25:
         six = f"2001:db8:{style:x}::{number + 1:x}"
         addresses.append(f"{six}/64")
         groups.append(_pair(rng, six))
@@ -146,20 +155,39 @@ def random_node(rng: random.Random) -> list[NodePort]:
     stem = rng.choice(("mlx5_", "mlx5_", "bnxt_re", "rocep", "irdma", "mlx5_bond_"))
     count = rng.choice((1, 2, 4, 8, 8, 12))
     style = rng.randint(1, 99)
+    ipv4 = rng.random() < 0.75
     if rng.random() < 0.4:
         seed = rng.randint(0, 1 << 30)
-        alike = [random_port(type(rng)(seed), f"{stem}{n}", n, style) for n in range(count)]
+        alike = [random_port(type(rng)(seed), f"{stem}{n}", n, style, ipv4=ipv4) for n in range(count)]
         # One of them has lived through more than the others.
         if count > 1 and rng.random() < 0.7:
-            alike[-1] = random_port(rng, f"{stem}{count - 1}", count - 1, style)
+            alike[-1] = random_port(rng, f"{stem}{count - 1}", count - 1, style, ipv4=ipv4)
         return alike
-    return [random_port(rng, f"{stem}{n}", n, style) for n in range(count)]
+    return [random_port(rng, f"{stem}{n}", n, style, ipv4=ipv4) for n in range(count)]
 
 
 # ---- selectors ------------------------------------------------------------------------------------
 
 _STRANGE = (" ", "mlx5", "m", "mlx5_1 ", " mlx5_1", "^mlx5_0", "=mlx5_1", "none", "MLX5_0", "bnxt", "_")
-_PORTS = ("", ":1", ":2", ":", ":0", ":-1", ":+1", ":1:2", ":2:", "::1", ":1:2:3", ":x", ":01", ": 1")
+_PORTS = (
+    "",
+    ":1",
+    ":2",
+    ":",
+    ":0",
+    ":-1",
+    ":+1",
+    ":1:2",
+    ":2:",
+    "::1",
+    ":1:2:3",
+    ":x",
+    ":01",
+    ": 1",
+    ":1x",
+    ":4294967297",
+    ":99999999999999999999",
+)
 
 
 def random_selector(rng: random.Random, devices: list[str]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +16,22 @@ from sglang_roce_entry.fabric.gid_scan import predict_gid_index
 from sglang_roce_entry.host.collect import read_fabric
 from sglang_roce_entry.host.snapshot import load
 from sglang_roce_entry.natural import natural_key
-from tests.nccl.nodes import NodePort, build_node, classic, replay_of, served_tree
-from tests.nccl.plans import Plan, assert_nccl_follows, plan_of, planned_ports
-from tests.nccl.tables import random_node
+from tests.nccl.nodes import (
+    NodePort,
+    Served,
+    Table,
+    build_node,
+    classic,
+    environment_of,
+    replay_of,
+    scratch,
+    serve,
+)
+from tests.nccl.plans import Plan, assert_nccl_follows, fabric_environment, plan_of, planned_ports
+from tests.nccl.tables import random_node, random_selector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sglang_roce_entry.host.facts import Port
     from tests.nccl.judge import Judge
@@ -26,6 +39,10 @@ if TYPE_CHECKING:
 CAPTURES = sorted((Path(__file__).resolve().parents[1] / "captures").glob("*.tar.gz"))
 
 GENERATED_CONNECTIONS = 500
+BATCH = 24
+
+#: Values of NCCL_IB_GID_INDEX. -1 comes in from 2.21 on; before, it is taken as it is and connects nowhere.
+INDEX_TEXTS = ("3", "5", "0x3", "03", " 5 ", "3,5", "auto", "0x", "08", "4294967299", "99999999999999999999")
 
 
 def own(number: int) -> str:
@@ -36,6 +53,12 @@ def rail(device: str, number: int, *, first: int = 2, **more: Any) -> NodePort:
     """Return a port with its own address, its IPv4 GIDs at ``first`` and the next."""
     table = classic(own(number), first=first)
     return NodePort(device, 1, table, 16, (own(number),), **more)
+
+
+def rail6(device: str, number: int, *, first: int = 2) -> NodePort:
+    """Return a port with an own IPv6 address only."""
+    address = f"2001:db8:{number:x}::1/64"
+    return NodePort(device, 1, classic(address, first=first), 16, (address,))
 
 
 NODES: dict[str, tuple[list[NodePort], set[str]]] = {
@@ -69,9 +92,29 @@ NODES: dict[str, tuple[list[NodePort], set[str]]] = {
         ],
         {"bnxt_re0", "rocep65s0f0", "irdma0", "mlx5_bond_0"},
     ),
+    "more HCAs than NCCL's table holds": (
+        [rail(f"mlx5_{n}", n) for n in range(40)],
+        {f"mlx5_{n}" for n in range(32)},
+    ),
+    "IPv6 only": ([rail6(f"mlx5_{n}", n) for n in range(4)], {f"mlx5_{n}" for n in range(4)}),
     "index 5 everywhere": (
         [rail(f"mlx5_{n}", n, first=4) for n in range(4)],
         {f"mlx5_{n}" for n in range(4)},
+    ),
+}
+
+
+# Nodes on which the index is withheld and NCCL's scan must be steered: (ports, variable and its value).
+FOREIGN: Table = {**classic("10.9.9.1", first=2), **classic("10.0.0.1", first=4)}
+FOREIGN_TOO: Table = {**classic("10.9.9.2", first=2), **classic("10.0.1.1", first=6)}
+STEERED: dict[str, tuple[list[NodePort], tuple[str, str]]] = {
+    "IPv6 only": ([rail6("mlx5_0", 0), rail6("mlx5_1", 1, first=4)], ("NCCL_IB_ADDR_FAMILY", "AF_INET6")),
+    "foreign GIDs first": (
+        [
+            NodePort("mlx5_0", 1, FOREIGN, 16, (own(0),)),
+            NodePort("mlx5_1", 1, FOREIGN_TOO, 16, (own(1),)),
+        ],
+        ("NCCL_IB_ADDR_RANGE", "10.0.0.0/23"),
     ),
 }
 
@@ -101,20 +144,38 @@ def test_ports_with_different_indices(judge: Judge, tmp_path: Path) -> None:
     assert_nccl_follows(judge, node, plan)
 
 
+@pytest.mark.parametrize("name", STEERED)
+def test_the_scan_is_steered(judge: Judge, tmp_path: Path, name: str) -> None:
+    """With the variable NCCL takes the own GID on both ports, without it on none."""
+    ports, (variable, value) = STEERED[name]
+    node = build_node(tmp_path, ports, nccl=judge.release.version)
+    plan = plan_of(node)
+    if judge.release.number < (2, 21):
+        assert plan["environment"].get(variable) is None
+        assert len(planned_ports(plan)) == 1
+        assert_nccl_follows(judge, node, plan)
+        return
+    assert plan["environment"]["NCCL_IB_GID_INDEX"]["value"] is None
+    assert plan["environment"][variable]["value"] == value
+    assert assert_nccl_follows(judge, node, plan) == 2
+    unsteered = judge.connections(node, {"NCCL_IB_HCA": plan["environment"]["NCCL_IB_HCA"]["value"]})
+    assert all(unsteered[port] != index for port, index in planned_ports(plan).items())
+
+
 @pytest.fixture(scope="session")
-def served() -> Iterator[dict[str, Path]]:
-    """Return the recorded nodes as trees for the verbs library, by file name."""
+def served() -> Iterator[dict[Path, Served]]:
+    """Return the recorded nodes for the verbs library."""
     with tempfile.TemporaryDirectory(prefix="nccl-served-") as folder:
-        yield {path.name: served_tree(path, Path(folder) / path.stem) for path in CAPTURES}
+        yield {path: serve(path, Path(folder) / path.stem) for path in CAPTURES}
 
 
-def test_recorded_nodes(judge: Judge, served: dict[str, Path], tmp_path: Path) -> None:
+def test_recorded_nodes(judge: Judge, served: dict[Path, Served], tmp_path: Path) -> None:
     """Sysfs of real kernels: where the plan uses ports, NCCL uses these with the planned index."""
     connections = 0
-    for archive in CAPTURES:
+    for archive, node in served.items():
         plan = plan_of(replay_of(archive, tmp_path / archive.name, nccl=judge.release.version))
         if planned_ports(plan):
-            connections += assert_nccl_follows(judge, served[archive.name], plan)
+            connections += assert_nccl_follows(judge, node.tree, plan, node.tables)
         else:
             # Nothing of this node is ours; then nothing may be selected for NCCL either.
             hca = plan["environment"].get("NCCL_IB_HCA", {"value": None})
@@ -122,11 +183,11 @@ def test_recorded_nodes(judge: Judge, served: dict[str, Path], tmp_path: Path) -
     assert connections >= 4
 
 
-def test_the_scan_of_recorded_tables(judge: Judge, served: dict[str, Path]) -> None:
+def test_the_scan_of_recorded_tables(judge: Judge, served: dict[Path, Served]) -> None:
     """With nothing set: NCCL's index on every active port of the recorded nodes is the model's."""
     compared = 0
-    for archive in CAPTURES:
-        taken = judge.connections(served[archive.name], {})
+    for archive, node in served.items():
+        taken = judge.connections(node.tree, {}, node.tables)
         for port in recorded_ports(archive):
             if (port.device, port.number) in taken:
                 model = predict_gid_index(port.gids, port.table_length, nccl=judge.release.number)
@@ -135,11 +196,25 @@ def test_the_scan_of_recorded_tables(judge: Judge, served: dict[str, Path]) -> N
     assert compared >= 8
 
 
-def recorded_ports(archive: Path) -> list[Port]:
+@functools.cache
+def recorded_ports(archive: Path) -> tuple[Port, ...]:
     """Return the ports of a recorded node as our reader sees them."""
     host, _ = load(str(archive))
     hcas, _, _ = read_fabric(host)
-    return [port for hca in hcas for port in hca.ports]
+    return tuple(port for hca in hcas for port in hca.ports)
+
+
+def planned_nodes(
+    judge: Judge, folder: Path, nodes: Sequence[list[NodePort]], environments: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[Path, Plan]]:
+    """Yield nodes and their plans; as many at once as there are processors, because a plan is a process."""
+
+    def prepare(number: int) -> tuple[Path, Plan]:
+        node = build_node(folder / str(number), nodes[number], nccl=judge.release.version)
+        return node, plan_of(node, environments[number])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(prepare, range(len(nodes)))
 
 
 def test_generated_nodes(judge: Judge) -> None:
@@ -147,22 +222,54 @@ def test_generated_nodes(judge: Judge) -> None:
     wrong: list[str] = []
     connections = 0
     withheld = 0
-    number = 0
-    while connections < GENERATED_CONNECTIONS and len(wrong) < 5:
-        number += 1
-        assert number < 400, "the generator makes too few usable ports"
-        with tempfile.TemporaryDirectory(prefix="nccl-node-") as folder:
-            node = build_node(Path(folder), random_node(rng), nccl=judge.release.version)
-            plan = plan_of(node)
-            if planned_ports(plan):
-                withheld += plan["environment"]["NCCL_IB_GID_INDEX"]["value"] is None
+    steered: set[str] = set()
+    while connections < GENERATED_CONNECTIONS:
+        with scratch() as folder:
+            nodes = [random_node(rng) for _ in range(BATCH)]
+            for node, plan in planned_nodes(judge, folder, nodes, [{}] * BATCH):
+                if not planned_ports(plan):
+                    continue
+                values = environment_of(plan)
+                withheld += "NCCL_IB_GID_INDEX" not in values
+                steered |= {"NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE"} & set(values)
                 try:
                     connections += assert_nccl_follows(judge, node, plan)
                 except AssertionError as error:
-                    wrong.append(f"node {number}: {error}")
-    assert not wrong, "\n".join(wrong)
-    # Both ways of saying it were tried.
-    assert (withheld > 5) == (judge.release.number >= (2, 21))
+                    wrong.append(f"node {node.name}: {error}")
+        assert not wrong, "\n".join(wrong)
+    # Every way of saying it was tried.
+    if judge.release.number >= (2, 21):
+        assert withheld > 5
+        assert len(steered) == 2
+    else:
+        assert (withheld, steered) == (0, set())
+
+
+def test_what_the_pod_has_set_itself(judge: Judge) -> None:
+    """A selector or an index of the pod is kept: the plan then says what NCCL makes of it."""
+    rng = random.Random(41)
+    nodes = [random_node(rng) for _ in range(BATCH)]
+    environments = []
+    for ports in nodes:
+        selector = random_selector(rng, [port.device for port in ports])
+        index = rng.choice((*INDEX_TEXTS, "-1", "-1") if judge.release.number >= (2, 21) else INDEX_TEXTS)
+        environments.append({"NCCL_IB_HCA": selector} if rng.random() < 0.7 else {"NCCL_IB_GID_INDEX": index})
+    followed = 0
+    with scratch() as folder:
+        for (node, plan), environment in zip(
+            planned_nodes(judge, folder, nodes, environments), environments, strict=True
+        ):
+            taken = judge.connections(node, fabric_environment(plan))
+            for port in plan["ports"]:
+                key = (port["device"], port["port"])
+                if port["used"]:
+                    assert taken[key] == port["gid_index"], (environment, port)
+                    followed += 1
+                elif environment.get("NCCL_IB_HCA"):
+                    # What is left out for another reason is warned about: NCCL will use it.
+                    excluded = port["reason"] == "USER_EXCLUDED"
+                    assert excluded == (key not in taken), (environment, port)
+    assert followed > BATCH
 
 
 def test_the_selector_is_in_natural_order(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ worker finds NCCL's own network plugin table. They need neither CUDA nor a GPU f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ NEWEST = "newest"
 #: One release from before the GID scan (2.21), the first with it, the first in which an unreadable
 #: GID type does not end the connection (2.26), and whatever the registry has today.
 RELEASES = ("2.20.5", "2.21.5", "2.26.2", NEWEST)
+
+
+ATTEMPTS = 3
+PIP_LIMIT_S = 900
 
 
 class WheelUnavailableError(Exception):
@@ -64,42 +70,51 @@ def cache_directory() -> Path:
     return base / "nccl"
 
 
-def fetch(release: str) -> Release:
+def fetch(release: str, *, download: bool = True) -> Release:
     """Return the library of ``release`` (a version or ``newest``), downloading it at first use.
 
-    Raises ``WheelUnavailableError`` where pip cannot deliver it and the cache does not have it.
+    Raises ``WheelUnavailableError`` where the cache does not have it and pip cannot deliver it, or may not
+    (``download``); then ``newest`` is the newest of the cache.
     """
     cache = cache_directory()
-    version = release if release != NEWEST else _newest_version(cache)
+    version = release
+    if release == NEWEST:
+        version = _newest_version(cache) if download else _newest_cached(cache)
     folder = cache / version
     if not (folder / "libnccl.so.2").is_file():
+        if not download:
+            raise WheelUnavailableError(f"not in {cache}")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
             unpacked = _download(version, Path(scratch))
             # A second test process may have been faster: the first one to rename wins.
-            if not folder.exists():
+            with contextlib.suppress(OSError):
                 unpacked.rename(folder)
     library = folder / "libnccl.so.2"
     return Release(version, library, _net_table_offset(library))
 
 
 def _pip(*arguments: str) -> str:
+    """Return what pip printed, after up to ``ATTEMPTS`` runs: a mirror may stall on 300 MB."""
+    command = [sys.executable, "-m", "pip", "--retries", "5", "--timeout", "60", *arguments]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise WheelUnavailableError(f"pip took more than {error.timeout:.0f} s") from error
-    if done.returncode != 0:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise WheelUnavailableError(last[0] if last else f"pip exited with {done.returncode}")
-    return done.stdout
+    said = ""
+    for attempt in range(ATTEMPTS):
+        time.sleep(5 * attempt)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PIP_LIMIT_S, check=False, env=environment
+            )
+        except subprocess.TimeoutExpired:
+            said = f"pip took more than {PIP_LIMIT_S} s"
+            continue
+        if done.returncode == 0:
+            return done.stdout
+        errors = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line]
+        said = errors[-1] if errors else f"pip exited with {done.returncode}"
+        if any("No matching distribution" in line or "No module named" in line for line in errors):
+            break  # trying again changes nothing
+    raise WheelUnavailableError(said)
 
 
 def _newest_version(cache: Path) -> str:
@@ -108,12 +123,20 @@ def _newest_version(cache: Path) -> str:
     try:
         report = json.loads(_pip(*question, "-", PACKAGE))
         return str(report["install"][0]["metadata"]["version"])
-    except WheelUnavailableError:
-        cached = [path.parent.name for path in cache.glob("*/libnccl.so.2")]
-        newer = [name for name in cached if name not in RELEASES]
-        if not newer:
-            raise
-        return max(newer, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+    except WheelUnavailableError as error:
+        try:
+            return _newest_cached(cache)
+        except WheelUnavailableError:
+            raise error from None
+
+
+def _newest_cached(cache: Path) -> str:
+    """Return the newest version in the cache that is none of the named ones."""
+    cached = [path.parent.name for path in cache.glob("*/libnccl.so.2")]
+    newer = [name for name in cached if name not in RELEASES]
+    if not newer:
+        raise WheelUnavailableError(f"not in {cache}")
+    return max(newer, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
 
 
 def _download(version: str, scratch: Path) -> Path:
@@ -140,4 +163,6 @@ def _net_table_offset(library: Path) -> int:
         words = line.split()
         if len(words) == 3 and words[2] in {"ncclNetIb", "ncclGetVersion"}:
             value[words[2]] = int(words[0], 16)
+    if len(value) != 2:
+        raise ValueError(f"{library} has no symbols ncclNetIb and ncclGetVersion: is it stripped?")
     return value["ncclNetIb"] - value["ncclGetVersion"]

@@ -15,6 +15,9 @@ Questions, by ``kind``:
     GID index) with which it took its queue pairs to RTR: one of the sender, one of the receiver
 
 Common keys: ``environment`` (set in the child), ``tree`` (the directory that the verbs library serves).
+``tables`` of the last two are GID tables that replace those of the tree: ``[{"device": "mlx5_0", "port": 1,
+"length": 16, "slots": [[3, "0000:...", "RoCE v2"]]}]``; a slot without a type (``null``) reads EINVAL.
+
 A child that dies answers ``{"signal": 11}``.
 """
 
@@ -147,6 +150,8 @@ class Worker:
         if self._verbs is None:
             raise SystemExit("this worker was started without the verbs library")
         self._verbs.verbs_tree_set(os.fsencode(question["tree"]))
+        for table in question.get("tables", ()):
+            self._give(table)
         rc = self._net.init()
         devices = []
         seen: dict[str, int] = {}
@@ -159,6 +164,15 @@ class Worker:
                 entry["rc"], entry["transitions"] = self._connect(device)
             devices.append(entry)
         return {"rc": rc, "devices": devices}
+
+    def _give(self, table: dict[str, Any]) -> None:
+        """Hand a GID table to the verbs library."""
+        assert self._verbs is not None
+        failed = self._verbs.verbs_table_add(table["device"].encode(), table["port"], table["length"])
+        for index, gid, kind in table["slots"]:
+            failed |= self._verbs.verbs_slot_add(index, gid.encode(), (kind or "").encode())
+        if failed:
+            raise SystemExit(f"the verbs library takes no such table: {table}")
 
     def _unique_id(self) -> dict[str, Any]:
         """``ncclUniqueId`` is 128 bytes: a 64-bit magic, then the socket address of the bootstrap."""

@@ -11,6 +11,8 @@
  * unused slot opens and then fails with EINVAL when read; here that is a file that is empty, or one that
  * is missing from a folder that is there.
  *
+ * A GID table can also be given by calls instead of files: thousands of tables are then no files at all.
+ *
  * Structures and prototypes are rdma-core's public <infiniband/verbs.h>.
  */
 #define _GNU_SOURCE
@@ -27,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -111,6 +114,70 @@ static int entries_of(const char *device, const char *name)
 	return count;
 }
 
+/* ---- tables given by calls -------------------------------------------------------------------- */
+
+struct slot {
+	int index;
+	union ibv_gid gid;
+	char kind[32]; /* the text of its type; empty: reading it gives EINVAL */
+};
+
+struct table {
+	char device[IBV_SYSFS_NAME_MAX];
+	unsigned int port;
+	int length, used;
+	struct slot *slots;
+};
+
+static struct table tables[MAX_DEVICES];
+static int table_count;
+
+/* Starts the table of a port; verbs_slot_add() fills it. Returns 0, or -1 where there is no room. */
+EXPORT int verbs_table_add(const char *device, unsigned int port, int length)
+{
+	struct table *table;
+
+	if (table_count == MAX_DEVICES || length < 0)
+		return -1;
+	table = &tables[table_count++];
+	snprintf(table->device, sizeof(table->device), "%s", device);
+	table->port = port;
+	table->length = length;
+	table->used = 0;
+	table->slots = calloc(length + 1, sizeof(*table->slots));
+	return 0;
+}
+
+/* Adds an occupied slot to the table that was started last. Returns 0, or -1 for a bad one. */
+EXPORT int verbs_slot_add(int index, const char *gid, const char *kind)
+{
+	struct table *table = &tables[table_count - 1];
+	struct slot *slot;
+
+	if (!table_count || table->used == table->length || index < 0 || index >= table->length)
+		return -1;
+	slot = &table->slots[table->used++];
+	slot->index = index;
+	snprintf(slot->kind, sizeof(slot->kind), "%s", kind);
+	return inet_pton(AF_INET6, gid, slot->gid.raw) == 1 ? 0 : -1;
+}
+
+static const struct table *table_of(const char *device, unsigned int port)
+{
+	for (int i = 0; i < table_count; i++)
+		if (tables[i].port == port && strcmp(tables[i].device, device) == 0)
+			return &tables[i];
+	return NULL;
+}
+
+static const struct slot *slot_of(const struct table *table, int index)
+{
+	for (int i = 0; i < table->used; i++)
+		if (table->slots[i].index == index)
+			return &table->slots[i];
+	return NULL;
+}
+
 /* ---- interposed system calls ------------------------------------------------------------------ */
 
 static atomic_uchar unreadable[MAX_FDS];
@@ -129,6 +196,36 @@ static int without_content(int fd)
 
 	return fstat(fd, &status) == 0 &&
 	       (S_ISCHR(status.st_mode) || (S_ISREG(status.st_mode) && status.st_size == 0));
+}
+
+/* Opens gid_attrs/types/<n> of a table that was given by calls: 0, or -1 where the path is no such file. */
+static int open_type(const char *path, int *fd)
+{
+	char device[IBV_SYSFS_NAME_MAX];
+	const struct table *table;
+	const struct slot *slot;
+	unsigned int port;
+	int index, end = 0;
+
+	if (sscanf(path, PREFIX "%63[^/]/ports/%u/gid_attrs/types/%d%n", device, &port, &index, &end) != 3 ||
+	    path[end] || !(table = table_of(device, port)))
+		return -1;
+	if (index >= table->length) {
+		errno = ENOENT;
+		*fd = -1;
+		return 0;
+	}
+	slot = slot_of(table, index);
+	if (!slot || !slot->kind[0]) {
+		*fd = real_open("/dev/null", O_RDONLY | O_CLOEXEC, 0);
+	} else {
+		*fd = memfd_create("gid_type", MFD_CLOEXEC);
+		if (*fd >= 0 && (dprintf(*fd, "%s\n", slot->kind) < 0 || lseek(*fd, 0, SEEK_SET) != 0))
+			abort();
+	}
+	if (*fd >= 0 && *fd < MAX_FDS)
+		unreadable[*fd] = !slot || !slot->kind[0];
+	return 0;
 }
 
 EXPORT int open(const char *path, int flags, ...)
@@ -151,6 +248,8 @@ EXPORT int open(const char *path, int flags, ...)
 			unreadable[fd] = 0;
 		return fd;
 	}
+	if (open_type(path, &fd) == 0)
+		return fd;
 	fd = real_open(target, flags, mode);
 	if (fd < 0 && errno == ENOENT && strstr(path, "/gid_attrs/")) {
 		*strrchr(target, '/') = '\0';
@@ -365,6 +464,7 @@ EXPORT int ibv_query_port(struct ibv_context *context, uint8_t port,
 			  struct _compat_ibv_port_attr *answer)
 {
 	const char *device = context->device->name;
+	const struct table *table = table_of(device, port);
 	struct ibv_port_attr attr = {0};
 	char name[64], text[128];
 
@@ -377,7 +477,7 @@ EXPORT int ibv_query_port(struct ibv_context *context, uint8_t port,
 		attr.link_layer = strcmp(text, "Ethernet") == 0 ? IBV_LINK_LAYER_ETHERNET :
 								  IBV_LINK_LAYER_INFINIBAND;
 	snprintf(name, sizeof(name), "ports/%u/gids", port);
-	attr.gid_tbl_len = entries_of(device, name);
+	attr.gid_tbl_len = table ? table->length : entries_of(device, name);
 	attr.max_mtu = IBV_MTU_4096;
 	attr.active_mtu = IBV_MTU_1024;
 	attr.active_speed = 32; /* EDR */
@@ -391,8 +491,17 @@ EXPORT int ibv_query_port(struct ibv_context *context, uint8_t port,
 
 EXPORT int ibv_query_gid(struct ibv_context *context, uint8_t port, int index, union ibv_gid *gid)
 {
+	const struct table *table = table_of(context->device->name, port);
 	char name[64], text[128];
 
+	if (table) {
+		const struct slot *slot = slot_of(table, index);
+
+		memset(gid, 0, sizeof(*gid));
+		if (slot)
+			*gid = slot->gid;
+		return index >= 0 && index < table->length ? 0 : -1;
+	}
 	snprintf(name, sizeof(name), "ports/%u/gids/%d", port, index);
 	if (attribute(context->device->name, name, text, sizeof(text)) != 0 ||
 	    inet_pton(AF_INET6, text, gid->raw) != 1)
