@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
-from sglang_roce_entry.fabric.gid_scan import AF_INET6
+from sglang_roce_entry.fabric.gid_scan import AF_INET6, FIRST_WITH_SCAN
 from sglang_roce_entry.fabric.index import UserScan
 from sglang_roce_entry.fabric.nccl_settings import parse_address_range, parse_c_integer
 from sglang_roce_entry.fabric.own_gids import routable
@@ -27,7 +27,11 @@ _FAMILIES = ("AF_INET", "AF_INET6")
 def forced_index(decided: Mapping[str, Given], nccl: tuple[int, ...] | None) -> int | None:
     """Return the index that NCCL makes of a decided ``NCCL_IB_GID_INDEX``, ``None`` if it is left free."""
     given = decided.get("NCCL_IB_GID_INDEX")
-    value = parse_c_integer(given.value, nccl)[0] if given else None
+    if given is None:
+        return None
+    value = parse_c_integer(given.value, nccl)[0]
+    if value is None and nccl is not None and nccl < FIRST_WITH_SCAN:
+        return 0  # the default there
     return value if value is not None and value >= 0 else None
 
 
@@ -53,6 +57,7 @@ def check_index(
     if given is None:
         return []
     index, whole = parse_c_integer(given.value, nccl)
+    forced = forced_index(decided, nccl)
     said = []
     if not whole:
         read_as = "as if it were not set" if index is None else f"as {index}"
@@ -63,10 +68,19 @@ def check_index(
                 "remove it, or write one integer",
             )
         )
-    if index is None or index < 0:
+    if forced is None:
+        if nccl is not None and nccl < FIRST_WITH_SCAN and used:
+            said.append(
+                _wrong(
+                    "GID_INDEX_WRONG",
+                    f"NCCL_IB_GID_INDEX={given.value} ({given.where}) leaves the index to NCCL, which before 2.21 "
+                    "takes it as it is and connects nowhere",
+                    "remove NCCL_IB_GID_INDEX, the right index is found at every start",
+                )
+            )
         return said
     for port in used:
-        wrong = _index_fault(port, index)
+        wrong = _index_fault(port, forced)
         if wrong is None:
             continue
         right = ", ".join(str(choice.gid.index) for choice in port.choices)

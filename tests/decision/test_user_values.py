@@ -105,8 +105,16 @@ def test_an_index_left_to_nccl_that_would_choose_wrong(decide: Decide) -> None:
     assert outcome.used == {"mlx5_0:1": 3}
     assert set(outcome.left.values()) == {"INDEX_MISMATCH"}
     assert "mlx5_1:1, mlx5_2:1" in outcome.problem("INDEX_MISMATCH")
-    # An older NCCL has no choice of its own.
-    assert decide(node, environ={"NCCL_IB_GID_INDEX": "-1"}, nccl=(2, 20, 5)).value("NCCL_IB_GID_INDEX") == "-1"
+
+
+def test_an_index_left_to_an_nccl_that_cannot_choose(decide: Decide) -> None:
+    old = decide(rail(Node(), 0), environ={"NCCL_IB_GID_INDEX": "-1"}, nccl=(2, 20, 5))
+    assert old.value("NCCL_IB_GID_INDEX") == "-1"
+    assert old.codes == ["GID_INDEX_WRONG"]
+    assert "before 2.21" in old.problem("GID_INDEX_WRONG")
+    default = decide(rail(Node(), 0), environ={"NCCL_IB_GID_INDEX": "9" * 20}, nccl=(2, 20, 5))
+    assert default.used == {"mlx5_0:1": 0}
+    assert "index 0 is" in default.problem("GID_INDEX_WRONG")
 
 
 def test_a_range_of_the_other_family_is_said_where_nccl_scans(decide: Decide) -> None:

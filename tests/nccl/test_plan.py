@@ -29,6 +29,7 @@ from tests.nccl.nodes import (
 )
 from tests.nccl.plans import Plan, assert_nccl_follows, fabric_environment, plan_of, planned_ports
 from tests.nccl.tables import random_node, random_selector
+from tests.trees import V2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -119,12 +120,23 @@ STEERED: dict[str, tuple[list[NodePort], tuple[str, str]]] = {
 }
 
 
+def assert_own_v2(ports: Sequence[NodePort], plan: Plan) -> None:
+    """Fail unless every planned index holds a RoCE v2 GID with an address of that port's interface."""
+    for (device, number), index in planned_ports(plan).items():
+        (port,) = [one for one in ports if (one.device, one.number) == (device, number)]
+        slot = port.table.get(-1 if index is None else index)
+        assert slot is not None, (device, index)
+        assert slot.kind == V2, (device, index, slot)
+        assert slot.ip in [address.partition("/")[0] for address in port.own], (device, index, slot)
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_nccl_uses_exactly_the_planned_ports_and_index(judge: Judge, tmp_path: Path, name: str) -> None:
     ports, devices = NODES[name]
     node = build_node(tmp_path, ports, nccl=judge.release.version)
     plan = plan_of(node)
     assert {device for device, _ in planned_ports(plan)} == devices
+    assert_own_v2(ports, plan)
     assert_nccl_follows(judge, node, plan)
     assert plan["environment"]["NCCL_IB_GID_INDEX"]["value"] is not None
 
@@ -160,6 +172,40 @@ def test_the_scan_is_steered(judge: Judge, tmp_path: Path, name: str) -> None:
     assert assert_nccl_follows(judge, node, plan) == 2
     unsteered = judge.connections(node, {"NCCL_IB_HCA": plan["environment"]["NCCL_IB_HCA"]["value"]})
     assert all(unsteered[port] != index for port, index in planned_ports(plan).items())
+
+
+LEFT: dict[str, tuple[list[NodePort], dict[tuple[str, int], int]]] = {
+    # name: (ports, what is used, with its index)
+    "foreign GIDs first": (
+        [
+            NodePort("mlx5_0", 1, FOREIGN, 16, (own(0),)),
+            NodePort("mlx5_1", 1, {**classic("10.9.9.2", first=2), **classic(own(1), first=4)}, 16, (own(1),)),
+        ],
+        {("mlx5_0", 1): 5, ("mlx5_1", 1): 5},
+    ),
+    "foreign GIDs of the own networks first": (
+        [
+            rail("mlx5_0", 0, first=4),
+            NodePort("mlx5_1", 1, {**classic("10.0.1.9", first=2), **classic(own(1), first=4)}, 16, (own(1),)),
+        ],
+        {("mlx5_0", 1): 5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_an_index_that_the_pod_leaves_to_nccl(judge: Judge, tmp_path: Path, name: str) -> None:
+    """With -1 the same index on all ports does not help: NCCL scans, and may find another pod's GID first."""
+    ports, used = LEFT[name]
+    node = build_node(tmp_path, ports, nccl=judge.release.version)
+    plan = plan_of(node, {"NCCL_IB_GID_INDEX": "-1"})
+    if judge.release.number < (2, 21):
+        # -1 is an index like any other there, and none that a table has.
+        assert set(judge.connections(node, fabric_environment(plan)).values()) == {None}
+        assert "GID_INDEX_WRONG" in [problem["code"] for problem in plan["problems"]]
+        return
+    assert planned_ports(plan) == used
+    assert_nccl_follows(judge, node, plan)
 
 
 @pytest.fixture(scope="session")
@@ -226,9 +272,10 @@ def test_generated_nodes(judge: Judge) -> None:
     while connections < GENERATED_CONNECTIONS:
         with scratch() as folder:
             nodes = [random_node(rng) for _ in range(BATCH)]
-            for node, plan in planned_nodes(judge, folder, nodes, [{}] * BATCH):
+            for ports, (node, plan) in zip(nodes, planned_nodes(judge, folder, nodes, [{}] * BATCH), strict=True):
                 if not planned_ports(plan):
                     continue
+                assert_own_v2(ports, plan)
                 values = environment_of(plan)
                 withheld += "NCCL_IB_GID_INDEX" not in values
                 steered |= {"NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE"} & set(values)
@@ -251,7 +298,9 @@ def test_what_the_pod_has_set_itself(judge: Judge) -> None:
     nodes = [random_node(rng) for _ in range(BATCH)]
     environments = []
     for ports in nodes:
-        selector = random_selector(rng, [port.device for port in ports])
+        devices = [port.device for port in ports]
+        # The form whose meaning changed in 2.30.7, and any other.
+        selector = random_selector(rng, devices) if rng.random() < 0.7 else f"={rng.choice(devices)}:"
         index = rng.choice((*INDEX_TEXTS, "-1", "-1") if judge.release.number >= (2, 21) else INDEX_TEXTS)
         environments.append({"NCCL_IB_HCA": selector} if rng.random() < 0.7 else {"NCCL_IB_GID_INDEX": index})
     followed = 0
