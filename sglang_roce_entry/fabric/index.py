@@ -22,7 +22,7 @@ from sglang_roce_entry.fabric.gid_scan import (
 from sglang_roce_entry.fabric.policy import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from sglang_roce_entry.fabric.policy import IpNetwork
     from sglang_roce_entry.fabric.selection import PortDecision
@@ -105,14 +105,7 @@ def _right_by_itself(
     """Keep the ports on which NCCL's own choice is right: the pod has left the index to it."""
     alone = {port.label: _predict_all([port], nccl, settings) for port in ports}
     kept = {label: index for one in alone.values() if one is not None for label, index in one.items()}
-    dropped = tuple(
-        port.rejected(
-            Reason.INDEX_MISMATCH,
-            f"its own GID is at index {port.choices[0].gid.index}; {_why_not_left_to_nccl(nccl)}",
-        )
-        for port in ports
-        if port.label not in kept
-    )
+    dropped = _without(ports, kept, _why_not_left_to_nccl(nccl))
     problem = value_warning(
         "INDEX_MISMATCH",
         "NCCL_IB_GID_INDEX of the pod leaves the index to NCCL, which would choose wrong on "
@@ -183,14 +176,7 @@ def _largest_agreement(
     if len(kept) == len(ports):
         return IndexDecision(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
     why = _why_not_left_to_nccl(nccl)
-    dropped = tuple(
-        port.rejected(
-            Reason.INDEX_MISMATCH,
-            f"its own GID is at index {lowest[port.label]}, the others' at {index}; {why}",
-        )
-        for port in ports
-        if port.label not in labels
-    )
+    dropped = _without(ports, labels, f"the others' at {index}; {why}")
     problem = value_warning(
         "INDEX_MISMATCH",
         f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
@@ -202,6 +188,15 @@ def _largest_agreement(
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"
     return IndexDecision(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
+
+
+def _without(ports: Sequence[PortDecision], kept: Collection[str], why: str) -> tuple[PortDecision, ...]:
+    """Return the ports that are not among the ``kept`` labels, rejected."""
+    return tuple(
+        port.rejected(Reason.INDEX_MISMATCH, f"its own GID is at index {port.choices[0].gid.index}, {why}")
+        for port in ports
+        if port.label not in kept
+    )
 
 
 def _why_not_left_to_nccl(nccl: tuple[int, ...] | None) -> str:

@@ -55,6 +55,22 @@ def classic(own: str, *, first: int = 2, link_local: str = "fe80::1") -> Table:
     }
 
 
+def own(number: int) -> str:
+    return f"10.0.{number}.1/24"
+
+
+def rail(device: str, number: int, *, first: int = 2, **more: Any) -> NodePort:
+    """Return a port with its own address, its IPv4 GIDs at ``first`` and the next."""
+    table = classic(own(number), first=first)
+    return NodePort(device, 1, table, 16, (own(number),), **more)
+
+
+def rail6(device: str, number: int, *, first: int = 2) -> NodePort:
+    """Return a port with an own IPv6 address only."""
+    address = f"2001:db8:{number:x}::1/64"
+    return NodePort(device, 1, classic(address, first=first), 16, (address,))
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a folder for a few nodes, in memory where the machine has such a place: they are many small files."""

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.nccl.nodes import environment_of
+from tests.nccl.nodes import build_node, environment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.nccl.judge import Judge
     from tests.nccl.nodes import NodePort
@@ -84,3 +85,16 @@ def assert_nccl_follows(judge: Judge, tree: Path, plan: Plan, tables: Sequence[N
         steering = {k: v for k, v in fabric_environment(plan).items() if k.startswith("NCCL_IB_")}
         raise AssertionError(f"NCCL takes {taken}, planned was {planned}, with {steering}")
     return len(taken)
+
+
+def planned_nodes(
+    judge: Judge, folder: Path, nodes: Sequence[list[NodePort]], environments: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[Path, Plan]]:
+    """Yield nodes and their plans; as many at once as there are processors, because a plan is a process."""
+
+    def prepare(number: int) -> tuple[Path, Plan]:
+        node = build_node(folder / str(number), nodes[number], nccl=judge.release.version)
+        return node, plan_of(node, environments[number])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(prepare, range(len(nodes)))

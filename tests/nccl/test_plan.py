@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import random
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,16 +21,19 @@ from tests.nccl.nodes import (
     build_node,
     classic,
     environment_of,
+    own,
+    rail,
+    rail6,
     replay_of,
     scratch,
     serve,
 )
-from tests.nccl.plans import Plan, assert_nccl_follows, fabric_environment, plan_of, planned_ports
-from tests.nccl.tables import random_node, random_selector
+from tests.nccl.plans import Plan, assert_nccl_follows, plan_of, planned_nodes, planned_ports
+from tests.nccl.tables import random_node
 from tests.trees import V2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sglang_roce_entry.host.facts import Port
     from tests.nccl.judge import Judge
@@ -41,25 +42,6 @@ CAPTURES = sorted((Path(__file__).resolve().parents[1] / "captures").glob("*.tar
 
 GENERATED_CONNECTIONS = 500
 BATCH = 24
-
-#: Values of NCCL_IB_GID_INDEX. -1 comes in from 2.21 on; before, it is taken as it is and connects nowhere.
-INDEX_TEXTS = ("3", "5", "0x3", "03", " 5 ", "3,5", "auto", "0x", "08", "4294967299", "99999999999999999999")
-
-
-def own(number: int) -> str:
-    return f"10.0.{number}.1/24"
-
-
-def rail(device: str, number: int, *, first: int = 2, **more: Any) -> NodePort:
-    """Return a port with its own address, its IPv4 GIDs at ``first`` and the next."""
-    table = classic(own(number), first=first)
-    return NodePort(device, 1, table, 16, (own(number),), **more)
-
-
-def rail6(device: str, number: int, *, first: int = 2) -> NodePort:
-    """Return a port with an own IPv6 address only."""
-    address = f"2001:db8:{number:x}::1/64"
-    return NodePort(device, 1, classic(address, first=first), 16, (address,))
 
 
 NODES: dict[str, tuple[list[NodePort], set[str]]] = {
@@ -174,40 +156,6 @@ def test_the_scan_is_steered(judge: Judge, tmp_path: Path, name: str) -> None:
     assert all(unsteered[port] != index for port, index in planned_ports(plan).items())
 
 
-LEFT: dict[str, tuple[list[NodePort], dict[tuple[str, int], int]]] = {
-    # name: (ports, what is used, with its index)
-    "foreign GIDs first": (
-        [
-            NodePort("mlx5_0", 1, FOREIGN, 16, (own(0),)),
-            NodePort("mlx5_1", 1, {**classic("10.9.9.2", first=2), **classic(own(1), first=4)}, 16, (own(1),)),
-        ],
-        {("mlx5_0", 1): 5, ("mlx5_1", 1): 5},
-    ),
-    "foreign GIDs of the own networks first": (
-        [
-            rail("mlx5_0", 0, first=4),
-            NodePort("mlx5_1", 1, {**classic("10.0.1.9", first=2), **classic(own(1), first=4)}, 16, (own(1),)),
-        ],
-        {("mlx5_0", 1): 5},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", LEFT)
-def test_an_index_that_the_pod_leaves_to_nccl(judge: Judge, tmp_path: Path, name: str) -> None:
-    """With -1 the same index on all ports does not help: NCCL scans, and may find another pod's GID first."""
-    ports, used = LEFT[name]
-    node = build_node(tmp_path, ports, nccl=judge.release.version)
-    plan = plan_of(node, {"NCCL_IB_GID_INDEX": "-1"})
-    if judge.release.number < (2, 21):
-        # -1 is an index like any other there, and none that a table has.
-        assert set(judge.connections(node, fabric_environment(plan)).values()) == {None}
-        assert "GID_INDEX_WRONG" in [problem["code"] for problem in plan["problems"]]
-        return
-    assert planned_ports(plan) == used
-    assert_nccl_follows(judge, node, plan)
-
-
 @pytest.fixture(scope="session")
 def served() -> Iterator[dict[Path, Served]]:
     """Return the recorded nodes for the verbs library."""
@@ -250,19 +198,6 @@ def recorded_ports(archive: Path) -> tuple[Port, ...]:
     return tuple(port for hca in hcas for port in hca.ports)
 
 
-def planned_nodes(
-    judge: Judge, folder: Path, nodes: Sequence[list[NodePort]], environments: Sequence[Mapping[str, str]]
-) -> Iterator[tuple[Path, Plan]]:
-    """Yield nodes and their plans; as many at once as there are processors, because a plan is a process."""
-
-    def prepare(number: int) -> tuple[Path, Plan]:
-        node = build_node(folder / str(number), nodes[number], nccl=judge.release.version)
-        return node, plan_of(node, environments[number])
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(prepare, range(len(nodes)))
-
-
 def test_generated_nodes(judge: Judge) -> None:
     rng = random.Random(40)
     wrong: list[str] = []
@@ -290,35 +225,6 @@ def test_generated_nodes(judge: Judge) -> None:
         assert len(steered) == 2
     else:
         assert (withheld, steered) == (0, set())
-
-
-def test_what_the_pod_has_set_itself(judge: Judge) -> None:
-    """A selector or an index of the pod is kept: the plan then says what NCCL makes of it."""
-    rng = random.Random(41)
-    nodes = [random_node(rng) for _ in range(BATCH)]
-    environments = []
-    for ports in nodes:
-        devices = [port.device for port in ports]
-        # The form whose meaning changed in 2.30.7, and any other.
-        selector = random_selector(rng, devices) if rng.random() < 0.7 else f"={rng.choice(devices)}:"
-        index = rng.choice((*INDEX_TEXTS, "-1", "-1") if judge.release.number >= (2, 21) else INDEX_TEXTS)
-        environments.append({"NCCL_IB_HCA": selector} if rng.random() < 0.7 else {"NCCL_IB_GID_INDEX": index})
-    followed = 0
-    with scratch() as folder:
-        for (node, plan), environment in zip(
-            planned_nodes(judge, folder, nodes, environments), environments, strict=True
-        ):
-            taken = judge.connections(node, fabric_environment(plan))
-            for port in plan["ports"]:
-                key = (port["device"], port["port"])
-                if port["used"]:
-                    assert taken[key] == port["gid_index"], (environment, port)
-                    followed += 1
-                elif environment.get("NCCL_IB_HCA"):
-                    # What is left out for another reason is warned about: NCCL will use it.
-                    excluded = port["reason"] == "USER_EXCLUDED"
-                    assert excluded == (key not in taken), (environment, port)
-    assert followed > BATCH
 
 
 def test_the_selector_is_in_natural_order(tmp_path: Path) -> None:
