@@ -27,6 +27,7 @@ from sglang_roce_entry.plan import (
     identify,
     leader_address,
     make_plan,
+    oldest_nccl,
     rdma_is_wanted,
 )
 from sglang_roce_entry.records import replace
@@ -200,7 +201,7 @@ class Launcher:
         inputs, stages = self._inputs, self._stages
         size = stages.identity.size if stages.identity else 1
         decided = decided_values(inputs.environ, inputs.facts.nccl_files)
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
+        policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(inputs.facts))
         if policy.rdma != REQUIRED or inputs.settings.hca_wait <= 0:
             return False
         from sglang_roce_entry.fabric.plugins import external_plugin
