@@ -3,6 +3,10 @@
 The guest's root is the host's own, read-only over 9p with an overlay in the guest's memory above it, so the
 interpreter, the checkout and the installed command are there under the same paths. /out is writable and shared.
 Its network cards are ports of switches inside QEMU; nothing outside is reachable, and no privilege is needed.
+
+The guest's clock counts the instructions of its CPU while that has work, and seconds while it has none. So a
+second in the guest is the same amount of work on a quiet machine and on a loaded one, and no deadline in the
+guest depends on who else is busy.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
+# 2**2 ns of the guest's time for an instruction: about the speed of emulation on a quiet core.
+CLOCK = "shift=2,sleep=on"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # eth<N> of the guest is on switch NETWORK_OF_INTERFACE[N]. 0 and 1 are the two leaves of the routed fabric
@@ -47,6 +53,7 @@ def missing_part() -> str | None:
         return "needs Linux on x86-64: the guest runs the host's own programs"
     packages = {
         QEMU: "qemu-system-x86",
+        "setpriv": "util-linux",
         "busybox": "busybox-static",
         "ip": "iproute2",
         "rdma": "iproute2",
@@ -64,27 +71,39 @@ def real_interpreter() -> str:
     return os.path.realpath(sys.executable)
 
 
-def boot(kernel: BootableKernel, job: Sequence[str], out: Path, deadline_s: float) -> Run:
-    """Boot, run `job` as root in the guest with /out at `out`, power off.
+def boot(
+    kernel: BootableKernel,
+    job: Sequence[str],
+    *,
+    directory: Path,
+    out: Path,
+    deadline_s: float,
+    lifetime_s: float,
+) -> Run:
+    """Boot, run `job` as root in the guest, in `directory` and with /out at `out`, power off.
 
-    QEMU is ended after `deadline_s` seconds, and the guest ends itself a little later in any case.
+    The guest ends itself after `lifetime_s` seconds of its own time, QEMU is ended after `deadline_s`
+    seconds of this machine's, and with this process in any case.
     """
-    (out / "job").write_text(f"exec {shlex.join(job)}\n")
-    accelerator = ["-accel", "tcg"]
+    (out / "job").write_text(f"cd {shlex.quote(str(directory))} && exec {shlex.join(job)}\n")
+    accelerator = ["-accel", "tcg", "-icount", CLOCK]
     # A nested /dev/kvm may open and then interpret kernel code far slower than TCG does: never guessed.
     if os.environ.get("SGLANG_ROCE_TEST_KVM") == "1":
         accelerator = ["-accel", "kvm", "-cpu", "host"]
     path = f"{os.path.dirname(real_interpreter())}:{SYSTEM_PATH}"
     append = (
         "console=ttyS0 quiet panic=-1 mitigations=off nokaslr net.ifnames=0"
-        f" guest.lifetime_s={int(deadline_s) + 30} guest.path={path}"
+        f" guest.lifetime_s={int(lifetime_s)} guest.path={path}"
     )
     # One CPU: two are slower under TCG, and the tests share the machine with others.
-    command = [QEMU, *accelerator, "-smp", "1", "-m", "1024", "-nodefaults", "-nographic", "-no-reboot"]
-    command += ["-serial", "stdio", "-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initramfs)]
+    # A pytest that is killed cannot end it: the kernel does.
+    command = ["setpriv", "--pdeathsig", "KILL", QEMU, *accelerator, "-smp", "1", "-m", "1024"]
+    command += ["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"]
+    command += ["-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initramfs)]
     command += ["-append", append]
-    for tag, directory, access in (("hostroot", "/", ",readonly=on"), ("out", str(out), "")):
-        command += ["-fsdev", f"local,id={tag},path={directory},security_model=none,multidevs=remap{access}"]
+    for tag, shared, access in (("hostroot", "/", ",readonly=on"), ("out", str(out), "")):
+        share = f"local,id={tag},path={shared.replace(',', ',,')},security_model=none,multidevs=remap"
+        command += ["-fsdev", f"{share}{access}"]
         command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     for number, network in enumerate(NETWORK_OF_INTERFACE):
         command += ["-netdev", f"hubport,id=n{number},hubid={network}"]
@@ -97,10 +116,9 @@ def boot(kernel: BootableKernel, job: Sequence[str], out: Path, deadline_s: floa
         try:
             qemu.wait(deadline_s)
         except subprocess.TimeoutExpired:
-            pass
+            console.write(f"\nended after {deadline_s:.0f} s\n".encode())
         finally:
-            if qemu.poll() is None:
-                qemu.kill()
+            qemu.kill()
             qemu.wait()
     wall_s = time.monotonic() - started
     status_file = out / "job.rc"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+# Depends on the distribution's kernel of today; SGLANG_ROCE_TEST_KERNEL names another meta package.
 META_PACKAGE = "linux-image-amd64"
 
 # Loaded in this order, each after what its `depends=` names. The first line is the root file system.
@@ -52,8 +53,9 @@ $b mount -t devtmpfs devtmpfs /dev
 for parameter in $($b cat /proc/cmdline); do
     case $parameter in guest.lifetime_s=*) lifetime_s=${parameter#*=};; guest.path=*) path=${parameter#*=};; esac
 done
-# Whatever happens to the process that started QEMU, this guest ends.
-($b sleep "$lifetime_s"; echo "guest: lifetime over"; $b poweroff -f) &
+# Whatever happens to the process that started QEMU, this guest ends. By then switch_root has removed every
+# program here, so it takes what is open and built in; -no-reboot makes the restart an end.
+($b sleep "$lifetime_s"; echo "guest: lifetime over"; echo b >&3) 3>/proc/sysrq-trigger &
 for module in $($b cat /modules.order); do
     options=
     [ "$module" != bonding.ko ] || options=max_bonds=0
@@ -125,20 +127,21 @@ def bootable_kernel() -> BootableKernel:
 
 def _current_package() -> tuple[str, str]:
     """Name and version of the package that the meta package depends on, from apt's lists."""
+    meta_package = os.environ.get("SGLANG_ROCE_TEST_KERNEL") or META_PACKAGE
     try:
-        depends = subprocess.run(
-            ["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, check=True
-        ).stdout
-        names = re.findall(r"Depends: (linux-image-\S+-amd64)\s", depends)
-        shown = subprocess.run(
-            ["apt-cache", "show", "--no-all-versions", *names[:1]], capture_output=True, text=True, check=True
-        ).stdout
-        versions = re.findall(r"(?m)^Version: (\S+)$", shown)
-        return names[0], versions[0]
+        names = re.findall(r"Depends: (linux-image-\S+-amd64)\s", _apt_cache("depends", meta_package))
+        shown = _apt_cache("show", "--no-all-versions", *names[:1])
+        return names[0], re.findall(r"(?m)^Version: (\S+)$", shown)[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise KernelUnavailableError(
-            f"needs Debian's package lists: `apt-cache depends {META_PACKAGE}` names no kernel (apt-get update?)"
+            f"needs Debian's package lists: `apt-cache depends {meta_package}` names no kernel (apt-get update?)"
         ) from error
+
+
+def _apt_cache(*arguments: str) -> str:
+    untranslated = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(["apt-cache", *arguments], capture_output=True, text=True, check=True, env=untranslated)
+    return done.stdout
 
 
 def _build(package: str, building: Path) -> None:
@@ -151,7 +154,8 @@ def _build(package: str, building: Path) -> None:
     )
     archives = list(building.glob("*.deb"))
     if download.returncode != 0 or len(archives) != 1:
-        raise KernelUnavailableError(f"needs the package {package}: {download.stderr.strip()[-300:]}")
+        said = " ".join(download.stderr.split())[-300:]
+        raise KernelUnavailableError(f"needs the package {package} (apt-get update?): {said}")
     unpacked = building / "unpacked"
     subprocess.run(["dpkg-deb", "-x", archives[0], unpacked], check=True)
     modules = _load_order({path.name.split(".")[0].replace("-", "_"): path for path in unpacked.rglob("*.ko*")})

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -112,6 +113,30 @@ def verbs_devices() -> dict[str, str]:
         except OSError as error:
             answers[node.name] = errno.errorcode[error.errno or 0]
     return answers
+
+
+class KernelEvents:
+    """What the kernel announces about devices from now on: netlink(7), NETLINK_KOBJECT_UEVENT."""
+
+    PROTOCOL, KERNELS_GROUP = 15, 1
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, self.PROTOCOL)
+        self._socket.bind((0, self.KERNELS_GROUP))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def heard(self) -> list[dict[str, str]]:
+        """Return the events since the last call: ACTION, SUBSYSTEM, DEVPATH and more."""
+        events: list[dict[str, str]] = []
+        while True:
+            try:
+                message = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return events
+            pairs = (field.decode().partition("=") for field in message.split(b"\0")[1:] if field)
+            events.append({name: value for name, _, value in pairs})
 
 
 def clean() -> None:

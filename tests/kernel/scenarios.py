@@ -8,6 +8,7 @@ the traceback that ended it, and the seconds it took.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from tests.kernel import churn
 from tests.kernel.node import (
     OUT,
     Command,
+    KernelEvents,
     add_addresses,
     add_hca,
     carries_traffic,
@@ -248,9 +250,11 @@ def exclusive_pods(command: Command) -> Result:
         "plan": command.dry_run("--rdma", "required", inside=pod),
         "plan in the empty pod": command.dry_run("--rdma", "required", inside=empty),
         # `ip netns exec` mounts a /sys of the namespace; nsenter leaves the node's, as a hostPath volume does.
-        "plan with the node's /sys": command.dry_run(inside=("nsenter", "--net=/run/netns/pod")),
+        "plan with the node's /sys": command.dry_run(
+            "--rdma", "required", inside=("nsenter", "--net=/run/netns/pod")
+        ),
         "plan in the empty pod with the node's /sys": command.dry_run(
-            inside=("nsenter", "--net=/run/netns/empty")
+            "--rdma", "required", inside=("nsenter", "--net=/run/netns/empty")
         ),
     }
 
@@ -314,8 +318,10 @@ def _launch_and_arrive(command: Command, arrive: Callable[[], object], name: str
         time.sleep(1)
         running_before = running_before and process.poll() is None and not record.exists()
         arrived_s = time.monotonic()
-        arrive()
-        status = process.wait(60)
+        with contextlib.closing(KernelEvents()) as events:
+            arrive()
+            status = process.wait(60)
+            heard = events.heard()
     finally:
         if process.poll() is None:
             process.kill()
@@ -329,6 +335,7 @@ def _launch_and_arrive(command: Command, arrive: Callable[[], object], name: str
         "launch after arrival s": launched["at_s"] - arrived_s if launched else None,
         "environ": launched["environ"] if launched else None,
         "argv": launched["argv"] if launched else None,
+        "events": heard,
         "table": gid_table("mlx5_0"),
     }
 

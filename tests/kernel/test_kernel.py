@@ -15,6 +15,8 @@ import pytest
 pytestmark = pytest.mark.kernel
 
 RDMA_UNUSABLE = 69
+# The subsystems that a program which waits for RDMA devices can be woken by.
+WATCHED = {"infiniband", "infiniband_verbs", "infiniband_mad", "net"}
 
 Result = dict[str, Any]
 Table = Mapping[str, Mapping[str, str]]
@@ -224,7 +226,9 @@ class TestPodsInExclusiveMode:
     def test_the_nodes_sys_in_a_pod_is_recognised(self, exclusive_pods: Result, pod: str) -> None:
         plan = exclusive_pods[f"{pod} with the node's /sys"]
         assert used_indices(plan) == {}
-        assert "SYSFS_FOREIGN" in problem_codes(plan)
+        (foreign,) = (problem for problem in plan["problems"] if problem["code"] == "SYSFS_FOREIGN")
+        assert "/sys mounted here belongs to another network namespace" in foreign["message"]
+        assert plan["exit_code"] == plan["status"] == RDMA_UNUSABLE
         assert {row["reason"] for row in plan["ports"]} == {"VERBS_DENIED"}
 
 
@@ -232,10 +236,14 @@ class TestLateHardware:
     def test_an_address_is_waited_for_and_then_used(self, late_address: Result) -> None:
         self.check_waited_and_used(late_address)
         assert "mlx5_0:1 on eth4 has no own GID yet" in late_address["stderr"]
+        # Nothing in the kernel announces it to those who wait for devices: only looking again helps.
+        assert [event for event in late_address["events"] if event["SUBSYSTEM"] in WATCHED] == []
 
     def test_an_hca_is_waited_for_and_then_used(self, late_hca: Result) -> None:
         self.check_waited_and_used(late_hca)
         assert "no RDMA device is visible" in late_hca["stderr"]
+        announced = {(event["ACTION"], event["SUBSYSTEM"], event["DEVPATH"]) for event in late_hca["events"]}
+        assert ("add", "infiniband", "/devices/virtual/infiniband/mlx5_0") in announced
 
     @staticmethod
     def check_waited_and_used(late: Result) -> None:
