@@ -1,13 +1,15 @@
 """Addresses that come and go, and readers of the GID table meanwhile.
 
-churn.py change            add and remove addresses without end
+churn.py change            replace one address by the other and back, without end
 churn.py read DEVICE       print, as JSON, what 1,000 discoveries of the installed package reported
 """
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
+import random
 import subprocess
 import sys
 import time
@@ -16,26 +18,27 @@ from pathlib import Path
 
 DISCOVERIES = 1000
 NAIVE_READING_S = 10.0
-PAUSE_S = 0.004
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.002, 0.006
 # soft-RoCE's table has 1,024 slots, many HCAs' have far fewer. A short one is read more often while it changes.
 SLOTS = 32
 
-# Both take the first free slots, which are the ones that the other just left.
+# Each takes the first free slots, which are the ones that the other has just left.
 COMING_AND_GOING = (("eth4", "10.0.7.1"), ("eth4.100", "10.0.107.1"))
 
 Reported = Counter[tuple[str, "str | None", "str | None"]]
 
 
 def change() -> None:
-    """Add and remove addresses until the pipe or this process is gone."""
-    with subprocess.Popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, text=True) as ip:
+    """Replace each of the two addresses by the other until the pipe or this process is gone."""
+    pauses = random.Random(1)
+    with subprocess.Popen(["ip", "-force", "-batch", "-"], stdin=subprocess.PIPE, text=True) as ip:
         assert ip.stdin is not None
-        while True:
-            for netdev, address in COMING_AND_GOING:
-                for verb in ("add", "del"):
-                    ip.stdin.write(f"addr {verb} {address}/24 dev {netdev}\n")
-                    ip.stdin.flush()
-                    time.sleep(PAUSE_S)
+        for going, coming in itertools.cycle(itertools.permutations(COMING_AND_GOING)):
+            for verb, (netdev, address) in (("del", going), ("add", coming)):
+                ip.stdin.write(f"addr {verb} {address}/24 dev {netdev}\n")
+            ip.stdin.flush()
+            # Uneven, or it may keep step with the reader.
+            time.sleep(pauses.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S))
 
 
 def discover(device: str) -> Reported:

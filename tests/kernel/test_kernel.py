@@ -283,9 +283,11 @@ class TestAddressChurn:
     def test_the_churn_was_seen_and_tears_a_naive_reader(self, address_churn: Result) -> None:
         counts = {tuple(row[:3]): row[3] for row in address_churn["reported"]}
         for address, netdev in (("10.0.7.1", "eth4"), ("10.0.107.1", "eth4.100")):
-            assert counts[address, "RoCE v2", netdev] >= 20
+            assert counts[address, "RoCE v2", netdev] >= 100
         naive = {tuple(row[:3]) for row in address_churn["naively reported"]}
-        assert naive - self.existed(address_churn)
+        never_were = naive - self.existed(address_churn)
+        # Some of them are complete, and look like any other GID: an address with the other one's netdev.
+        assert any(gid_type and netdev for _, gid_type, netdev in never_were), never_were
 
     @staticmethod
     def existed(churn: Result) -> set[tuple[str, str, str]]:
