@@ -31,8 +31,10 @@ Reported = Counter[tuple[str, "str | None", "str | None"]]
 def change() -> None:
     """Replace each of the two addresses by the other until the pipe or this process is gone."""
     pauses = random.Random(1)
-    with subprocess.Popen(["ip", "-force", "-batch", "-"], stdin=subprocess.PIPE, text=True) as ip:
+    with subprocess.Popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, text=True) as ip:
         assert ip.stdin is not None
+        (netdev, address), _ = COMING_AND_GOING
+        ip.stdin.write(f"addr add {address}/24 dev {netdev}\n")
         for going, coming in itertools.cycle(itertools.permutations(COMING_AND_GOING)):
             for verb, (netdev, address) in (("del", going), ("add", coming)):
                 ip.stdin.write(f"addr {verb} {address}/24 dev {netdev}\n")

@@ -15,7 +15,7 @@ import pytest
 from tests.kernel.guest import Run, boot, missing_part, real_interpreter
 from tests.kernel.image import BootableKernel, KernelUnavailableError, bootable_kernel
 from tests.kernel.scenarios import SCENARIOS
-from tests.layers import skip_or_fail
+from tests.layers import is_required, skip_or_fail
 from tests.nccl.wheels import NEWEST, WheelUnavailableError, fetch
 
 if TYPE_CHECKING:
@@ -82,9 +82,14 @@ def kernel() -> BootableKernel:
     if missing:
         skip_or_fail("kernel", missing)
     try:
-        return bootable_kernel()
+        # Nobody expects a plain pytest to download some hundred megabytes.
+        return bootable_kernel(download=is_required("kernel"))
     except KernelUnavailableError as error:
-        skip_or_fail("kernel", str(error))
+        skip_or_fail("kernel", f"{error}{_how()}")
+
+
+def _how() -> str:
+    return "" if is_required("kernel") else "; SGLANG_ROCE_TESTS_REQUIRE=kernel downloads it"
 
 
 @pytest.fixture(scope="session")
@@ -103,11 +108,11 @@ def guest(
         missing_parts["nccl_transfer"] = "needs the package binutils"
     elif "nccl_transfer" in asked_for:
         try:
-            fetched = [fetch(release) for release in NCCL_RELEASES]
+            fetched = [fetch(release, download=is_required("kernel")) for release in NCCL_RELEASES]
             releases = [{**asdict(one), "plugin_abi": one.plugin_abi} for one in fetched]
             (out / "nccl-releases.json").write_text(json.dumps(releases, default=str))
         except WheelUnavailableError as error:
-            missing_parts["nccl_transfer"] = f"needs a wheel of nvidia-nccl-cu12: {error}"
+            missing_parts["nccl_transfer"] = f"needs a wheel of nvidia-nccl-cu12: {error}{_how()}"
     names = [name for name in SCENARIOS if name in asked_for and name not in missing_parts]
     interpreter = command.parent / "python"
     job = [str(interpreter), "-m", "tests.kernel.scenarios", str(command), *names]

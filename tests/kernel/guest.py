@@ -99,7 +99,7 @@ def boot(
     # A pytest that is killed cannot end it: the kernel does.
     command = ["setpriv", "--pdeathsig", "KILL", QEMU, *accelerator, "-smp", "1", "-m", "1024"]
     command += ["-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"]
-    command += ["-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initramfs)]
+    command += ["-kernel", str(kernel.kernel), "-initrd", str(kernel.initramfs)]
     command += ["-append", append]
     for tag, shared, access in (("hostroot", "/", ",readonly=on"), ("out", str(out), "")):
         share = f"local,id={tag},path={shared.replace(',', ',,')},security_model=none,multidevs=remap"

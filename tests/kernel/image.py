@@ -44,43 +44,7 @@ INDISPENSABLE = frozenset(
 
 MODULE_SIGNATURE_MARK = b"~Module signature appended~\n"
 
-INIT = r"""#!/bin/busybox sh
-b=/bin/busybox
-$b mkdir -p /proc /sys /dev /host /rw /new
-$b mount -t proc proc /proc
-$b mount -t sysfs sysfs /sys
-$b mount -t devtmpfs devtmpfs /dev
-for parameter in $($b cat /proc/cmdline); do
-    case $parameter in guest.lifetime_s=*) lifetime_s=${parameter#*=};; guest.path=*) path=${parameter#*=};; esac
-done
-# Whatever happens to the process that started QEMU, this guest ends. By then switch_root has removed every
-# program here, so it takes what is open and built in; -no-reboot makes the restart an end.
-($b sleep "$lifetime_s"; echo "guest: lifetime over"; echo b >&3) 3>/proc/sysrq-trigger &
-for module in $($b cat /modules.order); do
-    options=
-    [ "$module" != bonding.ko ] || options=max_bonds=0
-    $b insmod "/modules/$module" $options || echo "guest: insmod $module failed"
-done
-v9=trans=virtio,version=9p2000.L,msize=524288
-$b mount -t 9p -o "ro,$v9,cache=loose" hostroot /host || echo "guest: no host root"
-$b mount -t tmpfs -o size=60% tmpfs /rw
-$b mkdir /rw/upper /rw/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work overlay /new || echo "guest: no overlay"
-for directory in proc sys dev run out; do $b mkdir -p "/new/$directory"; done
-$b mount --move /proc /new/proc
-$b mount --move /sys /new/sys
-$b mount --move /dev /new/dev
-$b mkdir -p /new/dev/shm
-$b mount -t tmpfs tmpfs /new/dev/shm
-$b mount -t tmpfs tmpfs /new/run
-$b cp /unchanged/rdma_rxe.ko /new/run/rdma_rxe.ko
-$b cp /modules/rdma_rxe.ko /new/run/rdma_rxe_with_v1.ko
-$b mount -t 9p -o "rw,$v9,cache=none" out /new/out || echo "guest: no out"
-export HOME=/root TERM=dumb LANG=C.UTF-8 PATH="$path"
-# PID 1 itself changes root: the kernel's own modprobe calls would otherwise see the initramfs.
-exec $b switch_root /new /bin/sh -c 'exec </dev/null; ip link set lo up; hostname guest
-sh /out/job >/out/job.log 2>&1; echo $? >/out/job.rc; sync; exec busybox poweroff -f'
-"""
+INIT = Path(__file__).with_name("init.sh")
 
 
 class KernelUnavailableError(Exception):
@@ -91,7 +55,7 @@ class KernelUnavailableError(Exception):
 class BootableKernel:
     """Files for QEMU's `-kernel` and `-initrd`, and the package they come from."""
 
-    vmlinux: Path
+    kernel: Path
     initramfs: Path
     package: str
 
@@ -103,16 +67,18 @@ def cache_directory() -> Path:
     return base.resolve() / "kernel"
 
 
-def bootable_kernel() -> BootableKernel:
-    """Download and prepare the current kernel, or return what an earlier call left.
+def bootable_kernel(*, download: bool = True) -> BootableKernel:
+    """Return what an earlier call left of the current kernel, or `download` and prepare it.
 
     Raises KernelUnavailableError with one sentence that says what is missing.
     """
     package, version = _current_package()
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + INIT.read_bytes()).hexdigest()[:12]
     name = f"{package}_{version}".replace(":", "%3a").replace("/", "_")
     directory = cache_directory() / f"{name}_{recipe}"
-    kernel = BootableKernel(directory / "vmlinux", directory / "initramfs", f"{package} {version}")
+    kernel = BootableKernel(directory / "kernel", directory / "initramfs", f"{package} {version}")
+    if not directory.is_dir() and not download:
+        raise KernelUnavailableError(f"needs the package {package} {version}, not in {cache_directory()}")
     if not directory.is_dir():
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix="building-") as building:
@@ -145,7 +111,7 @@ def _apt_cache(*arguments: str) -> str:
 
 
 def _build(package: str, building: Path) -> None:
-    """Fill `building`/finished with `vmlinux` and `initramfs` of one package."""
+    """Fill `building`/finished with `kernel` and `initramfs` of one package."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise KernelUnavailableError("needs the package busybox-static")
@@ -165,7 +131,7 @@ def _build(package: str, building: Path) -> None:
     contents["ib_core"] = with_software_devices_movable(contents["ib_core"])
     finished = building / "finished"
     finished.mkdir()
-    (finished / "vmlinux").write_bytes(uncompressed_kernel(next(unpacked.glob("boot/vmlinuz-*")).read_bytes()))
+    (finished / "kernel").write_bytes(startable_kernel(next(unpacked.glob("boot/vmlinuz-*")).read_bytes()))
     order = "".join(f"{name}.ko\n" for name in contents)
     (finished / "initramfs").write_bytes(
         cpio_archive(
@@ -173,7 +139,7 @@ def _build(package: str, building: Path) -> None:
                 ("bin", 0o40755, b""),
                 ("modules", 0o40755, b""),
                 ("bin/busybox", 0o100755, Path(busybox).read_bytes()),
-                ("init", 0o100755, INIT.encode()),
+                ("init", 0o100755, INIT.read_bytes()),
                 ("modules.order", 0o100644, order.encode()),
                 ("unchanged", 0o40755, b""),
                 ("unchanged/rdma_rxe.ko", 0o100644, unchanged),
@@ -209,10 +175,11 @@ def _module_bytes(path: Path) -> bytes:
     return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
-def uncompressed_kernel(bzimage: bytes) -> bytes:
-    """Return the ELF inside a bzImage (Documentation/arch/x86/boot.rst, "The real-mode kernel header").
+def startable_kernel(bzimage: bytes) -> bytes:
+    """Return what QEMU starts soonest: the ELF inside a bzImage if this Python can unpack it, or the bzImage.
 
-    It carries a PVH note, so `-kernel` starts it at once; decompressing inside the guest costs seconds under TCG.
+    The ELF carries a PVH note, so `-kernel` starts it at once; decompressing inside the guest costs seconds under
+    TCG. Format: Documentation/arch/x86/boot.rst, "The real-mode kernel header".
     """
     setup_sectors = bzimage[0x1F1] or 4
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
@@ -221,9 +188,7 @@ def uncompressed_kernel(bzimage: bytes) -> bytes:
         return lzma.LZMADecompressor().decompress(payload)
     if payload.startswith(b"\x1f\x8b"):
         return zlib.decompressobj(31).decompress(payload)
-    raise KernelUnavailableError(
-        f"needs a kernel compressed with xz or gzip, this one starts with {payload[:6].hex()}"
-    )
+    return bzimage
 
 
 def cpio_archive(entries: Iterable[tuple[str, int, bytes]]) -> bytes:

@@ -31,8 +31,8 @@ import sys
 from pathlib import Path
 from tests.kernel.guest import boot
 from tests.kernel.image import BootableKernel
-vmlinux, initramfs, out = map(Path, sys.argv[1:])
-kernel = BootableKernel(vmlinux, initramfs, "")
+image, initramfs, out = map(Path, sys.argv[1:])
+kernel = BootableKernel(image, initramfs, "")
 boot(kernel, ["sleep", "100000"], directory=Path("/"), out=out, deadline_s=600, lifetime_s=600)
 """
 
@@ -74,7 +74,7 @@ def test_a_guest_that_hangs_is_ended_at_the_deadline(kernel: BootableKernel, tmp
 
 
 def test_no_guest_outlives_the_process_that_started_it(kernel: BootableKernel, tmp_path: Path) -> None:
-    starting = (sys.executable, "-c", STARTER, str(kernel.vmlinux), str(kernel.initramfs), str(tmp_path))
+    starting = (sys.executable, "-c", STARTER, str(kernel.kernel), str(kernel.initramfs), str(tmp_path))
     with subprocess.Popen(starting, cwd=CHECKOUT) as starter:
         try:
             assert until(lambda: guests_that_share(tmp_path) != [])
