@@ -43,9 +43,14 @@ def user_scan(decided: Mapping[str, Given]) -> UserScan:
     )
 
 
-def check_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> list[Problem]:
-    """Return a warning for every used port on which a decided GID index is wrong."""
-    given = decided.get("NCCL_IB_GID_INDEX")
+def check_index(
+    decided: Mapping[str, Given],
+    used: Sequence[PortDecision],
+    name: str = "NCCL_IB_GID_INDEX",
+    reader: str = "NCCL",
+) -> list[Problem]:
+    """Return a warning for every used port on which a decided GID index is wrong; ``reader`` reads ``name``."""
+    given = decided.get(name)
     if given is None:
         return []
     index, whole = parse_c_integer(given.value)
@@ -54,7 +59,7 @@ def check_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> l
         said.append(
             _wrong(
                 "GID_INDEX_NOT_A_NUMBER",
-                f"NCCL_IB_GID_INDEX={given.value!r} ({given.where}) is no number; NCCL reads it as {index}",
+                f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it as {index}",
                 "remove it, or write one integer",
             )
         )
@@ -68,8 +73,8 @@ def check_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> l
         said.append(
             _wrong(
                 "GID_INDEX_WRONG",
-                f"NCCL_IB_GID_INDEX={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
-                f"remove NCCL_IB_GID_INDEX, the right index is found at every start (here: {right})",
+                f"{name}={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
+                f"remove {name}, the right index is found at every start (here: {right})",
             )
         )
     return said
@@ -150,28 +155,28 @@ def check_selector(decided: Mapping[str, Given], selection: Selection, facts: Ho
     return said
 
 
-def check_steering(decided: Mapping[str, Given]) -> list[Problem]:
-    """Return warnings on decided variables of NCCL's scan that it reads as something else."""
+def check_steering(decided: Mapping[str, Given], prefix: str = "NCCL_IB_", reader: str = "NCCL") -> list[Problem]:
+    """Return warnings on decided variables of the scan (NCCL's, NVSHMEM's copy) that are read otherwise."""
     said = []
-    family = decided.get("NCCL_IB_ADDR_FAMILY")
+    family = decided.get(f"{prefix}ADDR_FAMILY")
     if family is not None and family.value not in _FAMILIES:
         said.append(
             _wrong(
                 "ADDR_FAMILY_UNKNOWN",
-                f"NCCL_IB_ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
-                "NCCL reads it as AF_INET",
+                f"{prefix}ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
+                f"{reader} reads it as AF_INET",
                 "write AF_INET or AF_INET6",
             )
         )
-    address_range = decided.get("NCCL_IB_ADDR_RANGE")
+    address_range = decided.get(f"{prefix}ADDR_RANGE")
     if address_range is not None:
         value = address_range.value
         if parse_address_range(value) is None or "," in value or "/" not in value:
             said.append(
                 _wrong(
                     "ADDR_RANGE_MALFORMED",
-                    f"NCCL_IB_ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
-                    "prefix length; NCCL reads only the first of a list, 2.21 and 2.22 crash without /",
+                    f"{prefix}ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
+                    f"prefix length; {reader} reads only the first of a list, NCCL 2.21 and 2.22 crash without /",
                     "write one network like 10.0.0.0/16",
                 )
             )

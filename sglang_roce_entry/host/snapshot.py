@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
-from sglang_roce_entry.host.collect import Host, collect, read_gpus
+from sglang_roce_entry.host.collect import Host, collect
 from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
@@ -366,7 +367,7 @@ def record(
     tree = RecordingTree(host.tree)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
-    gpus = read_gpus(recording)
+    gpus = read_gpus(recording, places=True)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
             tree.text(path)
