@@ -93,7 +93,7 @@ def _ucx_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> li
         problems.append(
             _wrong(
                 "UCX_GID_CONFLICT",
-                f"UCX_IB_GID_INDEX={given.value} ({given.where}) is set beside UCX_IB_ROCE_SUBNETS: UCX refuses that",
+                f"UCX_IB_GID_INDEX={given.value} ({given.where}) is set beside UCX_IB_ROCE_SUBNETS: UCX refuses",
                 "remove one of them",
             )
         )
@@ -158,8 +158,8 @@ def _ucx_devices(
         problems.append(
             _wrong(
                 "UCX_NET_DEVICES_UNKNOWN",
-                f"UCX_NET_DEVICES={given.value} ({given.where}): UCX takes exact names with ports, this pod "
-                f"has no {', '.join(map(repr, missing))}",
+                f"UCX_NET_DEVICES={given.value} ({given.where}): UCX takes exact names with ports; this "
+                f"pod has no {', '.join(map(repr, missing))}",
                 f"remove it, or name some of: {', '.join(sorted(rdma | sockets))}",
             )
         )
