@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sglang_roce_entry.errors import RDMA_UNUSABLE, ConfigurationError, Problem, value_warning
 from sglang_roce_entry.fabric import consumer_values, consumers
 from sglang_roce_entry.fabric.pairing import Affinity, pair
+from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.server import disaggregation
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def decide_neighbours(
         # No port is chosen here, so nothing is said to anybody either.
         return Neighbours(affinity, transfer=_nothing_said(uses, fabric))
     need = _need(uses, facts, control)
-    problems, carrying = _carrying(used, fabric, variables, uses)
+    problems, carrying = _carrying(used, fabric, variables, uses, parse_version(facts.mooncake_version))
     devices = None
     if uses.kv_backend is not None and user is not None and not _given(user):
         devices = _device_argument(uses.kv_backend, facts, decided, affinity, carrying)
@@ -116,14 +117,18 @@ def _gpus_in_use(user: UserArguments | None, devices: Sequence[Gpu]) -> list[int
 
 
 def _carrying(
-    used: Sequence[PortDecision], fabric: FabricDecision, variables: VariablePlan, uses: disaggregation.Uses
+    used: Sequence[PortDecision],
+    fabric: FabricDecision,
+    variables: VariablePlan,
+    uses: disaggregation.Uses,
+    version: tuple[int, ...] | None,
 ) -> tuple[list[Problem], list[PortDecision]]:
     """Return the ports that the KV transfer can use: those that Mooncake's own choice of a GID does not spoil."""
     number = consumers.port_for_mooncake(used)
     carrying = [port for port in used if port.port.number == number]
     if not uses.mooncake:
         return [], carrying
-    wrong = consumers.transferable(used, fabric.index, variables.values())
+    wrong = consumers.spoilt_ports(used, fabric.index, variables.values(), version)
     if not wrong:
         return [], carrying
     left = [port for port in carrying if port.label not in wrong]

@@ -167,7 +167,7 @@ def _ucx_devices(
         problems.append(
             _wrong(
                 "UCX_WITHOUT_TCP",
-                f"UCX_NET_DEVICES={given.value} ({given.where}) has no network interface in it, so UCX has no TCP, "
+                f"UCX_NET_DEVICES={given.value} ({given.where}) has no network interface in it: UCX has no TCP, "
                 "which NIXL needs to reach itself",
                 f"add {need.interface}, or remove UCX_NET_DEVICES",
             )

@@ -47,14 +47,19 @@ class Need:
     interface: str = "lo"
 
 
-def transferable(ports: Sequence[PortDecision], index: IndexDecision, values: Mapping[str, str]) -> dict[str, str]:
-    """Return the used ports on which Mooncake would take a wrong GID, with how, by label.
+def spoilt_ports(
+    ports: Sequence[PortDecision],
+    index: IndexDecision,
+    values: Mapping[str, str],
+    version: tuple[int, ...] | None,
+) -> dict[str, str]:
+    """Return the used ports on which Mooncake ``version`` would take a wrong GID, with how, by label.
 
     Where an index is forced on it, that is right or has been complained about already.
     """
     if index.index is not None or mooncake.forced_index(values) is not None:
         return {}
-    found = {port.label: mooncake.wrong_by_itself(port) for port in ports}
+    found = {port.label: mooncake.wrong_by_itself(port, version) for port in ports}
     return {label: how for label, how in found.items() if how is not None}
 
 

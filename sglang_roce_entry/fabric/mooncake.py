@@ -2,8 +2,8 @@
 
 Source of the rules: kvcache-ai/Mooncake ``src/config.cpp`` (``MC_GID_INDEX``, else
 ``NCCL_IB_GID_INDEX``, 0 to 255, by ``atoi``) and ``rdma_context.cpp`` with ``rdma_gid_probe.h``. The
-rule has changed twice, and which release an image carries is not asked: a choice is right only if
-every generation makes it.
+rule has changed twice; where the release is not known, a choice is right only if every generation
+makes it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from sglang_roce_entry.host.facts import ROCE_V2, Gid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sglang_roce_entry.fabric.nccl_settings import Given
     from sglang_roce_entry.fabric.selection import PortDecision
 
 #: The generations of the rule, by the releases that have it.
-TO_0_3_7, TO_0_3_11, FROM_0_3_12 = "up to 0.3.7", "0.3.8 to 0.3.11", "from 0.3.12"
-GENERATIONS = (TO_0_3_7, TO_0_3_11, FROM_0_3_12)
+TO_0_3_9, TO_0_3_11, FROM_0_3_12 = "up to 0.3.9", "0.3.10 and 0.3.11", "from 0.3.12"
+GENERATIONS = (TO_0_3_9, TO_0_3_11, FROM_0_3_12)
 
 #: isOverlayIPv4: 192.168.0.0/16 is not among them.
 _PRIVATE = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("100.64.0.0/10"))
@@ -37,7 +36,7 @@ def predict_index(gids: Sequence[Gid], generation: str = FROM_0_3_12) -> int | N
     asks the driver, which does not hide it.
     """
     ordered = sorted(gids, key=lambda gid: gid.index)
-    if generation == TO_0_3_7:
+    if generation == TO_0_3_9:
         return _first_ipv4(ordered)
     if generation == TO_0_3_11:
         return _ipv4_then_ipv6(ordered)
@@ -49,7 +48,7 @@ def _is_v2(gid: Gid) -> bool:
 
 
 def _first_ipv4(gids: Sequence[Gid]) -> int:
-    # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 whatever it holds.
+    # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 (from 0.3.8 on: none).
     found = [gid for gid in gids if _is_v2(gid) and isinstance(gid.ip, IPv4Address)]
     with_netdev = [gid for gid in found if gid.netdev]
     return (with_netdev or found)[0].index if found else 0
@@ -90,11 +89,20 @@ def forced_index(values: Mapping[str, str]) -> int | None:
     return index if index is not None and 0 <= index <= _LARGEST_INDEX else None
 
 
-def wrong_by_itself(port: PortDecision) -> str | None:
-    """Return how Mooncake's own choice on ``port`` is wrong, ``None`` if every generation is right."""
+def generations(version: tuple[int, ...] | None) -> tuple[str, ...]:
+    """Return the generations of the rule that a release may have: its own, or all if it is unknown."""
+    if version is None:
+        return GENERATIONS
+    if version < (0, 3, 10):
+        return (TO_0_3_9,)
+    return (TO_0_3_11,) if version < (0, 3, 12) else (FROM_0_3_12,)
+
+
+def wrong_by_itself(port: PortDecision, version: tuple[int, ...] | None = None) -> str | None:
+    """Return how the own choice of Mooncake ``version`` on ``port`` is wrong, ``None`` if it is right."""
     own = {choice.gid.index for choice in port.choices}
     wrong: dict[str, list[str]] = {}
-    for generation in GENERATIONS:
+    for generation in generations(version):
         index = predict_index(port.port.gids, generation)
         if index in own:
             continue
@@ -103,13 +111,4 @@ def wrong_by_itself(port: PortDecision) -> str | None:
         wrong.setdefault(what, []).append(generation)
     if not wrong:
         return None
-    return "; ".join(f"Mooncake {', '.join(generations)} {what}" for what, generations in wrong.items())
-
-
-def given_by(decided: Mapping[str, Given]) -> str:
-    """Return in words which decided variable forces Mooncake's index."""
-    for name in ("MC_GID_INDEX", "NCCL_IB_GID_INDEX"):
-        given = decided.get(name)
-        if given is not None:
-            return f"{name}={given.value} ({given.where})"
-    return "its own rule"
+    return "; ".join(f"Mooncake {', '.join(which)} {what}" for what, which in wrong.items())

@@ -86,6 +86,7 @@ def collect(
         nccl_versions=nccl,
         sglang_version=sglang,
         sglang_installed=installed,
+        mooncake_version=host.answers.mooncake() if len(hcas) > 1 else None,
         nccl_files=files,
         net_plugin_paths=host.answers.net_plugins(),
         topology_file=_topology_file(host, environ, files) if len(hcas) > 1 else None,

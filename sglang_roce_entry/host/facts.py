@@ -144,6 +144,7 @@ class HostFacts:
     nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
     sglang_version: str | None = None
     sglang_installed: bool | None = None
+    mooncake_version: str | None = None  # asked for only with more than one HCA
     nccl_files: tuple[tuple[str, str], ...] = ()  # (path, text), in the order NCCL reads them
     net_plugin_paths: tuple[str, ...] = ()
     #: NCCL's topology file, if there is one: its path and its text (``None``: named, but unreadable).

@@ -290,6 +290,11 @@ class RecordedAnswers:
         value = versions["sglang"]
         return value is not None, str(value) if value and value != "unknown" else None
 
+    def mooncake(self) -> str | None:
+        """Return the recorded version of Mooncake's transfer engine."""
+        value = _mapping(self._name, self._facts, "versions").get("mooncake")
+        return str(value) if value else None
+
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
         """Return NCCL's configuration files among the recorded ones, in NCCL's order."""
         recorded = list(_strings(self._name, self._facts, "files"))
@@ -398,6 +403,7 @@ def record(
         "versions": {
             "sglang": (facts.sglang_version or "unknown") if facts.sglang_installed else None,
             "nccl": ",".join(facts.nccl_versions) if facts.nccl_versions else None,
+            "mooncake": facts.mooncake_version,
         },
         "routes": routes,
         "open": dict(gpus.nodes),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from sglang_roce_entry.plan import Plan
 from tests.decision.golden import finished, hgx
 from tests.planning import codes, message, names, plan_of, value
 from tests.trees import Node
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.plan import Plan
 
 MODEL = ("--model-path", "/m")
 MOONCAKE = (*MODEL, "--disaggregation-mode", "prefill")
@@ -46,10 +50,15 @@ def test_a_withheld_index_that_mooncake_and_ucx_find_by_themselves() -> None:
     for name in ("NCCL_IB_GID_INDEX", "MC_GID_INDEX", "NVSHMEM_IB_GID_INDEX", "UCX_IB_GID_INDEX"):
         assert value(plan, name) is None
     assert "UCX_IB_ROCE_SUBNETS" not in names(plan)
-    # Up to 0.3.11 Mooncake ends at the first empty slot, here 2 and 3 of mlx5_1.
+    # 0.3.10 and 0.3.11 end at the first empty slot, here 2 and 3 of mlx5_1.
     assert codes(plan) == ["MOONCAKE_GID"]
-    assert "0.3.8 to 0.3.11 takes index 1 (fe80::2)" in message(plan, "MOONCAKE_GID")
+    assert "0.3.10 and 0.3.11 takes index 1 (fe80::2)" in message(plan, "MOONCAKE_GID")
     assert argument(plan) == "mlx5_0"
+    newer = two(2, 4)
+    newer.facts["versions"]["mooncake"] = "0.3.13.post1"
+    plan = plan_of(newer, *MOONCAKE)
+    assert codes(plan) == []
+    assert argument(plan) == "mlx5_0,mlx5_1"
 
 
 def test_foreign_gids_first_are_shut_out_for_each_library() -> None:

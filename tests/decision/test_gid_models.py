@@ -186,6 +186,21 @@ def test_a_lower_equal_of_what_ucx_takes_is_taken_instead(gids: list[Gid], index
 
 
 @pytest.mark.parametrize(
+    ("version", "known"),
+    [
+        (None, mooncake.GENERATIONS),
+        ((0, 3, 7), (mooncake.TO_0_3_9,)),
+        ((0, 3, 9), (mooncake.TO_0_3_9,)),
+        ((0, 3, 10), (mooncake.TO_0_3_11,)),
+        ((0, 3, 11), (mooncake.TO_0_3_11,)),
+        ((0, 3, 12), (mooncake.FROM_0_3_12,)),
+    ],
+)
+def test_generations_by_release(version: tuple[int, ...] | None, known: tuple[str, ...]) -> None:
+    assert mooncake.generations(version) == known
+
+
+@pytest.mark.parametrize(
     ("environ", "index"),
     [
         ({}, None),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from sglang_roce_entry.fabric.topology import TopologyError, parse_topology
 from tests.decision.golden import flattened, topology_xml
 from tests.planning import codes, message, plan_of
-from tests.trees import Node
+
+if TYPE_CHECKING:
+    from tests.trees import Node
 
 PATH = "/opt/topo/ndv5-topo.xml"
 VIRTUAL = "/var/run/nvidia-topologyd/virtualTopology.xml"
@@ -60,7 +64,10 @@ BAD = {
     "empty": ("", "it is not XML"),
     "other XML": ("<html/>", "its root is <html>"),
     "entities": ('<!DOCTYPE s [<!ENTITY a "b">]><system/>', "DOCTYPE"),
-    "another machine": ('<system><cpu numaid="0"><pci busid="0001:00:00.0"/></cpu></system>', "none of this node's"),
+    "another machine": (
+        '<system><cpu numaid="0"><pci busid="0001:00:00.0"/></cpu></system>',
+        "none of this node's",
+    ),
     "missing": (None, "cannot be read"),
 }
 
@@ -86,7 +93,9 @@ def test_comments_are_no_declarations() -> None:
 
 
 def test_bus_ids_that_are_none_are_passed_over() -> None:
-    places = parse_topology('<system><cpu><pci busid="x"><pci busid="0000:0A:00.0" class="0x02"/></pci></cpu></system>')
+    places = parse_topology(
+        '<system><cpu><pci busid="x"><pci busid="0000:0A:00.0" class="0x02"/></pci></cpu></system>'
+    )
     assert list(places) == ["0000:0a:00.0"]
     assert places["0000:0a:00.0"].numa_node is None
 

@@ -103,7 +103,7 @@ def test_mixed_models_have_no_known_order() -> None:
 
 @pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"])
 def test_mig_instances_are_said_to_be_unsupported(name: str) -> None:
-    seen = see(node(), **{name: "MIG-11111111-2222"})
+    seen = see_gpus(None, {name: "MIG-11111111-2222"}, node())
     assert [one.code for one in seen.problems] == ["MIG_UNSUPPORTED"]
     assert "MIG-11111111-2222" in seen.problems[0].message
     assert seen.problems[0].value
