@@ -25,8 +25,9 @@ def fingerprint(plan: Plan) -> str:
     """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
     rows = [row for row in plan.fabric.ports if row.decision.used]
     facts = plan.facts
+    labels = [row.decision.label for row in rows] or list(plan.fabric.selection.infiniband)
     parts = [
-        f"hcas={len(rows)}:{_names(row.decision.label for row in rows) if rows else 'none'}",
+        f"hcas={len(labels)}:{_names(labels) if labels else 'none'}",
         f"rails={_joined(_rail(row) for row in rows)}",
         f"gbps={_joined(f'{row.decision.port.rate_gbps or 0:g}' for row in rows)}",
         f"mtu={_joined(_mtu(row, plan) for row in rows)}",
@@ -37,6 +38,8 @@ def fingerprint(plan: Plan) -> str:
         f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
         f"args={_digest(plan)}",
     ]
+    if plan.fabric.plugin is not None:
+        parts.insert(1, f"plugin={plan.fabric.plugin.replace(' ', '-')}")
     return " ".join(parts)
 
 

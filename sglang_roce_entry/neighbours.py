@@ -62,24 +62,36 @@ def decide_neighbours(
         _gpus_in_use(user, visible.devices),
         places,
     )
+    names = [hca.name for hca in facts.hcas]
     if fabric.plugin is not None or fabric.selection.infiniband or not used:
         # No port is chosen here, so nothing is said to anybody either.
-        return Neighbours(affinity, transfer=_nothing_said(uses, fabric))
+        checked = _check_given(user, facts, visible, names, {}) if names else []
+        return Neighbours(affinity, transfer=_nothing_said(uses, fabric), problems=tuple(checked))
     need = _need(uses, facts, control)
     problems, carrying = _carrying(used, fabric, variables, uses, parse_version(facts.mooncake_version))
     devices = None
     if uses.kv_backend is not None and user is not None and not _given(user):
         devices = _device_argument(uses.kv_backend, facts, decided, affinity, carrying)
-    names = [hca.name for hca in facts.hcas]
     problems += consumers.put_consumers(variables, used, names, fabric.index, need)
     problems += consumer_values.check_consumers(decided, facts.hcas, facts.interfaces, used, need)
     problems += consumer_values.check_interfaces(decided, facts.interfaces, control)
-    if user is not None:
-        unusable = _unusable(fabric, {port.hca.name for port in used})
-        gpus = _gpus_in_use(user, visible.devices)
-        problems += disaggregation.check_given(user, facts.sglang_version, names, unusable, gpus)
+    unusable = _unusable(fabric, {port.hca.name for port in used})
+    problems += _check_given(user, facts, visible, names, unusable)
     tokens = devices.tokens if devices is not None else ()
     return Neighbours(affinity, tokens, _transfer(user, uses, devices), tuple(problems))
+
+
+def _check_given(
+    user: UserArguments | None,
+    facts: HostFacts,
+    visible: VisibleGpus,
+    names: Sequence[str],
+    unusable: Mapping[str, str],
+) -> list[Problem]:
+    if user is None:
+        return []
+    gpus = _gpus_in_use(user, visible.devices)
+    return disaggregation.check_given(user, facts.sglang_version, names, unusable, gpus)
 
 
 def _given(user: UserArguments) -> bool:

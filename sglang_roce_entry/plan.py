@@ -13,6 +13,7 @@ from sglang_roce_entry.errors import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.fabric import control as control_interface
 from sglang_roce_entry.fabric import topology, user_values
 from sglang_roce_entry.fabric.decide import FabricDecision, decide_fabric
+from sglang_roce_entry.fabric.nccl_files import check_files
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import OFF, OPTIONAL, REQUIRED, FabricPolicy
 from sglang_roce_entry.fabric.selector import parse_selector
@@ -207,6 +208,7 @@ def make_plan(
         *stages.problems,
         *visible.problems,
         *command_problems,
+        *check_files(facts.nccl_files, oldest_nccl(facts), inputs.environ.get("NCCL_CONF_FILE")),
         *placed.problems,
         *fabric.problems,
         *variables.problems,
