@@ -79,6 +79,7 @@ def load(name: str) -> tuple[Host, dict[str, str]]:
     facts = _facts(name, files.pop(f"/{FACTS}", None))
     errors = _strings(name, facts, "errno")
     for extra, text in _strings(name, facts, "files").items():
+        # normpath keeps two leading slashes, which POSIX allows to mean something else.
         files.setdefault(os.path.normpath("/" + extra.lstrip("/")), text.encode("utf-8", "surrogateescape"))
     host = Host(MemoryTree(files, links, errors, directories), RecordedAnswers(name, facts))
     return host, _strings(name, facts, "environ")
