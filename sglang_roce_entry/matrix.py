@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sglang_roce_entry.fabric.pairing import Affinity
@@ -51,3 +51,30 @@ def _table(affinity: Affinity) -> list[str]:
 def _cell(affinity: Affinity, row: int, column: int) -> str:
     mark = "*" if column in affinity.assigned[row] else ""
     return affinity.class_name(row, column) + mark
+
+
+def gpus_document(affinity: Affinity) -> list[dict[str, Any]]:
+    """Return the ``gpus`` array of the dry run's JSON, in the order of the process."""
+    return [
+        {
+            "index": index,
+            "pci_address": gpu.pci_address,
+            "numa_node": gpu.numa_node,
+            "devices": list(affinity.names(index)),
+        }
+        for index, gpu in enumerate(affinity.gpus)
+    ]
+
+
+def affinity_document(affinity: Affinity) -> list[dict[str, Any]]:
+    """Return the ``affinity`` array of the dry run's JSON: one object per GPU-HCA pair."""
+    return [
+        {
+            "gpu": row,
+            "device": hca.name,
+            "class": affinity.class_name(row, column),
+            "assigned": column in affinity.assigned[row],
+        }
+        for row in range(len(affinity.gpus))
+        for column, hca in enumerate(affinity.hcas)
+    ]

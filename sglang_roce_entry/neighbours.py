@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import RDMA_UNUSABLE, ConfigurationError, Problem, value_warning
-from sglang_roce_entry.fabric import consumer_values, consumers
+from sglang_roce_entry.fabric import consumers
 from sglang_roce_entry.fabric.pairing import Affinity, pair
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.server import disaggregation
@@ -23,11 +23,44 @@ if TYPE_CHECKING:
     from sglang_roce_entry.fabric.nccl_settings import Given
     from sglang_roce_entry.fabric.selection import PortDecision
     from sglang_roce_entry.fabric.variables import VariablePlan
-    from sglang_roce_entry.host.facts import Gpu, HostFacts
+    from sglang_roce_entry.host.facts import Gpu, Gpus, HostFacts
     from sglang_roce_entry.server.arguments import UserArguments
     from sglang_roce_entry.server.gpu_count import VisibleGpus
 
+#: Variables whose values are held against the node; without any, nothing is loaded for that.
+_OF_NEIGHBOURS = ("MC_", "MOONCAKE_", "NVSHMEM_", "UCX_", "GLOO_", "NCCL_SOCKET_", "NCCL_IB_GID_INDEX")
 _REINDEXED = "SGLANG_ONE_VISIBLE_DEVICE_PER_PROCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Facts and GPUs in the places that NCCL's topology file gives them, and what is wrong with NCCL's files.
+
+    ``places`` says whose places they are, if not the kernel's.
+    """
+
+    facts: HostFacts
+    gpus: Gpus
+    problems: tuple[Problem, ...] = ()
+    places: str | None = None
+
+
+def read_files(facts: HostFacts, gpus: Gpus, conf_file: str | None, nccl: tuple[int, ...] | None) -> Files:
+    """Return what NCCL's own files change; ``conf_file`` is NCCL_CONF_FILE.
+
+    Most pods have no such files: nothing is loaded for them.
+    """
+    problems: list[Problem] = []
+    if facts.nccl_files or conf_file:
+        from sglang_roce_entry.fabric.nccl_files import check_files
+
+        problems += check_files(facts.nccl_files, nccl, conf_file)
+    if facts.topology_file is None:
+        return Files(facts, gpus, tuple(problems))
+    from sglang_roce_entry.fabric import topology
+
+    placed = topology.place(facts, gpus)
+    return Files(placed.facts, placed.gpus, (*problems, *placed.problems), placed.note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +106,11 @@ def decide_neighbours(
     if uses.kv_backend is not None and user is not None and not _given(user):
         devices = _device_argument(uses.kv_backend, facts, decided, affinity, carrying)
     problems += consumers.put_consumers(variables, used, names, fabric.index, need)
-    problems += consumer_values.check_consumers(decided, facts.hcas, facts.interfaces, used, need)
-    problems += consumer_values.check_interfaces(decided, facts.interfaces, control)
+    if any(name.startswith(_OF_NEIGHBOURS) for name in decided):
+        from sglang_roce_entry.fabric import consumer_values
+
+        problems += consumer_values.check_consumers(decided, facts.hcas, facts.interfaces, used, need)
+        problems += consumer_values.check_interfaces(decided, facts.interfaces, control)
     unusable = _unusable(fabric, {port.hca.name for port in used})
     problems += _check_given(user, facts, visible, names, unusable)
     tokens = devices.tokens if devices is not None else ()

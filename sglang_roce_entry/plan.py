@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.fabric import control as control_interface
-from sglang_roce_entry.fabric import topology, user_values
+from sglang_roce_entry.fabric import user_values
 from sglang_roce_entry.fabric.decide import FabricDecision, decide_fabric
-from sglang_roce_entry.fabric.nccl_files import check_files
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import OFF, OPTIONAL, REQUIRED, FabricPolicy
 from sglang_roce_entry.fabric.selector import parse_selector
@@ -21,7 +20,7 @@ from sglang_roce_entry.fabric.variables import Variable, VariablePlan, put_contr
 from sglang_roce_entry.group.endpoint import bracketed
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.neighbours import Neighbours, decide_neighbours
+from sglang_roce_entry.neighbours import Neighbours, decide_neighbours, read_files
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
 
@@ -187,20 +186,20 @@ def make_plan(
     route: Callable[[IpAddress], Route | None],
 ) -> Plan:
     """Return the plan. ``leader`` is ``None`` where there is no group; ``route`` asks the kernel."""
-    placed = topology.place(inputs.facts, inputs.gpus)
-    settings, facts = inputs.settings, placed.facts
+    files = read_files(inputs.facts, inputs.gpus, inputs.environ.get("NCCL_CONF_FILE"), oldest_nccl(inputs.facts))
+    settings, facts = inputs.settings, files.facts
     identity = stages.identity
     size = identity.size if identity else 1
     decided = decided_values(inputs.environ, facts.nccl_files)
     variables = VariablePlan(decided)
-    visible = _see_gpus(inputs, placed.gpus)
+    visible = _see_gpus(inputs, files.gpus)
     command, command_problems = _command(inputs, stages, visible.count, leader)
-    gpus = replace(placed.gpus, devices=visible.devices) if visible.devices else placed.gpus
+    gpus = replace(files.gpus, devices=visible.devices) if visible.devices else files.gpus
     fabric = decide_fabric(facts, gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables)
     control = _control(inputs, identity, leader, route)
     put_control(variables, control, explicit=settings.by_flag("interface"))
     neighbours = decide_neighbours(
-        inputs.user, facts, decided, visible, fabric, control, variables, places=placed.note
+        inputs.user, facts, decided, visible, fabric, control, variables, places=files.places
     )
     if command is not None and neighbours.tokens:
         command = command.with_added(*neighbours.tokens)
@@ -208,8 +207,7 @@ def make_plan(
         *stages.problems,
         *visible.problems,
         *command_problems,
-        *check_files(facts.nccl_files, oldest_nccl(facts), inputs.environ.get("NCCL_CONF_FILE")),
-        *placed.problems,
+        *files.problems,
         *fabric.problems,
         *variables.problems,
         *control.problems,

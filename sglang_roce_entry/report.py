@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.fingerprint import fingerprint
-from sglang_roce_entry.matrix import matrix_lines
+from sglang_roce_entry.matrix import affinity_document, gpus_document, matrix_lines
 from sglang_roce_entry.server.disaggregation import OPTION
 from sglang_roce_entry.server.spellings import redacted
 
@@ -87,37 +87,10 @@ def as_document(plan: Plan) -> dict[str, Any]:
             for problem in plan.problems
         ],
         "exit_code": plan.exit_code,
-        "gpus": _gpus_document(plan),
-        "affinity": _affinity_document(plan),
+        "gpus": gpus_document(plan.neighbours.affinity),
+        "affinity": affinity_document(plan.neighbours.affinity),
         "fingerprint": fingerprint(plan),
     }
-
-
-def _gpus_document(plan: Plan) -> list[dict[str, Any]]:
-    affinity = plan.neighbours.affinity
-    return [
-        {
-            "index": index,
-            "pci_address": gpu.pci_address,
-            "numa_node": gpu.numa_node,
-            "devices": list(affinity.names(index)),
-        }
-        for index, gpu in enumerate(affinity.gpus)
-    ]
-
-
-def _affinity_document(plan: Plan) -> list[dict[str, Any]]:
-    affinity = plan.neighbours.affinity
-    return [
-        {
-            "gpu": row,
-            "device": hca.name,
-            "class": affinity.class_name(row, column),
-            "assigned": column in affinity.assigned[row],
-        }
-        for row in range(len(affinity.gpus))
-        for column, hca in enumerate(affinity.hcas)
-    ]
 
 
 def _port_document(row: PortRow) -> dict[str, Any]:
