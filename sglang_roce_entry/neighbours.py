@@ -101,11 +101,13 @@ def decide_neighbours(
         checked = _check_given(user, facts, visible, names, {}) if names else []
         return Neighbours(affinity, transfer=_nothing_said(uses, fabric), problems=tuple(checked))
     need = _need(uses, facts, control)
-    problems, carrying = _carrying(used, fabric, variables, uses, parse_version(facts.mooncake_version))
+    given = user is not None and any(dest in user.values for dest in disaggregation.DESTS)
+    carrying, problems = _carrying(used, fabric, variables, facts, given=given) if uses.mooncake else (used, [])
     devices = None
-    if uses.kv_backend is not None and user is not None and not _given(user):
-        devices = _device_argument(uses.kv_backend, facts, decided, affinity, carrying)
-    problems += consumers.put_consumers(variables, used, names, fabric.index, need)
+    if uses.kv_backend is not None and user is not None and "disaggregation_ib_device" not in user.values:
+        ports = carrying if uses.kv_backend == disaggregation.MOONCAKE else used
+        devices = _device_argument(uses.kv_backend, facts, decided, affinity, ports)
+    problems += consumers.put_consumers(variables, used, carrying, names, fabric.index, need)
     if any(name.startswith(_OF_NEIGHBOURS) for name in decided):
         from sglang_roce_entry.fabric import consumer_values
 
@@ -128,10 +130,6 @@ def _check_given(
         return []
     gpus = _gpus_in_use(user, visible.devices)
     return disaggregation.check_given(user, facts.sglang_version, names, unusable, gpus)
-
-
-def _given(user: UserArguments) -> bool:
-    return "disaggregation_ib_device" in user.values
 
 
 def _need(uses: disaggregation.Uses, facts: HostFacts, control: Control) -> consumers.Need:
@@ -168,19 +166,20 @@ def _carrying(
     used: Sequence[PortDecision],
     fabric: FabricDecision,
     variables: VariablePlan,
-    uses: disaggregation.Uses,
-    version: tuple[int, ...] | None,
-) -> tuple[list[Problem], list[PortDecision]]:
-    """Return the ports that the KV transfer can use: those that Mooncake's own choice of a GID does not spoil."""
-    number = consumers.port_for_mooncake(used)
-    carrying = [port for port in used if port.port.number == number]
-    if not uses.mooncake:
-        return [], carrying
+    facts: HostFacts,
+    *,
+    given: bool,
+) -> tuple[Sequence[PortDecision], list[Problem]]:
+    """Return the ports that Mooncake can use: those that its own choice of a GID does not spoil.
+
+    ``given``: the user has named HCAs, which stay as they are.
+    """
+    version = parse_version(facts.mooncake_version)
     wrong = consumers.spoilt_ports(used, fabric.index, variables.values(), version)
     if not wrong:
-        return [], carrying
-    left = [port for port in carrying if port.label not in wrong]
-    outcome = "is left out of the KV transfer" if left else "would fail to transfer"
+        return used, []
+    left = [port for port in used if port.label not in wrong]
+    outcome = "Mooncake is not given" if left and not given else "it would fail to transfer with"
     listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
     problem = value_warning(
         "MOONCAKE_GID",
@@ -189,7 +188,7 @@ def _carrying(
         "give all ports the same addresses history (driver reload on the node), so that one index fits all",
         RDMA_UNUSABLE,
     )
-    return [problem], left or carrying
+    return left or used, [problem]
 
 
 def _device_argument(
@@ -197,9 +196,10 @@ def _device_argument(
     facts: HostFacts,
     decided: Mapping[str, Given],
     affinity: Affinity,
-    carrying: Sequence[PortDecision],
+    ports: Sequence[PortDecision],
 ) -> disaggregation.Devices:
-    names = list(dict.fromkeys(port.hca.name for port in carrying))
+    number = consumers.port_for_mooncake(ports)
+    names = list(dict.fromkeys(port.hca.name for port in ports if port.port.number == number))
     per_gpu: dict[int, tuple[str, ...]] = {}
     if affinity.informative:
         for gpu in range(len(affinity.gpus)):

@@ -70,17 +70,22 @@ def port_for_mooncake(ports: Sequence[PortDecision]) -> int:
 
 
 def put_consumers(
-    plan: VariablePlan, ports: Sequence[PortDecision], all_names: Sequence[str], index: IndexDecision, need: Need
+    plan: VariablePlan,
+    ports: Sequence[PortDecision],
+    carrying: Sequence[PortDecision],
+    all_names: Sequence[str],
+    index: IndexDecision,
+    need: Need,
 ) -> list[Problem]:
     """Decide the variables of the neighbours for the used ``ports``, and return what is wrong.
 
-    ``all_names`` are the HCAs of the node, used or not.
+    ``carrying`` are those of them that Mooncake can use, ``all_names`` the HCAs of the node, used or not.
     """
     _leave_alone(plan, need)
     if not ports:
         return []
     problems = nvshmem.check_names(plan, ports) if need.nvshmem else []
-    _put_mooncake(plan, ports, all_names, need)
+    _put_mooncake(plan, carrying, all_names, need)
     problems += _put_ucx(plan, ports, index, need)
     return problems
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OPTION = "--disaggregation-ib-device"
 MOONCAKE, NIXL = "mooncake", "nixl"
 MAP_VERSIONS = "0.5.5.post3 to 0.5.8, and 0.5.13 and later"
-_DESTS = ("disaggregation_ib_device", "mooncake_ib_device")
+DESTS = ("disaggregation_ib_device", "mooncake_ib_device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def check_given(
     numbers of the GPUs that will ask.
     """
     problems: list[Problem] = []
-    for dest in _DESTS:
+    for dest in DESTS:
         argument = user.values.get(dest)
         if argument is not None:
             problems += _check_one(argument, user, version, devices, unusable, gpus)

@@ -75,6 +75,15 @@ def test_foreign_gids_first_are_shut_out_for_each_library() -> None:
 
 
 def test_without_mooncake_its_choice_is_nobodys_problem() -> None:
+    hicache = plan_of(two(2, 4, foreign="172.16.0.9"), *MODEL, "--hicache-storage-backend", "mooncake")
+    assert codes(hicache) == ["MOONCAKE_GID"]
+    assert "which Mooncake is not given" in message(hicache, "MOONCAKE_GID")
+    assert value(hicache, "MC_TE_FILTERS") == "mlx5_0"
+    given = plan_of(two(2, 4, foreign="172.16.0.9"), *MOONCAKE, "--disaggregation-ib-device", "mlx5_0,mlx5_1")
+    assert "it would fail to transfer with" in message(given, "MOONCAKE_GID")
+    assert argument(given) == "mlx5_0,mlx5_1"
+    nixl = plan_of(two(2, 4, foreign="172.16.0.9"), *NIXL)
+    assert argument(nixl) == "mlx5_0,mlx5_1"
     plan = plan_of(two(2, 4, foreign="172.16.0.9"), *MODEL)
     assert codes(plan) == []
     assert value(plan, "UCX_IB_ROCE_SUBNETS") == "10.8.0.0/23"
