@@ -121,8 +121,15 @@ def test_gpus_that_sglang_leaves_out_do_not_take_a_share() -> None:
     assert pairs(node) == [("mlx5_0",), ("mlx5_0",), ("mlx5_1",), ("mlx5_1",)]
     stepped = pairs(node, "--model-path", "/m", "--base-gpu-id", "2")
     assert stepped[2:] == [("mlx5_0",), ("mlx5_1",)]
-    every_other = pairs(node, "--model-path", "/m", "--gpu-id-step", "2")
-    assert every_other[::2] == [("mlx5_0",), ("mlx5_1",)]
+    # GPU 1 is not used: alone among the others, it is near to both.
+    every_other = pairs(
+        node, "--model-path", "/m", "--gpu-id-step", "2", environ={"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    )
+    assert every_other == [("mlx5_0",), ("mlx5_0", "mlx5_1"), ("mlx5_1",)]
+    staged = ("--gpu-id-step", "2", "--pp-size", "2", "--tp-size", "2")
+    assert pairs(node, "--model-path", "/m", *staged, environ={"CUDA_VISIBLE_DEVICES": "0,1,2"}) == [
+        ("mlx5_0",), ("mlx5_0",), ("mlx5_1",),
+    ]  # fmt: skip
 
 
 def test_the_map_has_every_visible_gpu() -> None:

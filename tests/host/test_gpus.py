@@ -67,10 +67,10 @@ def test_amd_gpus_of_the_kfd_topology() -> None:
     node = Node()
     node.files["/sys/class/kfd/kfd/topology/nodes/0/gpu_id"] = "0\n"
     for number in (1, 2, 10):
-        node.amd_gpu(number, f"000{number % 3}:{number + 0x20:02x}:00.0", answer="EACCES" if number == 2 else "ok")
+        node.amd_gpu(number, f"000{number % 3}:{number + 0x20:02x}:03.1", answer="EACCES" if number == 2 else "ok")
     found = read_gpus(node.host())
     assert (found.vendor, found.count) == ("amd", 2)
-    assert [gpu.pci_address for gpu in found.devices] == ["0001:21:00.0", "0002:22:00.0", "0001:2a:00.0"]
+    assert [gpu.pci_address for gpu in found.devices] == ["0001:21:03.1", "0002:22:03.1", "0001:2a:03.1"]
     assert [gpu.usable for gpu in found.devices] == [True, False, True]
     assert found.devices[0].path is not None
 
