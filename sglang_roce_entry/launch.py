@@ -13,8 +13,9 @@ from sglang_roce_entry.fabric.decide import effective_policy
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import REQUIRED
 from sglang_roce_entry.group.identity import parse_podinfo
-from sglang_roce_entry.host.collect import collect, read_gpus
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.plan import (
     BARE_WORD,
     LAUNCH,

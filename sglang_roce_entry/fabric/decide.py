@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.fabric import requirements, user_values
+from sglang_roce_entry.fabric import nvshmem, requirements, user_values
 from sglang_roce_entry.fabric.index import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
 from sglang_roce_entry.fabric.plugins import external_plugin
@@ -119,6 +119,7 @@ def decide_fabric(
     notes = _put(variables, policy, selection, used, index)
     put_net(variables, policy)
     problems += _required(facts, policy, selection, used)
+    problems += requirements.differing_mtus(facts, [port.gid.netdev for port in used if port.gid])
     final = tuple(dropped.get(port.label, port) for port in selection.ports)
     rows = tuple(_row(port, index, forced) for port in final)
     selection = replace(selection, ports=final)
@@ -135,6 +136,7 @@ def _put(
     if used:
         put_hca(variables, used, policy)
         put_index(variables, index)
+        nvshmem.put_scan(variables, index)
         for name in ("NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE", "NCCL_IB_ROCE_VERSION_NUM"):
             variables.keep(name)
         return []

@@ -63,6 +63,7 @@ class IndexDecision:
     family: str | None = None
     address_range: IpNetwork | None = None
     problems: tuple[Problem, ...] = ()
+    scan: ScanSettings | None = None  # under which NCCL takes these, the pod's own values in it
 
 
 def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexDecision:
@@ -93,6 +94,7 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
                     predicted,
                     family=settings.family if settings.family != (user.family or AF_INET) else None,
                     address_range=None if user.range_set else settings.address_range,
+                    scan=settings,
                 )
         if user.left_to_nccl:
             return _right_by_itself(ports, nccl, user.settings())
@@ -128,7 +130,7 @@ def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSe
     families = [base.family] if user.family else [AF_INET, AF_INET6]
     ranges: list[IpNetwork | None] = [base.address_range]
     if not user.range_set:
-        covering = _covering_network(ports)
+        covering = covering_network(ports)
         if covering is not None:
             ranges.append(covering)
     for address_range in ranges:
@@ -136,7 +138,7 @@ def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSe
             yield ScanSettings(family, address_range, base.roce_version)
 
 
-def _covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
+def covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
     """Return the smallest network with every chosen address: it shuts out most foreign ones."""
     addresses = [port.choices[0].gid.ip for port in ports]
     if len({address.version for address in addresses}) != 1:

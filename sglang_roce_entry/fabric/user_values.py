@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 _FAMILIES = ("AF_INET", "AF_INET6")
 
 
-def forced_index(decided: Mapping[str, Given], nccl: tuple[int, ...] | None) -> int | None:
-    """Return the index that NCCL makes of a decided ``NCCL_IB_GID_INDEX``, ``None`` if it is left free."""
-    given = decided.get("NCCL_IB_GID_INDEX")
+def forced_index(
+    decided: Mapping[str, Given], nccl: tuple[int, ...] | None, name: str = "NCCL_IB_GID_INDEX"
+) -> int | None:
+    """Return the index that NCCL makes of a decided ``name``, ``None`` if it is left free."""
+    given = decided.get(name)
     if given is None:
         return None
     value = parse_c_integer(given.value, nccl)[0]
@@ -50,21 +52,28 @@ def user_scan(decided: Mapping[str, Given], nccl: tuple[int, ...] | None) -> Use
 
 
 def check_index(
-    decided: Mapping[str, Given], used: Sequence[PortDecision], nccl: tuple[int, ...] | None
+    decided: Mapping[str, Given],
+    used: Sequence[PortDecision],
+    nccl: tuple[int, ...] | None,
+    name: str = "NCCL_IB_GID_INDEX",
+    reader: str = "NCCL",
 ) -> list[Problem]:
-    """Return a warning for every used port on which a decided GID index is wrong."""
-    given = decided.get("NCCL_IB_GID_INDEX")
+    """Return a warning for every used port on which a decided GID index is wrong; ``reader`` reads ``name``.
+
+    ``nccl`` is ``None`` for any other reader than NCCL.
+    """
+    given = decided.get(name)
     if given is None:
         return []
     index, whole = parse_c_integer(given.value, nccl)
-    forced = forced_index(decided, nccl)
+    forced = forced_index(decided, nccl, name)
     said = []
     if not whole:
         read_as = "as if it were not set" if index is None else f"as {index}"
         said.append(
             _wrong(
                 "GID_INDEX_NOT_A_NUMBER",
-                f"NCCL_IB_GID_INDEX={given.value!r} ({given.where}) is no number; NCCL reads it {read_as}",
+                f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it {read_as}",
                 "remove it, or write one integer",
             )
         )
@@ -87,8 +96,8 @@ def check_index(
         said.append(
             _wrong(
                 "GID_INDEX_WRONG",
-                f"NCCL_IB_GID_INDEX={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
-                f"remove NCCL_IB_GID_INDEX, the right index is found at every start (here: {right})",
+                f"{name}={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
+                f"remove {name}, the right index is found at every start (here: {right})",
             )
         )
     return said
@@ -171,23 +180,25 @@ def check_selector(
     return said
 
 
-def check_steering(decided: Mapping[str, Given], scan_family: str | None) -> list[Problem]:
-    """Return warnings on decided variables of NCCL's scan that it reads as something else.
+def check_steering(
+    decided: Mapping[str, Given], scan_family: str | None, prefix: str = "NCCL_IB_", reader: str = "NCCL"
+) -> list[Problem]:
+    """Return warnings on decided variables of the scan (NCCL's, NVSHMEM's copy) that are read as something else.
 
     ``scan_family`` is the family that the scan looks for, ``None`` where it does not run.
     """
     said = []
-    family = decided.get("NCCL_IB_ADDR_FAMILY")
+    family = decided.get(f"{prefix}ADDR_FAMILY")
     if family is not None and family.value not in _FAMILIES:
         said.append(
             _wrong(
                 "ADDR_FAMILY_UNKNOWN",
-                f"NCCL_IB_ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
-                "NCCL reads it as AF_INET",
+                f"{prefix}ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
+                f"{reader} reads it as AF_INET",
                 "write AF_INET or AF_INET6",
             )
         )
-    address_range = decided.get("NCCL_IB_ADDR_RANGE")
+    address_range = decided.get(f"{prefix}ADDR_RANGE")
     if address_range is not None:
         value = address_range.value
         network = parse_address_range(value)
@@ -196,8 +207,8 @@ def check_steering(decided: Mapping[str, Given], scan_family: str | None) -> lis
             said.append(
                 _wrong(
                     "ADDR_RANGE_MALFORMED",
-                    f"NCCL_IB_ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
-                    f"prefix length; NCCL {read_as}, 2.21 and 2.22 crash without /",
+                    f"{prefix}ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
+                    f"prefix length; {reader} {read_as}, NCCL 2.21 and 2.22 crash without /",
                     "write one network like 10.0.0.0/16",
                 )
             )
@@ -205,9 +216,9 @@ def check_steering(decided: Mapping[str, Given], scan_family: str | None) -> lis
             said.append(
                 _wrong(
                     "ADDR_RANGE_OTHER_FAMILY",
-                    f"NCCL_IB_ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but NCCL "
+                    f"{prefix}ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but {reader} "
                     f"looks for addresses of {scan_family} and ignores it",
-                    "set NCCL_IB_ADDR_FAMILY to the family of the range, or remove the range",
+                    f"set {prefix}ADDR_FAMILY to the family of the range, or remove the range",
                 )
             )
     return said

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
-from sglang_roce_entry.host.collect import Host, collect, read_gpus
+from sglang_roce_entry.host.collect import Host, collect
 from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
@@ -78,7 +79,8 @@ def load(name: str) -> tuple[Host, dict[str, str]]:
     facts = _facts(name, files.pop(f"/{FACTS}", None))
     errors = _strings(name, facts, "errno")
     for extra, text in _strings(name, facts, "files").items():
-        files.setdefault(os.path.normpath(f"/{extra}"), text.encode("utf-8", "surrogateescape"))
+        # normpath keeps two leading slashes, which POSIX allows to mean something else.
+        files.setdefault(os.path.normpath("/" + extra.lstrip("/")), text.encode("utf-8", "surrogateescape"))
     host = Host(MemoryTree(files, links, errors, directories), RecordedAnswers(name, facts))
     return host, _strings(name, facts, "environ")
 
@@ -289,6 +291,11 @@ class RecordedAnswers:
         value = versions["sglang"]
         return value is not None, str(value) if value and value != "unknown" else None
 
+    def mooncake(self) -> str | None:
+        """Return the recorded version of Mooncake's transfer engine."""
+        value = _mapping(self._name, self._facts, "versions").get("mooncake")
+        return str(value) if value else None
+
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
         """Return NCCL's configuration files among the recorded ones, in NCCL's order."""
         recorded = list(_strings(self._name, self._facts, "files"))
@@ -366,7 +373,7 @@ def record(
     tree = RecordingTree(host.tree)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
-    gpus = read_gpus(recording)
+    gpus = read_gpus(recording, places=True)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
             tree.text(path)
@@ -397,6 +404,7 @@ def record(
         "versions": {
             "sglang": (facts.sglang_version or "unknown") if facts.sglang_installed else None,
             "nccl": ",".join(facts.nccl_versions) if facts.nccl_versions else None,
+            "mooncake": facts.mooncake_version,
         },
         "routes": routes,
         "open": dict(gpus.nodes),

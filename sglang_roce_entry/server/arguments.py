@@ -31,6 +31,8 @@ class UserArguments:
     argv: tuple[str, ...]
     values: Mapping[str, Argument] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    #: Texts of files that an option names instead of a value; ``None``: not readable.
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
     def text(self, dest: str) -> str | None:
         """Return the value of an option, ``None`` if the user has not given it."""
@@ -78,7 +80,19 @@ def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None =
                     "write it as two tokens: --config FILE.yaml",
                 )
             )
-    return UserArguments(tokens, values, tuple(problems))
+    return UserArguments(tokens, values, tuple(problems), _device_files(values, read_file))
+
+
+def _device_files(values: Mapping[str, Argument], read_file: Callable[[str], str] | None) -> dict[str, str | None]:
+    files: dict[str, str | None] = {}
+    for dest in ("disaggregation_ib_device", "mooncake_ib_device"):
+        path = values[dest].text.strip() if dest in values else ""
+        if path.endswith(".json") and read_file is not None:
+            try:
+                files[path] = read_file(path)
+            except (OSError, ValueError):
+                files[path] = None
+    return files
 
 
 def _scan(tokens: tuple[str, ...], origin: str = "") -> dict[str, Argument]:

@@ -59,6 +59,10 @@ class Command:
         """Return the whole command."""
         return (executable, "-m", MODULE, *self.added, *self.user)
 
+    def with_added(self, *tokens: str) -> Command:
+        """Return the command with more of our arguments."""
+        return replace(self, added=(*self.added, *tokens))
+
     def with_literal(self, address: IpAddress) -> Command:
         """Return the command with the leader as an address: a name with only IPv6 cannot be bound.
 

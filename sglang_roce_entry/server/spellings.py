@@ -55,6 +55,11 @@ OPTIONS: tuple[Option, ...] = (
         (("--disaggregation-transfer-backend", "--disaggregation-t"),),
     ),
     Option("disaggregation_ib_device", (("--disaggregation-ib-device", "--disaggregation-i"),)),
+    Option("mooncake_ib_device", (("--mooncake-ib-device", "--moo"),)),
+    Option("moe_a2a_backend", (("--moe-a2a-backend", "--moe-a"),)),
+    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-deepep-m"),), flag=True),  # up to 0.5.2
+    Option("elastic_ep_backend", (("--elastic-ep-backend", "--elastic-ep-b"),)),
+    Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
     Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
     Option("ssl_keyfile_password", (("--ssl-keyfile-password", "--ssl-keyfile-"),), secret=True),
