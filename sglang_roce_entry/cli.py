@@ -86,12 +86,15 @@ class _Run:
         return self._with_settings(invocation)
 
     def _with_settings(self, invocation: Invocation) -> int:
-        from sglang_roce_entry.host.collect import live_host
-        from sglang_roce_entry.plan import BARE_WORD
         from sglang_roce_entry.settings import read_settings
 
-        self._launching = invocation.mode is None and invocation.form != BARE_WORD
         environ = dict(self._environ)
+        if invocation.mode == "probe":
+            return self._probe(invocation, read_settings(invocation.flags, environ, invocation.policy, _read_text))
+        from sglang_roce_entry.host.collect import live_host
+        from sglang_roce_entry.plan import BARE_WORD
+
+        self._launching = invocation.mode is None and invocation.form != BARE_WORD
         if invocation.snapshot is not None:
             from sglang_roce_entry.host.snapshot import load
 
@@ -110,6 +113,14 @@ class _Run:
         from sglang_roce_entry.modes import run_mode
 
         return run_mode(invocation, settings, environ, host, self.log)
+
+    @staticmethod
+    def _probe(invocation: Invocation, settings: Settings) -> int:
+        from sglang_roce_entry.server.probe import run_probe
+
+        verdict = run_probe(invocation.mode_value, invocation.rest, settings.probe_timeout)
+        _print(f"{'ok' if verdict.passed else 'failed'}: {verdict.reason}\n")
+        return errors.OK if verdict.passed else errors.UNHEALTHY
 
     def fail(self, failure: EntryError) -> int:
         """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
@@ -152,7 +163,7 @@ class _Run:
 
 
 def _names_a_mode(arguments: tuple[str, ...]) -> bool:
-    modes = ("--help", "-h", "--version", "--print-env", "--dry-run", "--save-snapshot")
+    modes = ("--help", "-h", "--version", "--print-env", "--dry-run", "--check", "--probe", "--save-snapshot")
     return any(argument.partition("=")[0] in modes for argument in arguments[:1])
 
 

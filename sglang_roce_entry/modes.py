@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode == "check":
+        return _check(invocation, settings, environ, host)
     inputs, stages = gather(invocation, settings, environ, host)
     if invocation.mode == "save-snapshot":
         lookup = look_up_leader(stages, host)
@@ -40,6 +42,15 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     return plan.exit_code
 
 
+def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
+    from sglang_roce_entry.check import run
+
+    items, code = run.run_check(invocation, settings, environ, host)
+    as_json = invocation.mode_value == "json"
+    _write(report.as_json(run.as_document(items, code)) if as_json else run.as_text(items, code))
+    return code
+
+
 def _print_environment(plan: Plan, form: str, log: Log) -> None:
     for problem in plan.problems:
         log.problem(problem)
@@ -52,10 +63,12 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
 def _save(
     target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple[IpAddress, ...]], log: Log
 ) -> int:
+    from sglang_roce_entry.check.run import own_name_addresses
     from sglang_roce_entry.host.snapshot import pack, record
 
     secret = frozenset(name for name in environ if report.is_secret_variable(name))
-    files, links, facts = record(host, environ, secret=secret, resolved=resolved)
+    own_name = own_name_addresses(host)
+    files, links, facts = record(host, environ, secret=secret, resolved=resolved, own_name=own_name)
     archive = pack(files, links, facts)
     if target == "-":
         if os.isatty(1):

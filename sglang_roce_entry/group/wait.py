@@ -32,8 +32,6 @@ Result = TypeVar("Result")
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
 #: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
 SIGNS_OF_LIFE = (0, 1, 13)
-#: Offsets that attention DP binds on the leader.
-ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
 
 _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0

@@ -19,6 +19,7 @@ from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
 from sglang_roce_entry.host.collect import Host, collect, read_gpus
 from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
@@ -335,6 +336,10 @@ class RecordedAnswers:
         except ValueError as error:
             raise SnapshotError(self._name, f"{FACTS}: resolve {name!r}: {error}") from error
 
+    def recorded_check(self) -> Mapping[str, Any] | None:
+        """Return the recorded answers for ``--check``; none in a recording that has no such part."""
+        return _mapping(self._name, self._facts, "check")
+
 
 #: Variables that decide something here; others stay on the node.
 _ENVIRON_PREFIXES = (
@@ -358,15 +363,18 @@ def record(
     *,
     secret: frozenset[str],
     resolved: Mapping[str, Iterable[IpAddress]],
+    own_name: tuple[IpAddress, ...] | None = None,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
-    ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run.
+    ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run,
+    ``own_name`` those that the host name has (the name itself is not recorded).
     """
     tree = RecordingTree(host.tree)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
     gpus = read_gpus(recording)
+    inspection = inspect(recording, facts.hcas, own_name)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
             tree.text(path)
@@ -403,6 +411,7 @@ def record(
         "uid": facts.uid,
         "libibverbs": facts.libibverbs,
         "net_plugins": list(facts.net_plugin_paths),
+        "check": inspection.answers(),
         "environ": {
             name: value
             for name, value in sorted(environ.items())

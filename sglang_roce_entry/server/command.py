@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
-from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+from sglang_roce_entry.group.endpoint import MAX_PORT, Endpoint, EndpointError, bracketed, literal, parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ MODULE = "sglang.launch_server"
 DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 #: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
 DEFAULT_DIST_TIMEOUT_S = 600
+#: Offsets from the dist-init port that attention DP binds on the leader.
+ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,19 @@ class Command:
     def argv(self, executable: str) -> tuple[str, ...]:
         """Return the whole command."""
         return (executable, "-m", MODULE, *self.added, *self.user)
+
+    def http_ports(self) -> list[tuple[str, int, str]]:
+        """Return what any node binds before others call: (host, port, purpose)."""
+        return [(self.http_host, self.http_port, "HTTP, --port")]
+
+    def leader_ports(self) -> list[tuple[str, int, str]]:
+        """Return what the leader of a group binds: (host, port, purpose)."""
+        if self.dist_init is None:
+            return self.http_ports()
+        first = self.dist_init.port
+        wanted = [("*", first, "rendezvous, --dist-init-addr"), *self.http_ports()]
+        offsets = ATTENTION_DP_PORTS if self.attention_dp else ()
+        return [*wanted, *(("*", first + at, "attention DP") for at in offsets if first + at <= MAX_PORT)]
 
     def with_literal(self, address: IpAddress) -> Command:
         """Return the command with the leader as an address: a name with only IPv6 cannot be bound.
