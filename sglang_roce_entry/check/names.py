@@ -93,10 +93,10 @@ def is_excepted(host: str, no_proxy: str) -> bool:
     """Return whether ``requests`` goes past a proxy to ``host``.
 
     Its rule (``requests.utils.should_bypass_proxies``): networks and exact addresses for an IPv4
-    address, endings for everything else, and urllib's ``*`` for all.
+    address, endings for everything else, and urllib's ``*``, alone, for all.
     """
     entries = [entry for entry in no_proxy.replace(" ", "").split(",") if entry]
-    if "*" in entries:
+    if entries == ["*"]:
         return True
     if isinstance(literal(host), IPv4Address):
         return any(_covers(entry, host) for entry in entries)

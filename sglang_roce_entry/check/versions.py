@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.check.items import (
+    CheckItem,
+    Examined,
+    fail,
+    listed,
+    of_problem,
+    of_problems,
+    ok,
+    skip,
+    warn,
+)
 from sglang_roce_entry.errors import CONFIGURATION
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
@@ -40,10 +50,12 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
 
 def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
     facts, environ = examined.plan.facts, examined.environ
-    if facts.sglang_installed is False and not problems:
+    if facts.sglang_installed is False:
         # Without SGLang arguments the plan does not ask for it; a launch does.
         remedy = "run this in the image that has SGLang, and in the interpreter that has it"
-        return (fail("sglang", "not installed in this interpreter", remedy, CONFIGURATION),)
+        missing = fail("sglang", "not installed in this interpreter", remedy, CONFIGURATION)
+        others = tuple(of_problem("sglang", problem) for problem in problems)
+        return others if any(one.code == "SGLANG_MISSING" for one in problems) else (missing, *others)
     version = parse_version(facts.sglang_version)
     if version is None:
         return of_problems("sglang", problems, skip("sglang", "its version is not known"))
