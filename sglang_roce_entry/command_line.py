@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Modes: the formats behind "=", or what value they need.
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
 _PLAIN_MODES = ("--version", "--help")
+_KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 
@@ -37,6 +38,7 @@ class Invocation:
     snapshot: str | None = None
     rest: tuple[str, ...] = ()
     form: str = LAUNCH
+    keep_identifiers: bool = False
 
 
 def parse_command_line(argv: Sequence[str]) -> Invocation:
@@ -61,6 +63,8 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         setting = BY_FLAG.get(name)
         if setting is not None:
             flags[setting.key] = _setting_value(reader, setting, equals, value)
+        elif name == _KEEP:
+            places[name] = _mode_value(reader, name, equals, value)
         elif name in _VALUE_OPTIONS:
             places[name] = reader.value(name, equals, value, _VALUE_OPTIONS[name])
         else:
@@ -76,6 +80,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         snapshot=places.get("--snapshot"),
         rest=reader.rest(),
         form=form,
+        keep_identifiers=_KEEP in places,
     )
     _check(invocation)
     return invocation
@@ -115,7 +120,7 @@ class _Reader:
 
 
 def _all_ours() -> frozenset[str]:
-    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS})
+    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP})
 
 
 def _is_ours(name: str, value: str | None) -> bool:
@@ -160,6 +165,8 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
 
 
 def _check(invocation: Invocation) -> None:
+    if invocation.keep_identifiers and invocation.mode != "save-snapshot":
+        raise UsageError(f"{_KEEP} is about --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
     if invocation.mode == "probe" and invocation.snapshot is not None:
         raise UsageError("--probe asks a server that runs; a snapshot has none", "leave --snapshot out")
     if invocation.mode == "probe" and invocation.form == BARE_WORD:

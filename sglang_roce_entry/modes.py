@@ -31,7 +31,7 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
         addresses = lookup.addresses if lookup is not None else ()
         name = stages.identity.leader if stages.identity is not None else None
         resolved = {name: addresses} if name and addresses else {}
-        return _save(invocation.mode_value, host, environ, resolved, log)
+        return _save(invocation, host, environ, resolved, log)
     plan = plan_only(inputs, stages, host)
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
@@ -61,14 +61,21 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
 
 
 def _save(
-    target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple[IpAddress, ...]], log: Log
+    invocation: Invocation,
+    host: Host,
+    environ: Mapping[str, str],
+    resolved: Mapping[str, tuple[IpAddress, ...]],
+    log: Log,
 ) -> int:
+    target, kept = invocation.mode_value, invocation.keep_identifiers
     from sglang_roce_entry.check.run import own_name_addresses
     from sglang_roce_entry.host.snapshot import pack, record
 
     secret = frozenset(name for name in environ if report.is_secret_variable(name))
     own_name = own_name_addresses(host)
-    files, links, facts = record(host, environ, secret=secret, resolved=resolved, own_name=own_name)
+    files, links, facts = record(
+        host, environ, secret=secret, resolved=resolved, own_name=own_name, keep_identifiers=kept
+    )
     archive = pack(files, links, facts)
     if target == "-":
         if os.isatty(1):
@@ -92,7 +99,10 @@ def _save(
         f"devices, {len(facts['environ'])} variables (none whose name says secret); "
         f"{len(archive)} bytes"
     )
-    log.say("in it: GIDs and addresses, interface names, PCI paths, versions, the variables listed above")
+    log.say(
+        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
+    )
     return OK
 
 

@@ -20,6 +20,7 @@ from sglang_roce_entry.host.answers import interface_of
 from sglang_roce_entry.host.collect import Host, collect, read_gpus
 from sglang_roce_entry.host.facts import Interface, Route
 from sglang_roce_entry.host.inspection import inspect
+from sglang_roce_entry.host.masking import Mask, needed_lines
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
@@ -79,7 +80,8 @@ def load(name: str) -> tuple[Host, dict[str, str]]:
     facts = _facts(name, files.pop(f"/{FACTS}", None))
     errors = _strings(name, facts, "errno")
     for extra, text in _strings(name, facts, "files").items():
-        files.setdefault(os.path.normpath(f"/{extra}"), text.encode("utf-8", "surrogateescape"))
+        # normpath keeps two leading slashes, which POSIX allows to mean something else.
+        files.setdefault(os.path.normpath("/" + extra.lstrip("/")), text.encode("utf-8", "surrogateescape"))
     host = Host(MemoryTree(files, links, errors, directories), RecordedAnswers(name, facts))
     return host, _strings(name, facts, "environ")
 
@@ -364,13 +366,20 @@ def record(
     secret: frozenset[str],
     resolved: Mapping[str, Iterable[IpAddress]],
     own_name: tuple[IpAddress, ...] | None = None,
+    keep_identifiers: bool = False,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
     ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run,
-    ``own_name`` those that the host name has (the name itself is not recorded).
+    ``own_name`` those that the host name has (the name itself is not recorded). Hardware identifiers
+    are replaced by numbers unless ``keep_identifiers``.
     """
+
+    def is_recorded(name: str) -> bool:
+        return (name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES) and name not in secret
+
     tree = RecordingTree(host.tree)
+    mask = Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
     gpus = read_gpus(recording)
@@ -394,7 +403,7 @@ def record(
                 "up": interface.up,
                 "mtu": interface.mtu,
                 "speed_mbps": interface.speed_mbps,
-                "addresses": [str(address) for address in interface.addresses],
+                "addresses": [mask.address(str(address)) for address in interface.addresses],
             }
             for interface in facts.interfaces
         },
@@ -412,16 +421,16 @@ def record(
         "libibverbs": facts.libibverbs,
         "net_plugins": list(facts.net_plugin_paths),
         "check": inspection.answers(),
-        "environ": {
-            name: value
-            for name, value in sorted(environ.items())
-            if (name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES) and name not in secret
-        },
+        "environ": {name: mask.uuids(value) for name, value in sorted(environ.items()) if is_recorded(name)},
     }
     if known:
         document["memlock"] = "unlimited" if limit is None else limit
     if gpus.count is not None:
         document["gpus"] = gpus.count
+    nccl_files = frozenset(path for path, _ in facts.nccl_files)
+    tree.files = {
+        path: needed_lines(path, text, nccl_files, is_recorded) for path, text in mask.files(tree.files).items()
+    }
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other
