@@ -100,7 +100,9 @@ def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIte
     if not rows and not problems:
         return ()
     used = _used(rows)
-    found = [f"{row.decision.label} {row.gid} (index {row.gid_index})" for row in used if row.gid]
+    # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
+    own = [(row.decision.label, row.decision.gid) for row in used]
+    found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
     bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
     lines = [
         warn(

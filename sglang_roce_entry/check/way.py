@@ -73,9 +73,8 @@ def items(
     named = _name(examined, identity.leader, addresses, failure, problems)
     if identity.is_leader:
         return (named, *_workers(identity.leader, outside), *_ports(examined, outside))
-    if not addresses:
-        return (named,)
-    return (named, *_way(examined, addresses, outside))
+    way = _way(examined, addresses, outside) if addresses else ()
+    return (named, *way, *_ports(examined, outside))
 
 
 def _name(
@@ -192,7 +191,8 @@ def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
     pid = outside.server_runs()
     if pid is not None:
         return (ok(PORTS, f"SGLang runs here and has them (process {pid})"),)
-    wanted = command.leader_ports() if identity is not None and identity.in_group else command.http_ports()
+    leads = identity is not None and identity.in_group and identity.is_leader
+    wanted = command.leader_ports() if leads else command.http_ports()
     taken = [f"{port} ({why})" for host, port, why in wanted if not outside.is_free(host, port)]
     if not taken:
         return (ok(PORTS, f"free: {', '.join(str(port) for _, port, _ in wanted)}"),)
@@ -200,6 +200,7 @@ def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
         "another process of this pod, or of this node with hostNetwork (ss -ltnp): end it, or choose others with "
         "--dist-init and SGLang's --port"
     )
-    if identity is None or not identity.in_group:
+    if not leads:
+        # Only a leader waits for its ports; SGLang itself will end here.
         return (warn(PORTS, f"taken: {', '.join(taken)}", remedy),)
     return (fail(PORTS, f"taken: {', '.join(taken)}", remedy, CONFIGURATION),)

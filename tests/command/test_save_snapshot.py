@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.command.conftest import clean_environment
-from tests.command.test_check import LEADER, MODEL, healthy
+from tests.healthy import LEADER, healthy
 from tests.trees import Node
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.command.conftest import Run
 
+MODEL = ("--model-path", "/models/deepseek")
 MAC_LINK_LOCAL = "fe80::225:9dff:fe64:c79a"
 GUID = "225:9dff:fe64:c79a"
 UUID = "GPU-1b2c3d4e-0000-1111-2222-333344445555"
