@@ -62,6 +62,7 @@ class _Run:
         self.log = Log("json" if environ.get("SGLANG_ROCE_LOG_FORMAT") == "json" else "text")
         self._environ = environ
         self._settings: Settings | None = None
+        self._invocation: Invocation | None = None
         self.guard: SignalGuard | None = None
         self._launching = True
 
@@ -74,7 +75,7 @@ class _Run:
 
             self.guard = SignalGuard()
             self.guard.install()
-        invocation = parse_command_line(arguments)
+        invocation = self._invocation = parse_command_line(arguments)
         if invocation.mode == "help":
             from sglang_roce_entry.manual import help_text
 
@@ -127,6 +128,11 @@ class _Run:
         from sglang_roce_entry import handover
         from sglang_roce_entry.launch import PlanRefused
 
+        if self._invocation is not None and self._invocation.mode == "check":
+            from sglang_roce_entry.check.run import refusal
+
+            _print(refusal(failure, self._invocation.mode_value))
+            return failure.exit_code
         said = isinstance(failure, PlanRefused)
         if not said:
             self.log.problem(failure)

@@ -46,8 +46,7 @@ def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str
     from sglang_roce_entry.check import run
 
     items, code = run.run_check(invocation, settings, environ, host)
-    as_json = invocation.mode_value == "json"
-    _write(report.as_json(run.as_document(items, code)) if as_json else run.as_text(items, code))
+    _write(run.rendered(items, code, invocation.mode_value))
     return code
 
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.check import launch, memory, names, rdma, variables, versions, way
-from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code
+from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
 from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.launch import gather, look_and_plan
+from sglang_roce_entry.report import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.errors import EntryError
     from sglang_roce_entry.host.collect import Host
     from sglang_roce_entry.host.facts import HostFacts, IpAddress
     from sglang_roce_entry.settings import Settings
@@ -98,6 +100,18 @@ def _server_runs() -> int | None:
 
     servers = running_here().servers
     return servers[0][0].pid if servers else None
+
+
+def refusal(failure: EntryError, form: str) -> str:
+    """Return the check of a node for which not even a plan can be made: the one line that is wrong."""
+    name = failure.code.lower().replace("_", " ")
+    items = (fail(name, failure.message, failure.hint, failure.exit_code),)
+    return rendered(items, failure.exit_code, form)
+
+
+def rendered(items: Sequence[CheckItem], code: int, form: str) -> str:
+    """Return the lines as ``text`` or ``json``."""
+    return as_json(as_document(items, code)) if form == "json" else as_text(items, code)
 
 
 def as_document(items: Sequence[CheckItem], code: int) -> dict[str, Any]:

@@ -44,11 +44,12 @@ _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "snapshots"
 class SnapshotError(ConfigurationError):
     """A snapshot that cannot be read, or that must not be."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, hint: str | None = None) -> None:
+        known = ", ".join(packaged_names())
         super().__init__(
             "SNAPSHOT",
             f"snapshot {name!r}: {reason}",
-            "give a folder or .tar.gz that --save-snapshot wrote, or one of: " + ", ".join(packaged_names()),
+            hint or f"give a folder or .tar.gz that --save-snapshot wrote, or one of: {known}",
         )
 
 
@@ -192,6 +193,9 @@ def _facts(name: str, raw: bytes | None) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise SnapshotError(name, f"{FACTS} is not an object")
     version = facts.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        reason = f"was written by a newer sglang-roce-entry (format {version}, this program reads {FORMAT})"
+        raise SnapshotError(name, reason, "replay it with the release that wrote it, or a later one")
     if version != FORMAT:
         raise SnapshotError(name, f"has format {version!r}, this program reads format {FORMAT}")
     return facts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,6 @@ from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_
 from sglang_roce_entry.group.resolve import NotResolved, Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
     from sglang_roce_entry.host.facts import IpAddress
 
 ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
@@ -52,35 +49,30 @@ class Answer:
     status: int | None = None
 
 
-class _TimeIsUp(BaseException):
-    """Not an ``Exception``, so that no library on the way takes it for one of its own."""
-
-
-@contextmanager
-def _within(timeout_s: float) -> Iterator[None]:
-    # A timeout of requests bounds each read, not their sum: a server that sends a byte now and then
-    # would hold the probe for ever.
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeIsUp
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def ask(target: Target, path: str, timeout_s: float) -> Answer:
-    """Return what ``GET path`` gives within ``timeout_s``. Main thread only (an interval timer)."""
+    """Return what ``GET path`` gives within ``timeout_s``.
+
+    A timeout of requests bounds each read, not their sum: a server that sends a byte now and then would
+    hold it for ever. So it is asked in a thread, which may outlive our patience.
+    """
     hung = Answer(HUNG, f"{target} accepts but does not answer {path} within {timeout_s:g} s")
+    answers: SimpleQueue[Answer | Exception] = SimpleQueue()
     deadline = monotonic() + timeout_s
+
+    def run() -> None:
+        try:
+            answers.put(_ask(target, path, deadline, hung))
+        except Exception as defect:  # noqa: BLE001 - raised again by the caller
+            answers.put(defect)
+
+    Thread(target=run, name=f"ask {target}", daemon=True).start()
     try:
-        with _within(timeout_s):
-            return _ask(target, path, deadline, hung)
-    except _TimeIsUp:
+        answer = answers.get(timeout=timeout_s)
+    except Empty:
         return hung
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.healthy import LEADER, healthy
-from tests.packaged import PACKAGED
+from tests.packaged import PACKAGED, folder
 from tests.trees import Node
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.command.conftest import Ran, Run
 
 MODEL = ("--model-path", "/models/deepseek")
@@ -354,6 +356,34 @@ def test_text_has_the_remedy_below_and_the_verdict_at_the_end(run: Run) -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("fail"))
     assert lines[at + 1].strip().startswith("fix: ")
     assert lines[-1].startswith("A launch would end with exit code 69 (hca")
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "environ", "remedy"),
+    [
+        ("unknown variable", (), {"SGLANG_ROCE_HCA_WIAT": "3"}, "SGLANG_ROCE_HCA_WAIT"),
+        ("setting", (), {"SGLANG_ROCE_HCA_WAIT": "soon"}, "SECONDS"),
+        ("policy", ("--policy", "none.yaml"), {}, "ConfigMap"),
+        ("config file", ("--model-path", "/m", "--config", "none.yaml"), {}, "ConfigMap"),
+        ("snapshot", ("--snapshot", "none.tar.gz"), {}, "h20-roce"),
+        ("snapshot", ("--snapshot", "truncated.tar.gz"), {}, "--save-snapshot"),
+        ("snapshot", ("--snapshot", "newer"), {}, "a later one"),
+    ],
+)
+def test_what_allows_no_plan_is_a_line_too(
+    run: Run, tmp_path: Path, name: str, argv: tuple[str, ...], environ: dict[str, str], remedy: str
+) -> None:
+    (tmp_path / "truncated.tar.gz").write_bytes((folder() / "cx7-pod.tar.gz").read_bytes()[:-500])
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer/facts.json").write_text('{"format": 2}')
+    mode = [at for at, token in enumerate(argv) if token == "--model-path"] or [len(argv)]
+    ran = run(*argv[: mode[0]], "--check=json", *argv[mode[0] :], environ=environ)
+    assert ran.code == ran.document["exit_code"] == 78
+    assert ran.err == ""
+    (item,) = ran.document["items"]
+    assert (item["name"], item["status"]) == (name, "fail")
+    assert remedy in item["remedy"]
+    assert run(*argv[: mode[0]], "--check", *argv[mode[0] :], environ=environ).out.startswith(f"fail  {name}  ")
 
 
 def test_bad_format_is_a_usage_error(run: Run) -> None:
