@@ -6,11 +6,11 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import UsageError
 from sglang_roce_entry.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.settings import BY_FLAG, Setting
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 
 #: SGLang's abbreviations of other options; by their values they can be told apart.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
+
+#: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
+_CLOSE = 0.86
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,12 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
             )
 
 
+def _may_be_close(one: str, other: str) -> bool:
+    """Return whether ``difflib`` could find the two close: its own upper bound, without its import."""
+    common = sum(min(one.count(character), other.count(character)) for character in set(one))
+    return 2 * common >= _CLOSE * (len(one) + len(other))
+
+
 def _refuse_misspelling(token: str) -> None:
     """Refuse what is one slip away from an option of ours: SGLang would only say so after its imports."""
     if not token.startswith("--"):
@@ -217,8 +226,11 @@ def _refuse_misspelling(token: str) -> None:
     squeezed = name.replace("_", "-")
     if squeezed in _all_ours():
         raise UsageError(f"{name} is no option", f"did you mean {squeezed}?")
+    similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
+    if not similar:
+        return
     from difflib import get_close_matches
 
-    close = get_close_matches(name, sorted(_all_ours()), n=1, cutoff=0.86)
+    close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
     if close:
         raise UsageError(f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sglang_roce_entry.records import dataclass
 
 OK = 0
 UNHEALTHY = 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"
 
-#: What each room may import of the package, beside itself and the vocabulary in errors.py and natural.py.
+#: What each room may import of the package, beside itself and the vocabulary in errors.py, natural.py and records.py.
 ALLOWED: dict[str, set[str]] = {
     "host": set(),
     "fabric": {"host"},
@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "handover": set(),
     "log": set(),
 }
-VOCABULARY = {"errors", "natural"}
+VOCABULARY = {"errors", "natural", "records"}
 #: Modules of another room that hold values only.
 VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
 #: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.
@@ -99,7 +99,11 @@ def test_only_the_command_line_reads_the_process_environment() -> None:
                     assert module == "cli", f"{module} reads os.{node.attr}"
 
 
-HEAVY = ("psutil", "pyudev", "yaml", "requests", "tenacity", "argparse", "importlib.metadata", "tarfile")
+#: dataclasses brings inspect along; values are made by records.py.
+HEAVY = (
+    *("psutil", "pyudev", "yaml", "requests", "tenacity"),
+    *("argparse", "dataclasses", "difflib", "importlib.metadata", "inspect", "tarfile"),
+)
 
 
 def _loaded(*argv: str) -> set[str]:

@@ -5,7 +5,6 @@ Everything outside is passed in (:class:`Outside`), and no step begins after the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problem, ok, skip, warn
@@ -15,6 +14,7 @@ from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT
 from sglang_roce_entry.group.resolve import NotResolved
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.fabric import requirements, user_values
@@ -21,6 +20,7 @@ from sglang_roce_entry.fabric.variables import (
     put_net,
     put_rdma_switch,
 )
+from sglang_roce_entry.records import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

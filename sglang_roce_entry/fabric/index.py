@@ -7,7 +7,6 @@ indices differ it must not be set; whether NCCL then chooses right is asked of t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from sglang_roce_entry.fabric.gid_scan import (
     predict_gid_index,
 )
 from sglang_roce_entry.fabric.policy import Reason
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,9 +8,10 @@ over an administrator's file; so the files count as decided values too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
+
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,7 +7,6 @@ deadline is ever passed, also not by a resolver that hangs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -15,6 +14,7 @@ from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
 from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,13 +133,13 @@ def wait_until(
     backoff = wait_random_exponential(multiplier=policy.first_s, max=policy.cap_s, min=policy.first_s / 2)
 
     def pause_s(failure: NotYet, state: RetryCallState | None) -> float:
+        remaining_s = max(0.0, deadline - around.clock())
+        if remaining_s < _SHORTEST_TRY_S:
+            return remaining_s  # no more tries: a failure that may be retried at once would spin
         chosen = failure.retry_in_s
         if chosen is None:
             chosen = backoff(state) if state is not None else policy.first_s
-        left_s = max(0.0, deadline - around.clock())
-        # Too little for another try: slept through, or a cause that wants to be asked again at once
-        # would be, over and over.
-        return left_s if left_s < _SHORTEST_TRY_S else min(chosen, left_s)
+        return min(chosen, remaining_s)
 
     def wait(state: RetryCallState) -> float:
         return pause_s(_failure(state), state)

@@ -6,11 +6,11 @@ No decision of a launch rests on these facts, and a launch does not read them.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
+from sglang_roce_entry.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,10 +6,10 @@ On the command line the last occurrence wins, and everything on it wins over ``-
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import ConfigurationError, Problem, warning
+from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config
 
 if TYPE_CHECKING:

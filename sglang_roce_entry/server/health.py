@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from sglang_roce_entry.group.endpoint import bracketed, literal
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any
 from sglang_roce_entry.group.resolve import NotResolved, Resolver
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from sglang_roce_entry.host.facts import IpAddress

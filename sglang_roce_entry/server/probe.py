@@ -15,13 +15,13 @@ and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import EntryError
+from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.command import DEFAULT_HTTP_PORT
 from sglang_roce_entry.server.health import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Target
+from sglang_roce_entry.server.ports import http_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,7 +102,7 @@ def _described(
     user = read_arguments(arguments, lambda path: read_file(folder, path))
     host = user.text("host")
     secure = user.text("ssl_certfile") is not None
-    target = Target(_DEFAULT_HOST if host is None else host, user.number("port", DEFAULT_HTTP_PORT), secure)
+    target = Target(_DEFAULT_HOST if host is None else host, http_port(user), secure)
     return _Server(target, user.number("node_rank", 0, lowest=0), pid)
 
 

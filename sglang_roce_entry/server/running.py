@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import MODULE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from 0.5.6 on) stays in: SGLang refuses it there by itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sglang_roce_entry.records import dataclass
 
 CHECKED_FROM, CHECKED_TO = "0.4.3.post2", "0.5.23"
 
