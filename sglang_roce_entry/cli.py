@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sglang_roce_entry.command_line import Invocation
     from sglang_roce_entry.handover import SignalGuard
+    from sglang_roce_entry.server.probe import Verdict
     from sglang_roce_entry.settings import Settings
 
 _KUBERNETES_LINGER_S = 15.0
@@ -119,9 +120,7 @@ class _Run:
     def _probe(invocation: Invocation, settings: Settings) -> int:
         from sglang_roce_entry.server.probe import run_probe
 
-        verdict = run_probe(invocation.mode_value, invocation.rest, settings.probe_timeout)
-        _print(f"{'ok' if verdict.passed else 'failed'}: {verdict.reason}\n")
-        return errors.OK if verdict.passed else errors.UNHEALTHY
+        return _probed(run_probe(invocation.mode_value, invocation.rest, settings.probe_timeout))
 
     def fail(self, failure: EntryError) -> int:
         """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
@@ -133,6 +132,10 @@ class _Run:
 
             _print(refusal(failure, self._invocation.mode_value))
             return failure.exit_code
+        if self._invocation is not None and self._invocation.mode == "probe":
+            from sglang_roce_entry.server.probe import cannot_tell
+
+            return _probed(cannot_tell(self._invocation.mode_value, f"{failure.message}; {failure.hint}"))
         said = isinstance(failure, PlanRefused)
         if not said:
             self.log.problem(failure)
@@ -166,6 +169,12 @@ class _Run:
         if chosen is not None:
             return chosen
         return _KUBERNETES_LINGER_S if "KUBERNETES_SERVICE_HOST" in self._environ else 0.0
+
+
+def _probed(verdict: Verdict) -> int:
+    """Print the one line of a probe and return its exit code."""
+    _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
+    return errors.OK if verdict.passed else errors.UNHEALTHY
 
 
 def _names_a_mode(arguments: tuple[str, ...]) -> bool:

@@ -24,6 +24,7 @@ def healthy(*, rails: int = 2, mtu: int = 4200, state: str = "4: ACTIVE") -> Nod
         node.files[f"{path}/current_link_speed"] = node.files[f"{path}/max_link_speed"] = "32.0 GT/s PCIe\n"
         node.files[f"{path}/current_link_width"] = node.files[f"{path}/max_link_width"] = "16\n"
         node.links[f"{path}/driver"] = "../../../bus/pci/drivers/mlx5_core"
+        node.files[f"{hca.path}/fw_ver"] = "28.41.1000\n"
         for name in COUNTERS:
             node.files[f"{hca.path}/ports/1/hw_counters/{name}"] = "0\n"
     node.files["/sys/bus/pci/drivers/mlx5_core/module/refcnt"] = "1\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.policy import OFF, Reason
 from sglang_roce_entry.host.facts import ACTIVE
 from sglang_roce_entry.host.inspection import LOSS_COUNTERS, MARK_COUNTERS
@@ -71,6 +72,11 @@ def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ..
         evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
         return of_problems("hca", problems, ok("hca", evidence))
     used = _used(plan.fabric.ports)
+    left = [f"{row.decision.label} {row.decision.reason}, {row.decision.detail}" for row in plan.fabric.ports]
+    if left and not plan.fabric.satisfied and plan.first_error is None:
+        # RDMA is optional here, so that a launch says nothing and NCCL uses TCP.
+        hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
+        return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
     notes = f"; {'; '.join(plan.fabric.notes)}" if plan.fabric.notes else ""
     evidence = f"{listed(names)}; {len(used)} of {len(plan.fabric.ports)} ports used{notes}"
     return of_problems("hca", problems, ok("hca", evidence))

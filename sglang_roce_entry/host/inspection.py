@@ -76,7 +76,7 @@ class Inspection:
     verbs_providers: tuple[str, ...] | None = None
     peer_memory: bool = False
     nvidia_driver: str | None = None  # the first line of /proc/driver/nvidia/version
-    drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver and its version
+    drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver, version, firmware
     pci_links: Mapping[str, PciLink] = field(default_factory=dict)  # by HCA
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by mlx5_0:1
 
@@ -211,7 +211,9 @@ def _driver(tree: Tree, hca: Hca) -> str | None:
     name = real.rpartition("/")[2]
     # The inbox modules have no version; NVIDIA's OFED and DOCA have one.
     version = attribute_or_none(tree, f"/sys/module/{name}/version")
-    return f"{name} {version}" if version else name
+    firmware = attribute_or_none(tree, f"/sys/class/infiniband/{hca.name}/fw_ver")
+    parts = [name, *([version] if version else [])]
+    return " ".join(parts) + (f", firmware {firmware}" if firmware else "")
 
 
 def _pci_link(tree: Tree, path: str | None) -> PciLink:

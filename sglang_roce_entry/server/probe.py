@@ -77,13 +77,20 @@ def probe(
     try:
         server = _server(given, found, read_file)
     except EntryError as failure:
-        return Verdict(False, f"{failure.message}; {failure.hint}")
+        return cannot_tell(kind, f"{failure.message}; {failure.hint}")
     if server is None:
         pids = ", ".join(str(process.pid) for process, _ in found.servers)
-        return Verdict(False, f"several SGLang servers run here (processes {pids}): give the arguments after --")
+        return cannot_tell(
+            kind, f"several SGLang servers run here (processes {pids}): give the arguments after --"
+        )
     if kind == LIVENESS:
         return _alive(server, ask(server.target, _PING))
     return _ready(server, ask(server.target, _HEALTH))
+
+
+def cannot_tell(kind: str, why: str) -> Verdict:
+    """Return the verdict of a probe that could not ask: nobody is killed for that."""
+    return Verdict(kind == LIVENESS, f"cannot tell: {why}")
 
 
 def _server(given: Sequence[str], found: Found, read_file: Callable[[str | None, str], str]) -> _Server | None:

@@ -52,7 +52,8 @@ def test_evidence_of_a_healthy_node(run: Run) -> None:
     lines = ran.out.splitlines()
     assert lines[-1] == "A launch would go ahead; no warnings."
     text = "\n".join(lines)
-    assert "mlx5_0 (mlx5_core 24.10-0.7.0), mlx5_1 (mlx5_core 24.10-0.7.0); 2 of 2 ports used" in text
+    driver = "mlx5_core 24.10-0.7.0, firmware 28.41.1000"
+    assert f"mlx5_0 ({driver}), mlx5_1 ({driver}); 2 of 2 ports used" in text
     assert "2 used ports: 400 Gb/s" in text
     assert "mlx5_0 32 GT/s x16, mlx5_1 32 GT/s x16" in text
     assert "net0 4200, net1 4200: RoCE packets of 4096 bytes" in text
@@ -152,6 +153,10 @@ DEFECTS: dict[str, Defect] = {
     ),
     "links down": Defect(
         "link", "port state is DOWN", "cable", node=lambda: healthy(state="1: DOWN"), code=69, status="fail"
+    ),
+    "links down where RDMA is optional": Defect(
+        "hca", "no port is used: mlx5_0:1 PORT_NOT_ACTIVE, port state is DOWN", "cable",
+        node=lambda: healthy(state="1: DOWN"), argv=("--rdma", "optional"),
     ),
     "one link down": Defect("link", "mlx5_1:1 is not used: port state is DOWN", "cable", _down_rail),
     "one rail without an address": Defect("gid", "mlx5_1:1 is not used", "address of the fabric's network", _bare_rail),

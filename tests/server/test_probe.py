@@ -388,7 +388,7 @@ def test_no_server_and_several_servers() -> None:
     for kind in KINDS:
         assert not probe(kind, (), Found(), answer, _no_file).passed
         verdict = probe(kind, (), two, answer, _no_file)
-        assert not verdict.passed
+        assert verdict.passed == (kind == LIVENESS), "nobody is killed because a probe cannot tell"
         assert "5, 6" in verdict.reason
 
 
@@ -440,6 +440,13 @@ def test_usage_errors(argv: tuple[str, ...]) -> None:
     code, out, err, _ = _run(*argv)
     assert (code, out) == (2, "")
     assert "fix: " in err
+
+
+def test_settings_that_are_wrong_kill_nobody() -> None:
+    for kind, code in ((READINESS, 1), (LIVENESS, 0)):
+        got, out, err, _ = _run("--policy", "/none.yaml", "--probe", kind)
+        assert (got, err) == (code, "")
+        assert "cannot tell: policy file '/none.yaml' cannot be read" in out
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:
