@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
-#: How an interpreter runs a program: these many words at most stand before its arguments.
-_HEAD_WORDS = 4
+_MODES = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--help", "--version")
+#: Options of the interpreter with a word of their own behind them.
+_VALUE_OPTIONS = ("-X", "-W", "--check-hash-based-pycs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +42,39 @@ def sglang_arguments(argv: Sequence[str]) -> tuple[str, ...] | None:
 
     Its children have other command lines: they are spawned, and name themselves ``sglang::scheduler``.
     """
-    for position, token in enumerate(argv[:_HEAD_WORDS]):
-        behind = tuple(argv[position + 1 :])
-        if token == "-m" and behind[:1] == (MODULE,):
-            return behind[1:]
-        if token.endswith("sglang/launch_server.py"):
-            return behind
-        if os.path.basename(token) == "sglang" and behind[:1] == ("serve",):
-            return behind[1:]
+    program, arguments = _program(argv)
+    if program == MODULE or program.endswith("/sglang/launch_server.py"):
+        return arguments
+    if os.path.basename(program) == "sglang" and arguments[:1] == ("serve",):
+        return arguments[1:]
     return None
 
 
 def is_launcher(argv: Sequence[str]) -> bool:
     """Return whether a process is this program on its way to a server (not one of its modes)."""
-    head = argv[:_HEAD_WORDS]
-    for position, token in enumerate(head):
-        named = os.path.basename(token) == _LAUNCHER
-        as_module = token == "-m" and tuple(argv[position + 1 : position + 2]) == (_LAUNCHER_MODULE,)
-        if named or as_module:
-            first = argv[position + (2 if as_module else 1) :][:1]
-            modes = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--help", "--version")
-            return not first or first[0].partition("=")[0] not in modes
-    return False
+    program, arguments = _program(argv)
+    if program != _LAUNCHER_MODULE and os.path.basename(program) != _LAUNCHER:
+        return False
+    return not arguments or arguments[0].partition("=")[0] not in _MODES
+
+
+def _program(argv: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the module or script that an interpreter runs, or the program itself, and its arguments."""
+    if not argv:
+        return "", ()
+    if not os.path.basename(argv[0]).startswith("python"):
+        return argv[0], tuple(argv[1:])
+    position = 1
+    while position < len(argv):
+        token = argv[position]
+        if token == "-m":
+            return argv[position + 1] if position + 1 < len(argv) else "", tuple(argv[position + 2 :])
+        if token == "-c":
+            break
+        if not token.startswith("-"):
+            return token, tuple(argv[position + 1 :])
+        position += 2 if token in _VALUE_OPTIONS else 1
+    return "", ()
 
 
 def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str | None) -> Found:

@@ -240,6 +240,10 @@ SERVER = (PYTHON, "-m", "sglang.launch_server")
     [
         ((*SERVER, "--port", "1"), ("--port", "1")),
         ((PYTHON, "-u", "-m", "sglang.launch_server"), ()),
+        ((PYTHON, "-u", "-X", "faulthandler", "-W", "error", "-m", "sglang.launch_server", "--a"), ("--a",)),
+        (("/opt/conda/bin/python3.12", "-m", "sglang.launch_server"), ()),
+        (("/usr/local/bin/sglang", "serve", "--port", "1"), ("--port", "1")),
+        ((PYTHON, "-m"), None),
         ((PYTHON, "/opt/sglang/launch_server.py", "--tp", "8"), ("--tp", "8")),
         ((PYTHON, "/usr/local/bin/sglang", "serve", "--port", "1"), ("--port", "1")),
         (("sglang::scheduler_TP0",), None),
