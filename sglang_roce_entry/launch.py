@@ -33,7 +33,6 @@ from sglang_roce_entry.plan import (
 )
 from sglang_roce_entry.records import replace
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.ports import leader_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -135,12 +134,17 @@ def look_up_leader(stages: Stages, host: Host) -> LeaderLookup | None:
 
 def plan_only(inputs: PlanInputs, stages: Stages, host: Host) -> Plan:
     """Return the plan of a mode, or of a bare word: no waiting, one quick look-up."""
+    return look_and_plan(inputs, stages, host)[0]
+
+
+def look_and_plan(inputs: PlanInputs, stages: Stages, host: Host) -> tuple[Plan, LeaderLookup | None]:
+    """Return the plan of a mode, and what its one quick look-up of the leader's name gave."""
     inputs = replace(inputs, facts=read_facts(inputs, stages, host), gpus=read_gpus(host))
     lookup = look_up_leader(stages, host)
     if lookup is not None and lookup.only_ipv6 and stages.identity is not None:
         accepted = leader_address(stages.identity, lookup, inputs.facts)
         lookup = replace(lookup, accepted=accepted)
-    return make_plan(inputs, stages, lookup, _route(host, inputs.facts))
+    return make_plan(inputs, stages, lookup, _route(host, inputs.facts)), lookup
 
 
 def _route(host: Host, facts: HostFacts) -> Callable[[IpAddress], Route | None]:
@@ -278,10 +282,7 @@ class Launcher:
         command = plan.command
         if command is None or command.dist_init is None:
             return
-        first, *others = leader_ports(command.dist_init.port, attention_dp=command.attention_dp)
-        wanted = [("*", first, "rendezvous, --dist-init-addr")]
-        wanted.append((command.http_host, command.http_port, "HTTP, --port"))
-        wanted += [("*", port, "attention DP") for port in others]
+        wanted = command.leader_ports()
         limit = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, remaining_s))
         waiting.await_free_ports(wanted, waiting.WaitPolicy(limit), around)
 

@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "fabric": {"host"},
     "group": set(),
     "server": {"group", "host"},
+    # The pure lines of a check; only run and way know how the facts come about.
+    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings"},
     "settings": {"fabric"},
     "handover": set(),
     "log": set(),
@@ -32,9 +34,14 @@ ALLOWED: dict[str, set[str]] = {
 VOCABULARY = {"errors", "natural", "records"}
 #: Modules of another room that hold values only.
 VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
+#: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.
+PURE_CHECKS = tuple(
+    f"check.{name}" for name in ("items", "launch", "rdma", "memory", "names", "variables", "versions", "way")
+)
+PROBES = ("server.probe", "server.health", "server.running", "group.path_mtu", "host.inspection")
 PURE = {
     "plan", "neighbours", "report", "matrix", "fingerprint", "group.identity", "group.endpoint", "server.command",
-    "server.disaggregation", "server.gpu_count",
+    "server.disaggregation", "server.gpu_count", *PURE_CHECKS,
 }  # fmt: skip
 NOT_FOR_PURE = {"os", "socket", "subprocess", "psutil", "requests", "pyudev", "time", "resource", "signal"}
 
@@ -65,6 +72,12 @@ def test_imports_go_one_way(room: str, module: str, tree: ast.Module) -> None:
         assert other == room or other in VOCABULARY or other in ALLOWED[room], f"{module} imports {inner}"
         if (room, other) in VALUES and inner != other:
             assert inner in VALUES[room, other], f"{module} imports {inner}"
+
+
+def test_a_launch_loads_nothing_of_check_and_probe() -> None:
+    loaded = _loaded("--dry-run", "--model-path", "/m")
+    ours = {name.removeprefix(f"{NAME}.") for name in loaded if name.startswith(f"{NAME}.")}
+    assert not {name for name in ours if name.startswith("check") or name in PROBES}
 
 
 def test_decisions_touch_nothing_outside() -> None:
@@ -117,6 +130,10 @@ def _loaded(*argv: str) -> set[str]:
         (("--help",), set()),
         (("--dry-run", "--model-path", "/m"), {"psutil"}),
         (("--snapshot", "h20-roce", "--print-env"), {"tarfile"}),
+        (("--snapshot", "h20-roce", "--check"), {"tarfile"}),
+        (("--check", "--model-path", "/m"), {"psutil"}),
+        (("--probe", "liveness"), {"psutil"}),
+        (("--probe", "liveness", "--", "--port", "1"), {"psutil"}),
     ],
 )
 def test_a_run_loads_only_what_it_needs(argv: tuple[str, ...], needed: set[str]) -> None:

@@ -8,7 +8,7 @@ deadline is ever passed, also not by a resolver that hangs.
 from __future__ import annotations
 
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
@@ -64,11 +64,18 @@ class WaitPolicy:
         return cls(deadline_s, cap_s, cap_s / 5)
 
 
+class Say(Protocol):
+    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
+
+    def __call__(self, message: str, **fields: object) -> None:
+        """Write ``message``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """Everything outside a wait: clock, pause, log."""
 
-    say: Callable[[str], None]
+    say: Say
     clock: Callable[[], float] = monotonic
     pause: Callable[[float], None] = sleep
 
@@ -129,7 +136,6 @@ def wait_until(
     except NotYet as not_yet:
         if around.clock() >= deadline:
             raise
-        status.tell(not_yet)
         first = not_yet
     from random import uniform
 
@@ -149,9 +155,11 @@ def wait_until(
         return pause_s(_failure(state), longest_s(state))
 
     def before_sleep(state: RetryCallState) -> None:
-        status.tell(_failure(state))
+        status.tell(_failure(state), state.next_action.sleep if state.next_action is not None else 0.0)
 
-    around.pause(pause_s(first, policy.first_s))
+    first_pause_s = pause_s(first, policy.first_s)
+    status.tell(first, first_pause_s)
+    around.pause(first_pause_s)
     retrying = Retrying(
         retry=retry_if_exception_type(NotYet),
         stop=lambda _state: around.clock() >= deadline,
@@ -181,15 +189,20 @@ class _Status:
         self._started = started
         self._last: float | None = None
 
-    def tell(self, failure: NotYet) -> None:
+    def tell(self, failure: NotYet, next_try_s: float) -> None:
         now = self._around.clock()
         if self._last is not None and now - self._last < _STATUS_EVERY_S:
             return
         self._last = now
         elapsed = now - self._started
         self._around.say(
-            f"waiting for {self._what}: {failure.cause} "
-            f"({elapsed:.0f} of {self._policy.deadline_s:.0f} s); {failure.look_at}"
+            f"waiting for {self._what}: {failure.cause} ({elapsed:.0f} of {self._policy.deadline_s:.0f} s, "
+            f"next try in {next_try_s:.1f} s); {failure.look_at}",
+            waiting_for=self._what,
+            cause=failure.cause,
+            elapsed_s=round(elapsed, 1),
+            deadline_s=self._policy.deadline_s,
+            next_try_s=round(next_try_s, 2),
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
 from sglang_roce_entry.records import dataclass, replace
-from sglang_roce_entry.server.ports import check_ports, http_port
+from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,18 @@ class Command:
     def with_added(self, *tokens: str) -> Command:
         """Return the command with more of our arguments."""
         return replace(self, added=(*self.added, *tokens))
+
+    def http_ports(self) -> list[tuple[str, int, str]]:
+        """Return what any node binds before others call: (host, port, purpose)."""
+        return [(self.http_host, self.http_port, "HTTP, --port")]
+
+    def leader_ports(self) -> list[tuple[str, int, str]]:
+        """Return what the leader of a group binds: (host, port, purpose)."""
+        if self.dist_init is None:
+            return self.http_ports()
+        first, *others = leader_ports(self.dist_init.port, attention_dp=self.attention_dp)
+        rendezvous = ("*", first, "rendezvous, --dist-init-addr")
+        return [rendezvous, *self.http_ports(), *(("*", port, "attention DP") for port in others)]
 
     def with_literal(self, address: IpAddress) -> Command:
         """Return the command with the leader as an address: a name with only IPv6 cannot be bound.

@@ -62,6 +62,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
     Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
+    Option("ssl_certfile", (("--ssl-certfile", "--ssl-certfile"),)),
     Option("ssl_keyfile_password", (("--ssl-keyfile-password", "--ssl-keyfile-"),), secret=True),
     # An inline JSON with keys in it, from 0.5.22 on; --wat was --watchdog-timeout.
     Option("watermark_config", (("--watermark-config", "--wate"),), secret=True),

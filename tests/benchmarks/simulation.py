@@ -102,6 +102,10 @@ def _starts(scenario: Scenario) -> list[float]:
     return [scenario.starts_s * index / workers for index in range(workers)]
 
 
+def _silent(_message: str, **_fields: object) -> None:
+    """Write nothing."""
+
+
 def with_the_wait(scenario: Scenario) -> Traffic:
     """Return the traffic of a group whose workers wait, as `await_leader` and its policy have it."""
     traffic = Traffic()
@@ -111,7 +115,7 @@ def with_the_wait(scenario: Scenario) -> Traffic:
     try:
         for start in _starts(scenario):
             worker = _Worker(scenario, start, traffic)
-            around = Surroundings(lambda _text: None, lambda worker=worker: worker.now, worker.pause)  # type: ignore[misc]
+            around = Surroundings(_silent, lambda worker=worker: worker.now, worker.pause)  # type: ignore[misc]
             name = LeaderName("sglang-0.sglang.default", _PromptResolver(worker), around, "")
             await_leader(name, PORTS, policy, around, worker.connect)
             traffic.found.append(worker.now)

@@ -52,7 +52,7 @@ class World:
     @property
     def around(self) -> Surroundings:
         return Surroundings(
-            say=lambda text: self.said.append((self.now, text)), clock=self.clock, pause=self.pause
+            say=lambda message, **_: self.said.append((self.now, message)), clock=self.clock, pause=self.pause
         )
 
     def clock(self) -> float:
@@ -319,3 +319,47 @@ def test_a_literal_needs_no_resolver() -> None:
         raise AssertionError(host)
 
     assert Resolver(query).addresses("fd00::1", 0.0) == (SIX,)
+
+
+def test_the_last_moments_before_the_deadline_are_slept_through() -> None:
+    """A cause that wants to be asked again at once must not be, when no time is left to learn anything."""
+    world = World()
+    tries = []
+
+    def attempt(within_s: float) -> None:
+        tries.append(within_s)
+        assert len(tries) < 10
+        world.now += 0.97
+        raise NotYet("the resolver was silent", "look at DNS", 0.0)
+
+    with pytest.raises(NotYet):
+        wait_until("something", attempt, WaitPolicy(1.0), world.around)
+    assert len(tries) == 1
+    assert world.now == pytest.approx(101.0)
+
+
+def test_a_status_line_says_cause_time_and_the_next_try() -> None:
+    fields: list[dict[str, object]] = []
+    world = World()
+
+    def say(message: str, **more: object) -> None:
+        world.said.append((world.now, message))
+        fields.append(more)
+
+    def attempt(within_s: float) -> None:
+        raise NotYet("10.0.0.1 refuses connections", "kubectl logs", 2.0)
+
+    around = Surroundings(say=say, clock=world.clock, pause=world.pause)
+    with pytest.raises(NotYet):
+        wait_until("the leader", attempt, WaitPolicy(70.0), around)
+    assert world.said[0][1] == (
+        "waiting for the leader: 10.0.0.1 refuses connections (0 of 70 s, next try in 2.0 s); kubectl logs"
+    )
+    assert [one["elapsed_s"] for one in fields] == [0.0, 30.0, 60.0]
+    assert fields[0] == {
+        "waiting_for": "the leader",
+        "cause": "10.0.0.1 refuses connections",
+        "elapsed_s": 0.0,
+        "deadline_s": 70.0,
+        "next_try_s": 2.0,
+    }
