@@ -102,7 +102,7 @@ def _starts(scenario: Scenario) -> list[float]:
     return [scenario.starts_s * index / workers for index in range(workers)]
 
 
-def _silent(_message: str, **_fields: object) -> None:
+def _silent(message: str, **fields: object) -> None:
     """Write nothing."""
 
 
