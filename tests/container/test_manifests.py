@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.container
 
-#: What the launcher cannot do yet; once it can, the expected failure fails here.
-AWAITED = {"preflight": "--check", "prefill-decode": "--disaggregation-ib-device from the chosen ports"}
-
 MANIFESTS = CHECKOUT / "k8s"
 VARIANTS = sorted(
     str(path.parent.relative_to(MANIFESTS))
@@ -91,12 +88,7 @@ def _has_ipc_lock(spec: dict[str, Any]) -> bool:
     return bool(context.get("privileged")) or "IPC_LOCK" in added
 
 
-def _awaited(variant: str) -> list[pytest.MarkDecorator]:
-    missing = AWAITED.get(variant.split("/", maxsplit=1)[0])
-    return [pytest.mark.xfail(reason=f"needs {missing}")] if missing else []
-
-
-@pytest.mark.parametrize("variant", [pytest.param(variant, marks=_awaited(variant)) for variant in VARIANTS])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_pods_of_a_manifest_start(networks: Enclosure, image: str, tmp_path: Path, variant: str) -> None:
     documents = _documents(variant)
     groups = _groups(documents)
