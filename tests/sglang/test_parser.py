@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,7 +81,7 @@ def exact_spellings_only(argv: Sequence[str], read_file: Callable[[str], str]) -
     # `where` is "--tp", or "tp in serve.yaml".
     names = {dest: found.where.removeprefix("--").partition(" ")[0] for dest, found in read.values.items()}
     exact = {dest: found for dest, found in read.values.items() if f"--{names[dest]}" in OWN}
-    return replace(read, values=exact)
+    return UserArguments(read.argv, exact, read.problems)
 
 
 def first_one_wins(argv: Sequence[str], read_file: Callable[[str], str]) -> UserArguments:
