@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,20 +78,20 @@ def test_generated_command_lines(judge: Judge) -> None:
 def exact_spellings_only(argv: Sequence[str], read_file: Callable[[str], str]) -> UserArguments:
     """Return what a reader finds that does not know argparse's abbreviations."""
     read = read_arguments(argv, read_file)
-    return replace(
-        read,
-        values={
-            dest: found
-            for dest, found in read.values.items()
-            if f"--{found.where.partition(chr(32))[0].removeprefix(chr(45) * 2)}" in OWN
-        },
-    )
+    # `where` is "--tp", or "tp in serve.yaml".
+    names = {dest: found.where.removeprefix("--").partition(" ")[0] for dest, found in read.values.items()}
+    exact = {dest: found for dest, found in read.values.items() if f"--{names[dest]}" in OWN}
+    return UserArguments(read.argv, exact, read.problems)
 
 
 def first_one_wins(argv: Sequence[str], read_file: Callable[[str], str]) -> UserArguments:
     """Return what a reader finds that takes the first of repeated options."""
-    words = [argv[at : at + 2] for at in range(len(argv) - 1, -1, -1) if argv[at].startswith("--")]
-    return read_arguments([token for pair in words for token in pair], read_file)
+    options: list[list[str]] = []
+    for token in argv:
+        if token.startswith("--") or not options:
+            options.append([])
+        options[-1].append(token)
+    return read_arguments([token for option in reversed(options) for token in option], read_file)
 
 
 def without_the_file(argv: Sequence[str], _: Callable[[str], str]) -> UserArguments:
