@@ -79,7 +79,10 @@ def _save(
         f"devices, {len(facts['environ'])} variables (none whose name says secret); "
         f"{len(archive)} bytes"
     )
-    log.say("in it: GIDs and addresses, interface names, PCI paths, versions, the variables listed above")
+    log.say(
+        "in it: GIDs and addresses, interface names, PCI paths, models and UUIDs of GPUs, versions, "
+        "the variables listed above"
+    )
     return OK
 
 

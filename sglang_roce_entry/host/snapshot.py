@@ -349,12 +349,15 @@ _ENVIRON_PREFIXES = (
 )  # fmt: skip
 _ENVIRON_NAMES = frozenset(
     {
+        "CUDA_DEVICE_ORDER",
         "CUDA_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
         "HOST_IP",
         "LD_LIBRARY_PATH",
         "NVIDIA_VISIBLE_DEVICES",
         "POD_IP",
         "POD_NAME",
+        "ROCR_VISIBLE_DEVICES",
     }
 )
 

@@ -81,8 +81,11 @@ def test_amd(run: Run) -> None:
     document = run("--dry-run=json", *MODEL, node=_amd()).document
     assert [gpu["devices"] for gpu in document["gpus"]] == [["rdma0"], ["rdma1"]]
     assert document["argv"][3:5] == ["--tp-size", "4"]
-    again = run("--save-snapshot", "amd.tar.gz", node=_amd())
+    again = run("--save-snapshot", "amd.tar.gz", node=_amd(), environ={"HIP_VISIBLE_DEVICES": "1"})
     assert again.code == 0
+    one = run("--snapshot", "amd.tar.gz", "--dry-run=json", *MODEL).document
+    assert [gpu["devices"] for gpu in one["gpus"]] == [["rdma1"]]
+    assert run("--save-snapshot", "amd.tar.gz", node=_amd()).code == 0
     assert run("--snapshot", "amd.tar.gz", "--dry-run=json", *MODEL).document == document
 
 
