@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sglang_roce_entry.command_line import Invocation
     from sglang_roce_entry.handover import SignalGuard
+    from sglang_roce_entry.server.probe import Verdict
     from sglang_roce_entry.settings import Settings
 
 _KUBERNETES_LINGER_S = 15.0
@@ -62,6 +63,7 @@ class _Run:
         self.log = Log("json" if environ.get("SGLANG_ROCE_LOG_FORMAT") == "json" else "text")
         self._environ = environ
         self._settings: Settings | None = None
+        self._invocation: Invocation | None = None
         self.guard: SignalGuard | None = None
         self._launching = True
 
@@ -74,7 +76,7 @@ class _Run:
 
             self.guard = SignalGuard()
             self.guard.install()
-        invocation = parse_command_line(arguments)
+        invocation = self._invocation = parse_command_line(arguments)
         if invocation.mode == "help":
             from sglang_roce_entry.manual import help_text
 
@@ -86,12 +88,15 @@ class _Run:
         return self._with_settings(invocation)
 
     def _with_settings(self, invocation: Invocation) -> int:
-        from sglang_roce_entry.host.collect import live_host
-        from sglang_roce_entry.plan import BARE_WORD
         from sglang_roce_entry.settings import read_settings
 
-        self._launching = invocation.mode is None and invocation.form != BARE_WORD
         environ = dict(self._environ)
+        if invocation.mode == "probe":
+            return self._probe(invocation, read_settings(invocation.flags, environ, invocation.policy, _read_text))
+        from sglang_roce_entry.host.collect import live_host
+        from sglang_roce_entry.plan import BARE_WORD
+
+        self._launching = invocation.mode is None and invocation.form != BARE_WORD
         if invocation.snapshot is not None:
             from sglang_roce_entry.host.snapshot import load
 
@@ -111,11 +116,26 @@ class _Run:
 
         return run_mode(invocation, settings, environ, host, self.log)
 
+    @staticmethod
+    def _probe(invocation: Invocation, settings: Settings) -> int:
+        from sglang_roce_entry.server.probe import run_probe
+
+        return _probed(run_probe(invocation.mode_value, invocation.rest, settings.probe_timeout))
+
     def fail(self, failure: EntryError) -> int:
         """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
         from sglang_roce_entry import handover
         from sglang_roce_entry.launch import PlanRefused
 
+        if self._invocation is not None and self._invocation.mode == "check":
+            from sglang_roce_entry.check.run import refusal
+
+            _print(refusal(failure, self._invocation.mode_value))
+            return failure.exit_code
+        if self._invocation is not None and self._invocation.mode == "probe":
+            from sglang_roce_entry.server.probe import cannot_tell
+
+            return _probed(cannot_tell(self._invocation.mode_value, f"{failure.message}; {failure.hint}"))
         said = isinstance(failure, PlanRefused)
         if not said:
             self.log.problem(failure)
@@ -151,8 +171,14 @@ class _Run:
         return _KUBERNETES_LINGER_S if "KUBERNETES_SERVICE_HOST" in self._environ else 0.0
 
 
+def _probed(verdict: Verdict) -> int:
+    """Print the one line of a probe and return its exit code."""
+    _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
+    return errors.OK if verdict.passed else errors.UNHEALTHY
+
+
 def _names_a_mode(arguments: tuple[str, ...]) -> bool:
-    modes = ("--help", "-h", "--version", "--print-env", "--dry-run", "--save-snapshot")
+    modes = ("--help", "-h", "--version", "--print-env", "--dry-run", "--check", "--probe", "--save-snapshot")
     return any(argument.partition("=")[0] in modes for argument in arguments[:1])
 
 

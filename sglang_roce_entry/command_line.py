@@ -6,24 +6,28 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import UsageError
 from sglang_roce_entry.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.settings import BY_FLAG, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: Modes: the formats behind "=", or what value they need.
-_FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json")}
+_FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
 _PLAIN_MODES = ("--version", "--help")
-_VALUE_MODES = {"--save-snapshot": "FILE"}
+_KEEP = "--keep-identifiers"  # of --save-snapshot
+_VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 
 #: SGLang's abbreviations of other options; by their values they can be told apart.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
+
+#: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
+_CLOSE = 0.86
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Invocation:
     snapshot: str | None = None
     rest: tuple[str, ...] = ()
     form: str = LAUNCH
+    keep_identifiers: bool = False
 
 
 def parse_command_line(argv: Sequence[str]) -> Invocation:
@@ -61,6 +66,8 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         setting = BY_FLAG.get(name)
         if setting is not None:
             flags[setting.key] = _setting_value(reader, setting, equals, value)
+        elif name == _KEEP:
+            places[name] = _mode_value(reader, name, equals, value)
         elif name in _VALUE_OPTIONS:
             places[name] = reader.value(name, equals, value, _VALUE_OPTIONS[name])
         else:
@@ -76,6 +83,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         snapshot=places.get("--snapshot"),
         rest=reader.rest(),
         form=form,
+        keep_identifiers=_KEEP in places,
     )
     _check(invocation)
     return invocation
@@ -115,7 +123,7 @@ class _Reader:
 
 
 def _all_ours() -> frozenset[str]:
-    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS})
+    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP})
 
 
 def _is_ours(name: str, value: str | None) -> bool:
@@ -150,13 +158,25 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
             raise UsageError(f"{name}={value} is no format", f"write {choices}")
         return value or formats[0]
     if name in _VALUE_MODES:
-        return reader.value(name, equals, value, _VALUE_MODES[name])
+        given = reader.value(name, equals, value, _VALUE_MODES[name])
+        if name == "--probe" and given not in _VALUE_MODES[name].split("|"):
+            raise UsageError(f"{name} {given} is no probe", f"write {name} {_VALUE_MODES[name]}")
+        return given
     if equals:
         raise UsageError(f"{name} takes no value", f"write {name}")
     return ""
 
 
 def _check(invocation: Invocation) -> None:
+    if invocation.keep_identifiers and invocation.mode != "save-snapshot":
+        raise UsageError(f"{_KEEP} is about --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
+    if invocation.mode == "probe" and invocation.snapshot is not None:
+        raise UsageError("--probe asks a server that runs; a snapshot has none", "leave --snapshot out")
+    if invocation.mode == "probe" and invocation.form == BARE_WORD:
+        raise UsageError(
+            f"{invocation.rest[0]} behind --probe is no SGLang argument",
+            "give its arguments after --: -- --port 30000",
+        )
     if invocation.form == LAUNCH:
         _refuse_ours_among(invocation.rest)
     if invocation.mode is not None:
@@ -164,7 +184,7 @@ def _check(invocation: Invocation) -> None:
     if invocation.snapshot is not None:
         raise UsageError(
             "--snapshot replays another node, which cannot be launched on",
-            "add a mode: --dry-run or --print-env",
+            "add a mode: --dry-run, --check or --print-env",
         )
     if not invocation.rest:
         raise UsageError(
@@ -186,6 +206,12 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
             )
 
 
+def _may_be_close(one: str, other: str) -> bool:
+    """Return whether ``difflib`` could find the two close: its own upper bound, without its import."""
+    common = sum(min(one.count(character), other.count(character)) for character in set(one))
+    return 2 * common >= _CLOSE * (len(one) + len(other))
+
+
 def _refuse_misspelling(token: str) -> None:
     """Refuse what is one slip away from an option of ours: SGLang would only say so after its imports."""
     if not token.startswith("--"):
@@ -200,8 +226,11 @@ def _refuse_misspelling(token: str) -> None:
     squeezed = name.replace("_", "-")
     if squeezed in _all_ours():
         raise UsageError(f"{name} is no option", f"did you mean {squeezed}?")
+    similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
+    if not similar:
+        return
     from difflib import get_close_matches
 
-    close = get_close_matches(name, sorted(_all_ours()), n=1, cutoff=0.86)
+    close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
     if close:
         raise UsageError(f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from sglang_roce_entry.records import dataclass
 
 OK = 0
+UNHEALTHY = 1
 USAGE = 2
 RDMA_UNUSABLE = 69
 INTERNAL = 70
@@ -16,6 +17,7 @@ NOT_FOUND = 127
 #: What ``--help`` and the README say about them.
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
+    ("1", "--probe: not healthy"),
     ("2", "usage: unknown flag, bad spelling, no SGLang arguments"),
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
     ("70", "a defect of this program, please report it"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from sglang_roce_entry import handover
-from sglang_roce_entry.errors import DEADLINE, EntryError
+from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.fabric.decide import effective_policy
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import REQUIRED
@@ -29,8 +28,10 @@ from sglang_roce_entry.plan import (
     identify,
     leader_address,
     make_plan,
+    oldest_nccl,
     rdma_is_wanted,
 )
+from sglang_roce_entry.records import replace
 from sglang_roce_entry.server.arguments import read_arguments
 
 if TYPE_CHECKING:
@@ -133,12 +134,17 @@ def look_up_leader(stages: Stages, host: Host) -> LeaderLookup | None:
 
 def plan_only(inputs: PlanInputs, stages: Stages, host: Host) -> Plan:
     """Return the plan of a mode, or of a bare word: no waiting, one quick look-up."""
+    return look_and_plan(inputs, stages, host)[0]
+
+
+def look_and_plan(inputs: PlanInputs, stages: Stages, host: Host) -> tuple[Plan, LeaderLookup | None]:
+    """Return the plan of a mode, and what its one quick look-up of the leader's name gave."""
     inputs = replace(inputs, facts=read_facts(inputs, stages, host), gpus=read_gpus(host))
     lookup = look_up_leader(stages, host)
     if lookup is not None and lookup.only_ipv6 and stages.identity is not None:
         accepted = leader_address(stages.identity, lookup, inputs.facts)
         lookup = replace(lookup, accepted=accepted)
-    return make_plan(inputs, stages, lookup, _route(host, inputs.facts))
+    return make_plan(inputs, stages, lookup, _route(host, inputs.facts)), lookup
 
 
 def _route(host: Host, facts: HostFacts) -> Callable[[IpAddress], Route | None]:
@@ -167,14 +173,18 @@ class Launcher:
         self._become(plan)
 
     def _launch_plan(self) -> Plan:
-        self._read(wait=True)
+        self._read()
         plan = self._plan(None)
+        # What is wrong before RDMA comes into it is said at once: no hardware that appears cures it.
+        if plan.exit_code != CONFIGURATION and self._await_hardware():
+            plan = self._plan(None)
         self._say_decision(plan)
         self._refuse(plan)
         lookup = self._await_group(plan)
         if monotonic() - self._read_at > _STALE_FACTS_S:
             before = plan.environment()
-            self._read(wait=True)
+            self._read()
+            self._await_hardware()
             plan = self._plan(lookup)
             moved = {k: v for k, v in before.items() if plan.environment().get(k, v) != v}
             if moved:
@@ -187,36 +197,37 @@ class Launcher:
     def _plan(self, lookup: LeaderLookup | None) -> Plan:
         return make_plan(self._inputs, self._stages, lookup, _route(self._host, self._inputs.facts))
 
-    def _read(self, *, wait: bool) -> None:
-        inputs, stages = self._inputs, self._stages
-        size = stages.identity.size if stages.identity else 1
-        facts = read_facts(inputs, stages, self._host)
-        decided = decided_values(inputs.environ, facts.nccl_files)
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
-        if wait and policy.rdma == REQUIRED and inputs.settings.hca_wait > 0:
-            facts = self._await_hardware(facts)
-        self._inputs = replace(inputs, facts=facts)
+    def _read(self) -> None:
+        self._inputs = replace(self._inputs, facts=read_facts(self._inputs, self._stages, self._host))
         self._read_at = monotonic()
 
-    def _await_hardware(self, facts: HostFacts) -> HostFacts:
-        from sglang_roce_entry.fabric.plugins import external_plugin
-
+    def _await_hardware(self) -> bool:
+        """Wait for RDMA ports that are coming up; return whether the facts are others now."""
         inputs, stages = self._inputs, self._stages
         size = stages.identity.size if stages.identity else 1
-        decided = decided_values(inputs.environ, facts.nccl_files)
-        if external_plugin(decided, facts.net_plugin_paths):
-            return facts
+        decided = decided_values(inputs.environ, inputs.facts.nccl_files)
+        policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(inputs.facts))
+        if policy.rdma != REQUIRED or inputs.settings.hca_wait <= 0:
+            return False
+        from sglang_roce_entry.fabric.plugins import external_plugin
+
+        if external_plugin(decided, inputs.facts.net_plugin_paths):
+            return False
         from sglang_roce_entry.group.wait import Surroundings
         from sglang_roce_entry.hardware import KernelEvents, await_hardware
 
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
-        pending = [facts]  # the read that was made already serves as the first one
+        pending = [inputs.facts]  # the read that was made already serves as the first one
 
         def read() -> HostFacts:
             return pending.pop() if pending else read_facts(inputs, stages, self._host)
 
         around = Surroundings(say=self._log.say, pause=KernelEvents().pause)
-        return await_hardware(read, inputs.gpus, policy, inputs.settings.hca_wait, around)
+        facts = await_hardware(read, inputs.gpus, policy, inputs.settings.hca_wait, around)
+        changed = facts is not inputs.facts
+        if changed:
+            self._inputs = replace(inputs, facts=facts)
+            self._read_at = monotonic()
+        return changed
 
     def _await_group(self, plan: Plan) -> LeaderLookup | None:
         wait = plan.wait
@@ -228,7 +239,9 @@ class Launcher:
         from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy
 
         around = Surroundings(say=self._log.say, clock=monotonic, pause=sleep)
-        policy = WaitPolicy.for_group(wait.deadline_s, plan.identity.size)
+        # There is one leader, however many workers: alone it need not hold back.
+        workers = 1 if plan.identity.is_leader else plan.identity.size
+        policy = WaitPolicy.for_group(wait.deadline_s, workers)
         name = LeaderName(wait.host, Resolver(), around, _dns_hint(plan))
         try:
             awaited = self._await_leader(plan, name, policy, around)
@@ -269,15 +282,7 @@ class Launcher:
         command = plan.command
         if command is None or command.dist_init is None:
             return
-        first = command.dist_init.port
-        wanted = [("*", first, "rendezvous, --dist-init-addr")]
-        wanted.append((command.http_host, command.http_port, "HTTP, --port"))
-        if command.attention_dp:
-            wanted += [
-                ("*", first + offset, "attention DP")
-                for offset in waiting.ATTENTION_DP_PORTS
-                if first + offset <= 65535
-            ]
+        wanted = command.leader_ports()
         limit = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, remaining_s))
         waiting.await_free_ports(wanted, waiting.WaitPolicy(limit), around)
 

@@ -19,6 +19,8 @@ examples
       show who this pod is, what will be used and why, and the command; nothing is run
   sglang-roce-entry --snapshot h20-roce --dry-run --model-path /models/deepseek
       the same on a laptop, from a recorded node (h20-roce, cx7-pod, or your own file)
+  sglang-roce-entry --check
+      something does not work: every known trap as one line, with what to do
   eval "$(sglang-roce-entry --print-env)"
       the environment alone, for debugging by hand
   sglang-roce-entry bash
@@ -32,7 +34,11 @@ usage
 modes (print and exit)
   --dry-run[=text|json]      the whole plan
   --print-env[=shell|json]   the environment only
+  --check[=text|json]        every known trap: ok, warn or fail, with evidence and remedy
+  --probe startup|readiness|liveness [-- SGLANG ARGUMENTS]
+                             for exec probes and HEALTHCHECK: 0 or 1, and one line why
   --save-snapshot FILE       record this node for a replay or a bug report (- for stdout)
+      [--keep-identifiers]   with the MACs, GUIDs and GPU UUIDs that it leaves out else
   --version
   --help
 

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode == "check":
+        return _check(invocation, settings, environ, host)
     inputs, stages = gather(invocation, settings, environ, host)
     if invocation.mode == "save-snapshot":
         lookup = look_up_leader(stages, host)
         addresses = lookup.addresses if lookup is not None else ()
         name = stages.identity.leader if stages.identity is not None else None
         resolved = {name: addresses} if name and addresses else {}
-        return _save(invocation.mode_value, host, environ, resolved, log)
+        return _save(invocation, host, environ, resolved, log)
     plan = plan_only(inputs, stages, host)
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
@@ -38,6 +40,14 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     else:
         _write(report.as_text(plan))
     return plan.exit_code
+
+
+def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
+    from sglang_roce_entry.check import run
+
+    items, code = run.run_check(invocation, settings, environ, host)
+    _write(run.rendered(items, code, invocation.mode_value))
+    return code
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:
@@ -50,12 +60,21 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
 
 
 def _save(
-    target: str, host: Host, environ: Mapping[str, str], resolved: Mapping[str, tuple[IpAddress, ...]], log: Log
+    invocation: Invocation,
+    host: Host,
+    environ: Mapping[str, str],
+    resolved: Mapping[str, tuple[IpAddress, ...]],
+    log: Log,
 ) -> int:
+    target, kept = invocation.mode_value, invocation.keep_identifiers
+    from sglang_roce_entry.check.run import own_name_addresses
     from sglang_roce_entry.host.snapshot import pack, record
 
     secret = frozenset(name for name in environ if report.is_secret_variable(name))
-    files, links, facts = record(host, environ, secret=secret, resolved=resolved)
+    own_name = own_name_addresses(host)
+    files, links, facts = record(
+        host, environ, secret=secret, resolved=resolved, own_name=own_name, keep_identifiers=kept
+    )
     archive = pack(files, links, facts)
     if target == "-":
         if os.isatty(1):
@@ -80,8 +99,8 @@ def _save(
         f"{len(archive)} bytes"
     )
     log.say(
-        "in it: GIDs and addresses, interface names, PCI paths, models and UUIDs of GPUs, versions, "
-        "the variables listed above"
+        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
     )
     return OK
 

@@ -5,7 +5,6 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry import errors
@@ -21,6 +20,7 @@ from sglang_roce_entry.group.endpoint import bracketed
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.neighbours import Neighbours, decide_neighbours, read_files
+from sglang_roce_entry.records import dataclass, field, replace
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
 

@@ -124,7 +124,8 @@ def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
     from sglang_roce_entry.fingerprint import fingerprint
 
-    lines = [_who(plan)[0], _who(plan)[1]]
+    who, machine = _who(plan)
+    lines = [who if plan.identity is not None else "who this pod is in its group is not known", machine]
     lines += plan.fabric.notes
     for row in plan.fabric.ports:
         decision = row.decision

@@ -5,11 +5,11 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError, UsageError
+from sglang_roce_entry.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,6 +76,13 @@ def parse_duration_s(text: str) -> float:
     value = float(number) * _UNITS_S[unit]
     if value > 7 * 24 * 3600:
         raise ValueError("is longer than a week")
+    return value
+
+
+def _parse_timeout_s(text: str) -> float:
+    value = parse_duration_s(text)
+    if value <= 0:
+        raise ValueError("leaves no time for an answer")
     return value
 
 
@@ -163,6 +170,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("gpus", _parse_gpus, None, "N", "GPUs of this node (auto)"),
     Setting("tp", _one_of("auto", "off"), "auto", "auto|off", "compute --tp-size for groups (auto)"),
+    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "of --probe in all (25; liveness 10)"),
     Setting("linger", parse_duration_s, None, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
     Setting("log_format", _one_of("text", "json"), "text", "text|json", "of the log on stderr (text)"),
 )
@@ -192,6 +200,7 @@ class Settings:
     on_timeout: str = "exit"
     gpus: int | None = None
     tp: str = "auto"
+    probe_timeout: float | None = None
     linger: float | None = None
     log_format: str = "text"
     origins: Mapping[str, str] = field(default_factory=dict)

@@ -9,19 +9,40 @@ from pathlib import Path
 
 from sglang_roce_entry.errors import EXIT_CODES
 from sglang_roce_entry.settings import SETTINGS
+from tests.symptoms import table
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def _dry_run() -> str:
+def _run(command: list[str], **variables: str) -> str:
     prefixes = ("LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "POD_", "HOST_IP")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    command = ["--snapshot", "cx7-pod", "--dry-run", "--model-path", "/models/deepseek"]
     done = subprocess.run(
         [sys.executable, "-m", "sglang_roce_entry", *command],
-        capture_output=True, text=True, check=True, env=environ,
+        capture_output=True, text=True, check=True, env={**environ, **variables},
     )  # fmt: skip
-    return f"```text\n{done.stdout.rstrip()}\n```"
+    return done.stdout
+
+
+def _dry_run() -> str:
+    command = ["--snapshot", "cx7-pod", "--dry-run", "--model-path", "/models/deepseek"]
+    return f"```text\n{_run(command).rstrip()}\n```"
+
+
+#: Of the thirty lines of a check, those that the README shows.
+_SHOWN = ("hca", "gid", "mtu", "memlock", "variables", "fix:", "A launch")
+
+
+def _check() -> str:
+    done = _run(["--snapshot", "cx7-pod", "--check"], NCCL_IB_GID_INDEX="3")
+    shown = []
+    for line in done.splitlines():
+        words = line.split(maxsplit=2)
+        if line.startswith("A launch"):
+            shown += ["...", "", line]
+        elif words and (words[0] in _SHOWN or words[1] in _SHOWN):
+            shown.append(line)
+    return "```text\n" + "\n".join(shown) + "\n```"
 
 
 def _settings() -> str:
@@ -34,7 +55,13 @@ def _exit_codes() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *rows])
 
 
-BLOCKS = {"dry-run cx7-pod": _dry_run, "settings": _settings, "exit codes": _exit_codes}
+BLOCKS = {
+    "dry-run cx7-pod": _dry_run,
+    "check cx7-pod": _check,
+    "symptoms": table,
+    "settings": _settings,
+    "exit codes": _exit_codes,
+}
 
 
 def with_block(text: str, name: str, content: str) -> str:

@@ -19,22 +19,29 @@ if TYPE_CHECKING:
 PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"
 
-#: What each room may import of the package, beside itself and the vocabulary in errors.py and natural.py.
+#: What each room may import of the package, beside itself and the vocabulary in errors.py, natural.py and records.py.
 ALLOWED: dict[str, set[str]] = {
     "host": set(),
     "fabric": {"host"},
     "group": set(),
     "server": {"group", "host"},
+    # The pure lines of a check; only run and way know how the facts come about.
+    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings"},
     "settings": {"fabric"},
     "handover": set(),
     "log": set(),
 }
-VOCABULARY = {"errors", "natural"}
+VOCABULARY = {"errors", "natural", "records"}
 #: Modules of another room that hold values only.
 VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
+#: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.
+PURE_CHECKS = tuple(
+    f"check.{name}" for name in ("items", "launch", "rdma", "memory", "names", "variables", "versions", "way")
+)
+PROBES = ("server.probe", "server.health", "server.running", "group.path_mtu", "host.inspection")
 PURE = {
     "plan", "neighbours", "report", "matrix", "fingerprint", "group.identity", "group.endpoint", "server.command",
-    "server.disaggregation", "server.gpu_count",
+    "server.disaggregation", "server.gpu_count", *PURE_CHECKS,
 }  # fmt: skip
 NOT_FOR_PURE = {"os", "socket", "subprocess", "psutil", "requests", "pyudev", "time", "resource", "signal"}
 
@@ -67,6 +74,12 @@ def test_imports_go_one_way(room: str, module: str, tree: ast.Module) -> None:
             assert inner in VALUES[room, other], f"{module} imports {inner}"
 
 
+def test_a_launch_loads_nothing_of_check_and_probe() -> None:
+    loaded = _loaded("--dry-run", "--model-path", "/m")
+    ours = {name.removeprefix(f"{NAME}.") for name in loaded if name.startswith(f"{NAME}.")}
+    assert not {name for name in ours if name.startswith("check") or name in PROBES}
+
+
 def test_decisions_touch_nothing_outside() -> None:
     for room, module, tree in _modules():
         if room == "fabric" or module in PURE:
@@ -89,7 +102,11 @@ def test_only_the_command_line_reads_the_process_environment() -> None:
                     assert module == "cli", f"{module} reads os.{node.attr}"
 
 
-HEAVY = ("psutil", "pyudev", "yaml", "requests", "tenacity", "argparse", "importlib.metadata", "tarfile")
+#: dataclasses brings inspect along; values are made by records.py.
+HEAVY = (
+    *("psutil", "pyudev", "yaml", "requests", "tenacity"),
+    *("argparse", "dataclasses", "difflib", "importlib.metadata", "inspect", "tarfile"),
+)
 
 
 def _loaded(*argv: str) -> set[str]:
@@ -113,6 +130,10 @@ def _loaded(*argv: str) -> set[str]:
         (("--help",), set()),
         (("--dry-run", "--model-path", "/m"), {"psutil"}),
         (("--snapshot", "h20-roce", "--print-env"), {"tarfile"}),
+        (("--snapshot", "h20-roce", "--check"), {"tarfile"}),
+        (("--check", "--model-path", "/m"), {"psutil"}),
+        (("--probe", "liveness"), {"psutil"}),
+        (("--probe", "liveness", "--", "--port", "1"), {"psutil"}),
     ],
 )
 def test_a_run_loads_only_what_it_needs(argv: tuple[str, ...], needed: set[str]) -> None:

@@ -36,9 +36,9 @@ def check_consumers(
     """Return what is wrong with decided values of Mooncake, NVSHMEM and UCX."""
     names = [hca.name for hca in hcas]
     problems = [
-        *check_index(decided, used, "MC_GID_INDEX", "Mooncake"),
-        *check_index(decided, used, "NVSHMEM_IB_GID_INDEX", "NVSHMEM"),
-        *check_steering(decided, "NVSHMEM_IB_", "NVSHMEM"),
+        *check_index(decided, used, None, "MC_GID_INDEX", "Mooncake"),
+        *check_index(decided, used, None, "NVSHMEM_IB_GID_INDEX", "NVSHMEM"),
+        *check_steering(decided, None, "NVSHMEM_IB_", "NVSHMEM"),
         *_inherited(decided, used, need),
         *_ucx_index(decided, used),
     ]
@@ -88,7 +88,7 @@ def _ucx_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> li
     given = decided.get("UCX_IB_GID_INDEX")
     if given is None or given.value == "auto":
         return []
-    problems = check_index(decided, used, "UCX_IB_GID_INDEX", "UCX")
+    problems = check_index(decided, used, None, "UCX_IB_GID_INDEX", "UCX")
     if "UCX_IB_ROCE_SUBNETS" in decided:
         problems.append(
             _wrong(

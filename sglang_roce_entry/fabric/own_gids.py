@@ -8,11 +8,11 @@ names that its own interfaces may have as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.facts import ROCE_V2, Gid, Interface
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
+
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from sglang_roce_entry.fabric.selector import Selector

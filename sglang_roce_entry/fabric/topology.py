@@ -11,11 +11,11 @@ A GPU or HCA that the file does not name keeps the place that the kernel shows, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.host.rdma import is_pci_address
+from sglang_roce_entry.records import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

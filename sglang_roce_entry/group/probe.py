@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

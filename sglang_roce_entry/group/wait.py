@@ -7,14 +7,14 @@ deadline is ever passed, also not by a resolver that hangs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
 from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +32,6 @@ Result = TypeVar("Result")
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
 #: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
 SIGNS_OF_LIFE = (0, 1, 13)
-#: Offsets that attention DP binds on the leader.
-ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
 
 _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0
@@ -45,7 +43,10 @@ PORTS_FREE_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class WaitPolicy:
-    """How long and how often: seconds in all, and the longest pause between two tries."""
+    """How long and how often: seconds in all, the longest pause between two tries and the longest first.
+
+    Pauses double from ``first_s`` to ``cap_s``; each is between half of that and the whole, by chance.
+    """
 
     deadline_s: float
     cap_s: float = 0.5
@@ -53,15 +54,28 @@ class WaitPolicy:
 
     @classmethod
     def for_group(cls, deadline_s: float, size: int) -> WaitPolicy:
-        """Return the policy of a worker: a large group asks its leader at most 100 times a second."""
-        return cls(deadline_s, max(0.5, size / 100))
+        """Return the policy of a worker in a group of ``size``.
+
+        Beyond 50 nodes all pauses grow with the group, so that what the leader and the DNS server see
+        does not: a pause is 3/4 of the cap in the mean, hence ``size / (0.75 * cap)`` tries a second,
+        133 at most, each a connect to every port and at most one look-up.
+        """
+        cap_s = max(0.5, size / 100)
+        return cls(deadline_s, cap_s, cap_s / 5)
+
+
+class Say(Protocol):
+    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
+
+    def __call__(self, message: str, **fields: object) -> None:
+        """Write ``message``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """Everything outside a wait: clock, pause, log."""
 
-    say: Callable[[str], None]
+    say: Say
     clock: Callable[[], float] = monotonic
     pause: Callable[[float], None] = sleep
 
@@ -69,11 +83,11 @@ class Surroundings:
 class NotYet(Exception):
     """An attempt failed for a reason that time may cure.
 
-    ``look_at`` says where to look meanwhile; ``retry_in_s`` the earliest sensible next try, ``None``
-    for the ordinary back-off.
+    ``look_at`` says where to look meanwhile; ``retry_in_s`` the earliest sensible next try, where the
+    ordinary back-off may be too short.
     """
 
-    def __init__(self, cause: str, look_at: str, retry_in_s: float | None = None) -> None:
+    def __init__(self, cause: str, look_at: str, retry_in_s: float = 0.0) -> None:
         super().__init__(cause)
         self.cause = cause
         self.look_at = look_at
@@ -122,25 +136,30 @@ def wait_until(
     except NotYet as not_yet:
         if around.clock() >= deadline:
             raise
-        status.tell(not_yet)
         first = not_yet
-    from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+    from random import uniform
 
-    backoff = wait_random_exponential(multiplier=policy.first_s, max=policy.cap_s, min=policy.first_s / 2)
+    from tenacity import Retrying, retry_if_exception_type, wait_exponential
 
-    def pause_s(failure: NotYet, state: RetryCallState | None) -> float:
-        chosen = failure.retry_in_s
-        if chosen is None:
-            chosen = backoff(state) if state is not None else policy.first_s
-        return max(0.0, min(chosen, deadline - around.clock()))
+    # The first try has been made already: the second pause is the first one of tenacity's.
+    longest_s = wait_exponential(multiplier=2 * policy.first_s, max=policy.cap_s)
+
+    def pause_s(failure: NotYet, longest: float) -> float:
+        remaining_s = max(0.0, deadline - around.clock())
+        if remaining_s < _SHORTEST_TRY_S:
+            return remaining_s  # no more tries: what they would find out is known
+        chosen = max(longest * uniform(0.5, 1.0), failure.retry_in_s)  # noqa: S311 - spreads, hides nothing
+        return min(chosen, remaining_s)
 
     def wait(state: RetryCallState) -> float:
-        return pause_s(_failure(state), state)
+        return pause_s(_failure(state), longest_s(state))
 
     def before_sleep(state: RetryCallState) -> None:
-        status.tell(_failure(state))
+        status.tell(_failure(state), state.next_action.sleep if state.next_action is not None else 0.0)
 
-    around.pause(pause_s(first, None))
+    first_pause_s = pause_s(first, policy.first_s)
+    status.tell(first, first_pause_s)
+    around.pause(first_pause_s)
     retrying = Retrying(
         retry=retry_if_exception_type(NotYet),
         stop=lambda _state: around.clock() >= deadline,
@@ -170,15 +189,20 @@ class _Status:
         self._started = started
         self._last: float | None = None
 
-    def tell(self, failure: NotYet) -> None:
+    def tell(self, failure: NotYet, next_try_s: float) -> None:
         now = self._around.clock()
         if self._last is not None and now - self._last < _STATUS_EVERY_S:
             return
         self._last = now
         elapsed = now - self._started
         self._around.say(
-            f"waiting for {self._what}: {failure.cause} "
-            f"({elapsed:.0f} of {self._policy.deadline_s:.0f} s); {failure.look_at}"
+            f"waiting for {self._what}: {failure.cause} ({elapsed:.0f} of {self._policy.deadline_s:.0f} s, "
+            f"next try in {next_try_s:.1f} s); {failure.look_at}",
+            waiting_for=self._what,
+            cause=failure.cause,
+            elapsed_s=round(elapsed, 1),
+            deadline_s=self._policy.deadline_s,
+            next_try_s=round(next_try_s, 2),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang_roce_entry.host.facts import Route
 
@@ -78,6 +78,9 @@ class Answers(Protocol):
 
     def resolve(self, name: str) -> list[IpAddress] | None:
         """Return recorded addresses of ``name``, ``None`` where a resolver has to be asked."""
+
+    def recorded_check(self) -> Mapping[str, Any] | None:
+        """Return the recorded answers for ``--check``, ``None`` where the system has to be asked."""
 
 
 class LiveAnswers:
@@ -223,6 +226,10 @@ class LiveAnswers:
 
     def resolve(self, name: str) -> list[IpAddress] | None:  # noqa: ARG002 - nothing is recorded
         """Return ``None``: on a live host a resolver has to be asked."""
+        return None
+
+    def recorded_check(self) -> Mapping[str, Any] | None:
+        """Return ``None``: on a live host the system has to be asked."""
         return None
 
 

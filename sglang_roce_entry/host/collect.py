@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.answers import LiveAnswers
@@ -10,6 +9,7 @@ from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.host.tree import DiskTree
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

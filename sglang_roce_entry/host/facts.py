@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING
+
+from sglang_roce_entry.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -44,6 +44,11 @@ def distribution_versions(names: Iterable[str], paths: Iterable[str]) -> dict[st
     return found
 
 
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of ``names`` that this interpreter has installed."""
+    return distribution_versions(names, sys.path)
+
+
 def nccl_versions(environ: Mapping[str, str], paths: Iterable[str] | None = None) -> tuple[str, ...]:
     """Return the versions of NCCL that a process here may load; empty if none was found.
 

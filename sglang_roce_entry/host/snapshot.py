@@ -20,6 +20,8 @@ from sglang_roce_entry.host.answers import interface_of
 from sglang_roce_entry.host.collect import Host, collect
 from sglang_roce_entry.host.facts import Interface, Route
 from sglang_roce_entry.host.gpus import read_gpus
+from sglang_roce_entry.host.inspection import inspect
+from sglang_roce_entry.host.masking import Mask, needed_lines
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
@@ -43,11 +45,12 @@ _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "snapshots"
 class SnapshotError(ConfigurationError):
     """A snapshot that cannot be read, or that must not be."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, hint: str | None = None) -> None:
+        known = ", ".join(packaged_names())
         super().__init__(
             "SNAPSHOT",
             f"snapshot {name!r}: {reason}",
-            "give a folder or .tar.gz that --save-snapshot wrote, or one of: " + ", ".join(packaged_names()),
+            hint or f"give a folder or .tar.gz that --save-snapshot wrote, or one of: {known}",
         )
 
 
@@ -191,6 +194,9 @@ def _facts(name: str, raw: bytes | None) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise SnapshotError(name, f"{FACTS} is not an object")
     version = facts.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        reason = f"was written by a newer sglang-roce-entry (format {version}, this program reads {FORMAT})"
+        raise SnapshotError(name, reason, "replay it with the release that wrote it, or a later one")
     if version != FORMAT:
         raise SnapshotError(name, f"has format {version!r}, this program reads format {FORMAT}")
     return facts
@@ -342,6 +348,10 @@ class RecordedAnswers:
         except ValueError as error:
             raise SnapshotError(self._name, f"{FACTS}: resolve {name!r}: {error}") from error
 
+    def recorded_check(self) -> Mapping[str, Any] | None:
+        """Return the recorded answers for ``--check``; none in a recording that has no such part."""
+        return _mapping(self._name, self._facts, "check")
+
 
 #: Variables that decide something here; others stay on the node.
 _ENVIRON_PREFIXES = (
@@ -368,20 +378,32 @@ def record(
     *,
     secret: frozenset[str],
     resolved: Mapping[str, Iterable[IpAddress]],
+    own_name: tuple[IpAddress, ...] | None = None,
+    keep_identifiers: bool = False,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
-    ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run.
+    ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run,
+    ``own_name`` those that the host name has (the name itself is not recorded). Hardware identifiers
+    are replaced by numbers unless ``keep_identifiers``.
     """
+
+    def is_recorded(name: str) -> bool:
+        return (name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES) and name not in secret
+
     tree = RecordingTree(host.tree)
+    mask = Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
     gpus = read_gpus(recording, places=True)
+    inspection = inspect(recording, facts.hcas, own_name)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
             tree.text(path)
         except OSError:
             continue
+    # Before the variables: a list of visible devices may hold the start of a UUID.
+    masked_files = mask.files(tree.files)
     addresses = {name: [str(address) for address in found] for name, found in resolved.items()}
     routes = {}
     for address in (address for found in resolved.values() for address in found):
@@ -396,7 +418,7 @@ def record(
                 "up": interface.up,
                 "mtu": interface.mtu,
                 "speed_mbps": interface.speed_mbps,
-                "addresses": [str(address) for address in interface.addresses],
+                "addresses": [mask.address(str(address)) for address in interface.addresses],
             }
             for interface in facts.interfaces
         },
@@ -414,16 +436,15 @@ def record(
         "uid": facts.uid,
         "libibverbs": facts.libibverbs,
         "net_plugins": list(facts.net_plugin_paths),
-        "environ": {
-            name: value
-            for name, value in sorted(environ.items())
-            if (name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES) and name not in secret
-        },
+        "check": inspection.answers(),
+        "environ": {name: mask.uuids(value) for name, value in sorted(environ.items()) if is_recorded(name)},
     }
     if known:
         document["memlock"] = "unlimited" if limit is None else limit
     if gpus.count is not None:
         document["gpus"] = gpus.count
+    nccl_files = frozenset(path for path, _ in facts.nccl_files)
+    tree.files = {path: needed_lines(path, text, nccl_files, is_recorded) for path, text in masked_files.items()}
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other

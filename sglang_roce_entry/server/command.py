@@ -7,11 +7,12 @@ of GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+from sglang_roce_entry.records import dataclass, replace
+from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sglang_roce_entry.server.arguments import UserArguments
 
 MODULE = "sglang.launch_server"
-DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 #: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
 DEFAULT_DIST_TIMEOUT_S = 600
 
@@ -62,6 +62,18 @@ class Command:
     def with_added(self, *tokens: str) -> Command:
         """Return the command with more of our arguments."""
         return replace(self, added=(*self.added, *tokens))
+
+    def http_ports(self) -> list[tuple[str, int, str]]:
+        """Return what any node binds before others call: (host, port, purpose)."""
+        return [(self.http_host, self.http_port, "HTTP, --port")]
+
+    def leader_ports(self) -> list[tuple[str, int, str]]:
+        """Return what the leader of a group binds: (host, port, purpose)."""
+        if self.dist_init is None:
+            return self.http_ports()
+        first, *others = leader_ports(self.dist_init.port, attention_dp=self.attention_dp)
+        rendezvous = ("*", first, "rendezvous, --dist-init-addr")
+        return [rendezvous, *self.http_ports(), *(("*", port, "attention DP") for port in others)]
 
     def with_literal(self, address: IpAddress) -> Command:
         """Return the command with the leader as an address: a name with only IPv6 cannot be bound.
@@ -130,12 +142,15 @@ def build_command(
     if http_host is None:
         http_host = "::" if _only_ipv6(interfaces) else "0.0.0.0"  # noqa: S104 - probes reach the pod IP
         added += ["--host", http_host]
+    http = http_port(user)
+    if node.size > 1 and endpoint is not None:
+        problems += check_ports(endpoint.port, http, attention_dp=user.attention_dp)
     return Command(
         added=tuple(added),
         user=user.argv,
         dist_init=endpoint if node.size > 1 else None,
         http_host=http_host,
-        http_port=user.number("port", DEFAULT_HTTP_PORT),
+        http_port=http,
         attention_dp=user.attention_dp,
         dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
         problems=tuple(problems),

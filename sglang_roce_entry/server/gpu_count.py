@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import GpuCount
 
 if TYPE_CHECKING:

@@ -49,6 +49,8 @@ BAD = {
         {}, (*MODEL, "--dist-init-addr", "h:70000"), 78, "DIST_INIT_ADDR", "'h:70000'",
     ),
     "http port": ({}, (*MODEL, "--port", "0"), 78, "ARGUMENT", "--port '0'"),
+    "http port beyond": ({}, (*MODEL, "--port", "70000"), 78, "ARGUMENT", "--port 70000"),
+    "http port is the rendezvous port": ({}, (*MODEL, "--port", "20000"), 78, "PORT_CLASH", "20000"),
     "tp and the GPUs": ({}, (*MODEL, "--tp", "32"), 78, "TP_GPUS", "--tp 32"),
     "tp and the nodes": ({}, (*MODEL, "--tp", "15"), 78, "TP_NODES", "--tp 15"),
     "rank contradicts": ({}, (*MODEL, "--node-rank", "1"), 78, "IDENTITY_CONTRADICTION", "--node-rank 1"),
@@ -179,6 +181,13 @@ def test_json_log_lines(run: Run) -> None:
     ran = run(*MODEL, environ={"SGLANG_ROCE_LOG_FORMAT": "json", "LWS_GROUP_SIZE": "2"})
     documents = [json.loads(line) for line in ran.err.splitlines()]
     assert any(one["level"] == "error" and one["code"] == "HALF_IDENTITY" and one["hint"] for one in documents)
+
+
+def test_no_hardware_is_waited_for_when_the_arguments_are_wrong(run: Run) -> None:
+    ran = run("--hca-wait", "50", *MODEL, "--tp", "3", environ=LWS)
+    assert ran.code == 78
+    assert "--tp 3 cannot be divided among 2 nodes" in ran.err
+    assert "waiting for" not in ran.err
 
 
 def test_a_defect_is_no_traceback(tmp_path: Path) -> None:

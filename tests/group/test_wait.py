@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sglang_roce_entry.errors import EntryError
@@ -45,13 +45,14 @@ class World:
     probes: list[tuple[float, tuple[Any, ...]]] = field(default_factory=list)
     lookup_takes_s: float = 0.0
     probe_takes_s: float = 0.0
+    pauses: int = 0
     name: Callable[[float], tuple[Any, ...] | str] = lambda _t: (ONE,)
     port: Callable[[float, tuple[Any, ...]], str] = lambda _t, _a: ACCEPTED
 
     @property
     def around(self) -> Surroundings:
         return Surroundings(
-            say=lambda text: self.said.append((self.now, text)), clock=self.clock, pause=self.pause
+            say=lambda message, **_: self.said.append((self.now, message)), clock=self.clock, pause=self.pause
         )
 
     def clock(self) -> float:
@@ -59,6 +60,8 @@ class World:
 
     def pause(self, seconds: float) -> None:
         assert seconds >= 0
+        self.pauses += 1
+        assert self.pauses < 50_000, "the wait spins"
         self.now += seconds
 
     def addresses(self, host: str, timeout_s: float) -> tuple[Any, ...]:
@@ -142,6 +145,34 @@ def test_the_timeout_names_cause_and_place() -> None:
 def test_a_large_group_asks_more_slowly() -> None:
     assert WaitPolicy.for_group(60, 8).cap_s == 0.5
     assert WaitPolicy.for_group(60, 256).cap_s == 2.56
+    assert WaitPolicy.for_group(60, 50) == WaitPolicy(60, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("size", [2, 50, 256, 10_000])
+def test_pauses_grow_to_the_cap_and_half_of_each_is_chance(size: int) -> None:
+    world = World(port=lambda _t, _a: REFUSED)
+    with pytest.raises(EntryError):
+        world.leader(3000, size)
+    policy = WaitPolicy.for_group(3000, size)
+    times = [at for at, _ in world.probes]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    for tries, gap in enumerate(gaps[:-1]):  # the deadline cuts the last one short
+        longest_s = min(policy.cap_s, policy.first_s * 2 ** min(tries, 20))
+        assert longest_s / 2 - 1e-9 <= gap <= longest_s + 1e-9
+    assert len({round(gap, 6) for gap in gaps}) > len(gaps) / 2
+
+
+def test_a_name_that_does_not_resolve_is_asked_for_more_slowly_by_a_large_group() -> None:
+    """10,000 workers that ask every 2 s put 40,000 queries a second to the cluster's DNS."""
+    world = World(name=lambda _t: "Name or service not known")
+    with pytest.raises(EntryError):
+        world.leader(3000, 10_000)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(world.lookups)]
+    assert min(gaps[3:-1]) >= 50.0
+    small = World(name=lambda _t: "Name or service not known")
+    with pytest.raises(EntryError):
+        small.leader(300, 50)
+    assert {round(b - a, 6) for a, b in itertools.pairwise(small.lookups[:-1])} == {2.0}
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,6 +184,7 @@ def test_a_large_group_asks_more_slowly() -> None:
     cause=st.sampled_from([REFUSED, TIMED_OUT]),
     size=st.integers(2, 400),
 )
+@example(deadline_s=12.03, lookup_takes_s=20, probe_takes_s=0, resolves=False, cause=REFUSED, size=2)
 def test_the_deadline_is_never_passed(
     deadline_s: float, lookup_takes_s: float, probe_takes_s: float, resolves: bool, cause: str, size: int
 ) -> None:
@@ -287,3 +319,47 @@ def test_a_literal_needs_no_resolver() -> None:
         raise AssertionError(host)
 
     assert Resolver(query).addresses("fd00::1", 0.0) == (SIX,)
+
+
+def test_the_last_moments_before_the_deadline_are_slept_through() -> None:
+    """A cause that wants to be asked again at once must not be, when no time is left to learn anything."""
+    world = World()
+    tries = []
+
+    def attempt(within_s: float) -> None:
+        tries.append(within_s)
+        assert len(tries) < 10
+        world.now += 0.97
+        raise NotYet("the resolver was silent", "look at DNS", 0.0)
+
+    with pytest.raises(NotYet):
+        wait_until("something", attempt, WaitPolicy(1.0), world.around)
+    assert len(tries) == 1
+    assert world.now == pytest.approx(101.0)
+
+
+def test_a_status_line_says_cause_time_and_the_next_try() -> None:
+    fields: list[dict[str, object]] = []
+    world = World()
+
+    def say(message: str, **more: object) -> None:
+        world.said.append((world.now, message))
+        fields.append(more)
+
+    def attempt(within_s: float) -> None:
+        raise NotYet("10.0.0.1 refuses connections", "kubectl logs", 2.0)
+
+    around = Surroundings(say=say, clock=world.clock, pause=world.pause)
+    with pytest.raises(NotYet):
+        wait_until("the leader", attempt, WaitPolicy(70.0), around)
+    assert world.said[0][1] == (
+        "waiting for the leader: 10.0.0.1 refuses connections (0 of 70 s, next try in 2.0 s); kubectl logs"
+    )
+    assert [one["elapsed_s"] for one in fields] == [0.0, 30.0, 60.0]
+    assert fields[0] == {
+        "waiting_for": "the leader",
+        "cause": "10.0.0.1 refuses connections",
+        "elapsed_s": 0.0,
+        "deadline_s": 70.0,
+        "next_try_s": 2.0,
+    }

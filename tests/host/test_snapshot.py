@@ -149,7 +149,7 @@ def test_packaged_names() -> None:
 def test_recording_a_replay_gives_the_same_facts(name: str, tmp_path: Path) -> None:
     host, environ = load(name)
     identity = {"sglang-0.sglang.default": host.answers.resolve("sglang-0.sglang.default") or []}
-    files, links, facts = record(host, environ, secret=frozenset(), resolved=identity)
+    files, links, facts = record(host, environ, secret=frozenset(), resolved=identity, keep_identifiers=True)
     path = tmp_path / "again.tar.gz"
     path.write_bytes(pack(files, links, facts))
     again, environ_again = load(str(path))
@@ -162,7 +162,8 @@ def test_recording_a_replay_gives_the_same_facts(name: str, tmp_path: Path) -> N
 def test_this_machine_records_and_replays(tmp_path: Path) -> None:
     host = live_host()
     environ = {"NCCL_DEBUG": "INFO", "HF_TOKEN": "s3cr3t", "NCCL_AUTH_TOKEN": "x", "MC_PASSWORD": "pw"}
-    files, links, facts = record(host, environ, secret=frozenset({"MC_PASSWORD"}), resolved={})
+    secret = frozenset({"MC_PASSWORD"})
+    files, links, facts = record(host, environ, secret=secret, resolved={}, keep_identifiers=True)
     archive = pack(files, links, facts)
     assert b"s3cr3t" not in gzip.decompress(archive)
     path = tmp_path / "here.tar.gz"

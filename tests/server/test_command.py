@@ -125,6 +125,14 @@ def test_computed_tensor_parallel_size(argv: tuple[str, ...], gpus: int, size: i
         (("--tp", "16", "--device", "cpu"), {"gpus": 0}, None),
         (("--tp", "8"), {"size": 1, "index": 0}, None),
         (("--dp-size", "2", "--tp", "4"), {"size": 1, "index": 0}, None),
+        (("--port", "20000"), {}, "PORT_CLASH"),
+        (("--port", "20013"), {}, None),
+        (("--port", "20013", "--enable-dp-attention"), {}, "PORT_CLASH"),
+        (("--port", "20007", "--enable-dp-attention"), {}, None),
+        (("--port", "20000"), {"size": 1, "index": 0}, None),
+        (("--dist-init-addr", "h:65530"), {}, None),
+        (("--dist-init-addr", "h:65530", "--enable-dp-attention"), {}, "PORTS_OUT_OF_RANGE"),
+        (("--dist-init-addr", "h:65522", "--enable-dp-attention"), {}, None),
     ],
 )
 def test_refused_at_once(argv: tuple[str, ...], options: dict[str, int], code: str | None) -> None:
@@ -135,7 +143,8 @@ def test_refused_at_once(argv: tuple[str, ...], options: dict[str, int], code: s
 
 
 @pytest.mark.parametrize(
-    "argv", [("--tp", "x"), ("--port", "0"), ("--pp-size", "-1"), ("--nnodes", "2", "--dp-size", "")]
+    "argv",
+    [("--tp", "x"), ("--port", "0"), ("--port", "70000"), ("--pp-size", "-1"), ("--nnodes", "2", "--dp-size", "")],
 )
 def test_numbers_that_are_none(argv: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError) as caught:

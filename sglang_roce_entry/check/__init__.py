@@ -1,0 +1,1 @@
+"""``--check``: every known trap as one line, with the evidence and the remedy."""

@@ -1,0 +1,92 @@
+"""One line of a check, and how the problems of a plan become lines.
+
+``ok``, ``warn``, ``fail``; and ``skip`` for what was not looked at, since that is not ok. Only what
+ends a launch is a failure, and it carries the code that the launch would end with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.errors import OK as EXIT_OK
+from sglang_roce_entry.host.inspection import Inspection
+from sglang_roce_entry.records import dataclass, field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.plan import Plan
+
+OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckItem:
+    """One line: what was looked at, how it stands, what shows it, what to do about it."""
+
+    name: str
+    status: str
+    evidence: str
+    remedy: str = ""
+    exit_code: int = EXIT_OK  # of a failure: what the launch would end with
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All that the items rest on."""
+
+    plan: Plan
+    environ: Mapping[str, str]
+    inspection: Inspection = field(default_factory=Inspection)
+    live: bool = True
+
+    @property
+    def in_group(self) -> bool:
+        """Whether this pod belongs to a group of more than one node."""
+        return self.plan.identity is not None and self.plan.identity.in_group
+
+
+def ok(name: str, evidence: str) -> CheckItem:
+    """Return that all is well."""
+    return CheckItem(name, OK, evidence)
+
+
+def skip(name: str, why: str) -> CheckItem:
+    """Return that something was not looked at."""
+    return CheckItem(name, SKIP, why)
+
+
+def warn(name: str, evidence: str, remedy: str) -> CheckItem:
+    """Return something wrong that does not end a launch."""
+    return CheckItem(name, WARN, evidence, remedy)
+
+
+def fail(name: str, evidence: str, remedy: str, exit_code: int) -> CheckItem:
+    """Return something that ends a launch with ``exit_code``."""
+    return CheckItem(name, FAIL, evidence, remedy, exit_code)
+
+
+def of_problem(name: str, problem: Problem) -> CheckItem:
+    """Return a problem of the plan as a line."""
+    if problem.fatal:
+        return fail(name, problem.message, problem.hint, problem.exit_code)
+    return warn(name, problem.message, problem.hint)
+
+
+def of_problems(name: str, problems: Sequence[Problem], otherwise: CheckItem) -> tuple[CheckItem, ...]:
+    """Return one line for each problem, ``otherwise`` if there is none."""
+    return tuple(of_problem(name, problem) for problem in problems) or (otherwise,)
+
+
+def exit_code(items: Sequence[CheckItem], plan: Plan) -> int:
+    """Return what a launch would end with: the plan's code, else that of the first failure."""
+    if plan.exit_code != EXIT_OK:
+        return plan.exit_code
+    return next((item.exit_code for item in items if item.status == FAIL), EXIT_OK)
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names in one text, the first ``most`` of them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

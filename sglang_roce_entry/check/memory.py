@@ -1,0 +1,93 @@
+"""Locked memory, libibverbs, shared memory, GPUDirect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.check.items import CheckItem, Examined, of_problems, ok, skip, warn
+from sglang_roce_entry.fabric import requirements
+from sglang_roce_entry.host.installed import parse_version
+
+if TYPE_CHECKING:
+    from sglang_roce_entry.errors import Problem
+
+_GIB = 1 << 30
+#: docker's and containerd's own 64 MiB are too small for NCCL and SGLang's processes.
+_SMALL_SHM_BYTES = 1 * _GIB
+_LITTLE_FREE_BYTES = 256 << 20
+_SHM = "shm"
+_SHM_MANIFEST = "mount one: volumes: [{name: shm, emptyDir: {medium: Memory, sizeLimit: 32Gi}}] at /dev/shm"
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on memory."""
+    return (
+        *_memlock(examined, problems.get("memlock", [])),
+        *_shared(examined),
+        *_gpudirect(examined),
+    )
+
+
+def _memlock(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
+    facts = examined.plan.facts
+    if not examined.plan.fabric.satisfied and not problems:
+        return ()
+    if not facts.memlock_known and not facts.ipc_lock:
+        return (skip("memlock", "not in this recording"),)
+    limit = "unlimited" if facts.memlock_bytes is None else f"{facts.memlock_bytes} bytes"
+    capability = "CAP_IPC_LOCK is effective" if facts.ipc_lock else "CAP_IPC_LOCK is not effective"
+    fine = ok("memlock", f"{capability}; the limit is {limit if facts.memlock_known else 'not known'}")
+    if not problems:
+        # Not required, so a launch says nothing; RDMA without it fails all the same.
+        return tuple(warn("memlock", one.message, one.hint) for one in requirements.memlock(facts)) or (fine,)
+    return of_problems("memlock", problems, fine)
+
+
+def _shared(examined: Examined) -> tuple[CheckItem, ...]:
+    total, free = examined.inspection.shm_bytes, examined.inspection.shm_free_bytes
+    if total is None:
+        if examined.live:
+            return (warn(_SHM, "there is no shared memory", _SHM_MANIFEST),)
+        return (skip(_SHM, "not in this recording"),)
+    size = _size(total)
+    if total < _SMALL_SHM_BYTES:
+        return (warn(_SHM, f"{size}: NCCL and SGLang's processes end with 'No space left'", _SHM_MANIFEST),)
+    if free is not None and free < _LITTLE_FREE_BYTES:
+        remedy = "another pod or process fills it (hostIPC shares the node's): remove hostIPC, or what lies there"
+        return (warn(_SHM, f"{size}, but only {_size(free)} are free", remedy),)
+    return (ok(_SHM, size),)
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count >> 20} MiB"
+
+
+def _gpudirect(examined: Examined) -> tuple[CheckItem, ...]:
+    inspection, plan = examined.inspection, examined.plan
+    if not plan.fabric.satisfied:
+        return ()
+    if inspection.peer_memory:
+        return (ok("gpudirect", "the nvidia-peermem module is loaded"),)
+    if inspection.nvidia_driver is None:
+        if not examined.live or not plan.gpus.count:
+            return (skip("gpudirect", "no NVIDIA driver is visible here (/proc/driver/nvidia)"),)
+        return (skip("gpudirect", "/proc/driver/nvidia/version is not visible in this container"),)
+    missing = []
+    if "Open Kernel Module" not in inspection.nvidia_driver:
+        missing.append("the open kernel module of the NVIDIA driver")
+    kernel = parse_version(inspection.kernel)
+    if kernel is not None and kernel < (5, 12):
+        missing.append(f"a kernel from 5.12 on (here {inspection.kernel})")
+    rdma_core = parse_version(inspection.rdma_core)
+    if rdma_core is not None and rdma_core < (34,):
+        missing.append(f"rdma-core from 34 on in the image (here {inspection.rdma_core})")
+    if missing:
+        return (
+            warn(
+                "gpudirect",
+                f"nvidia-peermem is not loaded, and DMA-BUF lacks {', '.join(missing)}: "
+                "data goes through host memory",
+                "modprobe nvidia-peermem on the node, or use the driver's open kernel module",
+            ),
+        )
+    return (ok("gpudirect", "by DMA-BUF: open kernel module of the NVIDIA driver"),)

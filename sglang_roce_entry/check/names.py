@@ -1,0 +1,150 @@
+"""DNS, the own host name, the address that SGLang takes for its own, proxies."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.group.endpoint import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.errors import Problem
+
+CLUSTER_DNS = "dnsPolicy: ClusterFirstWithHostNet"
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on names and addresses."""
+    return (
+        *_dns(examined),
+        *_hostname(examined),
+        *_own_address(examined, problems),
+        *_proxies(examined),
+    )
+
+
+def cluster_search(domains: Sequence[str] | None) -> bool:
+    """Return whether a search list completes the name of a pod: ``svc.<cluster domain>``."""
+    return any(domain.startswith("svc.") for domain in domains or ())
+
+
+def _dns(examined: Examined) -> tuple[CheckItem, ...]:
+    domains = examined.plan.facts.search_domains
+    if domains is None:
+        return (skip("dns", "/etc/resolv.conf is not readable" if examined.live else "not in this recording"),)
+    told = f"search {' '.join(domains)}" if domains else "no search domain"
+    identity = examined.plan.identity
+    leader = identity.leader if identity is not None else None
+    if not examined.in_group or leader is None or literal(leader) is not None or cluster_search(domains):
+        return (ok("dns", told),)
+    return (
+        warn(
+            "dns",
+            f"{told}: nothing completes {leader} to {leader}.svc.<cluster domain>",
+            f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec",
+        ),
+    )
+
+
+def _hostname(examined: Examined) -> tuple[CheckItem, ...]:
+    own = examined.inspection.own_name
+    if own is None:
+        return (skip("hostname", "not looked up"),)
+    told = f"resolves to {listed([str(address) for address in own])}" if own else "does not resolve"
+    looped = not own or any(address.is_loopback for address in own)
+    told = f"the own host name {told}"
+    gloo = examined.plan.environment().get("GLOO_SOCKET_IFNAME")
+    if not looped or not examined.in_group:
+        return (ok("hostname", told),)
+    if gloo:
+        return (ok("hostname", f"{told}; harmless, Gloo is put on {gloo} (GLOO_SOCKET_IFNAME)"),)
+    return (
+        warn(
+            "hostname",
+            f"{told}: Gloo listens on a loopback address, and its peers are refused (connectFullMesh)",
+            "set --interface (SGLANG_ROCE_INTERFACE), or correct the name in the node's /etc/hosts",
+        ),
+    )
+
+
+def _own_address(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    plan = examined.plan
+    chosen = plan.environment().get("SGLANG_HOST_IP")
+    from_node = examined.environ.get("HOST_IP")
+    if chosen:
+        outranks = f"; it outranks HOST_IP={from_node}" if from_node else ""
+        fine = ok("own address", f"SGLANG_HOST_IP={chosen}{outranks}")
+    elif from_node:
+        fine = ok("own address", f"HOST_IP={from_node} is an address of this pod")
+    else:
+        fine = ok("own address", "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang asks for its default route")
+    control = plan.control
+    known = f"{control.interface}: {control.reason}" if control.interface else f"not set: {control.reason}"
+    interface = of_problems("interface", problems.get("interface", []), ok("interface", known))
+    return (*interface, *of_problems("own address", problems.get("own address", []), fine))
+
+
+def is_excepted(host: str, no_proxy: str) -> bool:
+    """Return whether ``requests`` goes past a proxy to ``host``.
+
+    Its rule (``requests.utils.should_bypass_proxies``): networks and exact addresses for an IPv4
+    address, endings for everything else, and urllib's ``*``, alone, for all.
+    """
+    entries = [entry for entry in no_proxy.replace(" ", "").split(",") if entry]
+    if entries == ["*"]:
+        return True
+    if isinstance(literal(host), IPv4Address):
+        return any(_covers(entry, host) for entry in entries)
+    return any(host.endswith(entry) or host == entry.lstrip(".") for entry in entries)
+
+
+def _covers(entry: str, host: str) -> bool:
+    if "/" not in entry:
+        return host == entry
+    try:
+        return ip_address(host) in ip_network(entry, strict=False)
+    except ValueError:
+        return False
+
+
+def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
+    found = {name: examined.environ[name] for name in _PROXIES if examined.environ.get(name)}
+    if not found:
+        return (ok("proxy", "none is set for http"),)
+    name, value = next(iter(found.items()))
+    no_proxy = no_proxy_of(examined.environ)
+    plan = examined.plan
+    wanted = ["127.0.0.1", "localhost"]
+    if plan.control.address is not None:
+        wanted.append(str(plan.control.address))
+    if plan.identity is not None and plan.identity.leader is not None:
+        wanted.append(plan.identity.leader)
+    missing = [host for host in wanted if not is_excepted(host, no_proxy)]
+    # A proxy's address can hold a password: only its host is shown.
+    shown = f"{name} is set (to {_host_of(value)})"
+    if not missing:
+        return (ok("proxy", f"{shown}, no_proxy excepts {listed(wanted)}"),)
+    return (
+        warn(
+            "proxy",
+            f"{shown} without exceptions for {listed(missing)}: SGLang calls itself and its peers through it",
+            f"add to no_proxy: {','.join(missing)} (and the pods' network, as CIDR)",
+        ),
+    )
+
+
+def no_proxy_of(environ: Mapping[str, str]) -> str:
+    """Return the exceptions that ``requests`` reads: the lower-case name first."""
+    return environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+
+
+def _host_of(value: str) -> str:
+    try:
+        return urlsplit(value if "://" in value else f"//{value}").hostname or "?"
+    except ValueError:
+        return "?"

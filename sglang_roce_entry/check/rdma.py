@@ -1,0 +1,223 @@
+"""The HCAs, their verbs devices, GIDs, links, rates, MTUs, PCI links and counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.fabric import requirements
+from sglang_roce_entry.fabric.policy import OFF, Reason
+from sglang_roce_entry.host.facts import ACTIVE
+from sglang_roce_entry.host.inspection import LOSS_COUNTERS, MARK_COUNTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.fabric.decide import PortRow
+    from sglang_roce_entry.host.facts import Interface
+
+#: Which item a plan without usable ports is said under: by what came furthest.
+_PLACE = (
+    (Reason.NETDEV_DOWN, "link"),
+    (Reason.NO_OWN_GID, "gid"),
+    (Reason.FAMILY_MISMATCH, "gid"),
+    (Reason.PORT_NOT_ACTIVE, "link"),
+    (Reason.VERBS_DENIED, "verbs"),
+    (Reason.NO_VERBS, "verbs"),
+)
+#: RoCE's own headers: netdev MTU less 96 bytes, rounded down (``iboe_get_mtu`` in include/rdma/ib_addr.h).
+_HEADER_BYTES = 96
+_ROCE_MTUS = (4096, 2048, 1024, 512, 256)
+_FULL_MTU = _ROCE_MTUS[0] + _HEADER_BYTES
+
+_HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
+
+
+def place_of_unusable(examined: Examined) -> str:
+    """Return the item that the error of a node without any usable port belongs to."""
+    reasons = {row.decision.reason for row in examined.plan.fabric.ports}
+    return next((name for reason, name in _PLACE if reason in reasons), "hca")
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on RDMA hardware; ``problems`` are the plan's by item."""
+    plan = examined.plan
+    if plan.fabric.policy.rdma == OFF:
+        return (ok("hca", "RDMA is off (the rdma setting): NCCL uses TCP"),)
+    return (
+        *_hca(examined, problems.get("hca", [])),
+        *_verbs(plan.fabric.ports, problems.get("verbs", [])),
+        *_gid(plan.fabric.ports, problems.get("gid", [])),
+        *_link(plan.fabric.ports, problems.get("link", [])),
+        *_rate(plan.fabric.ports, problems.get("rate", [])),
+        *_mtu(_used(plan.fabric.ports), plan.facts.interfaces),
+        *_pci(examined),
+        *_counters(examined),
+    )
+
+
+def _used(rows: Sequence[PortRow]) -> list[PortRow]:
+    return [row for row in rows if row.decision.used]
+
+
+def _without(rows: Sequence[PortRow], *reasons: str) -> list[PortRow]:
+    return [row for row in rows if row.decision.reason in reasons]
+
+
+def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    plan, drivers = examined.plan, examined.inspection.drivers
+    names = [f"{hca.name} ({drivers[hca.name]})" if hca.name in drivers else hca.name for hca in plan.facts.hcas]
+    if not names:
+        evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
+        return of_problems("hca", problems, ok("hca", evidence))
+    used = _used(plan.fabric.ports)
+    left = [f"{row.decision.label} {row.decision.reason}, {row.decision.detail}" for row in plan.fabric.ports]
+    if left and not plan.fabric.satisfied and plan.first_error is None:
+        # RDMA is optional here, so that a launch says nothing and NCCL uses TCP.
+        hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
+        return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
+    notes = f"; {'; '.join(plan.fabric.notes)}" if plan.fabric.notes else ""
+    evidence = f"{listed(names)}; {len(used)} of {len(plan.fabric.ports)} ports used{notes}"
+    return of_problems("hca", problems, ok("hca", evidence))
+
+
+def _verbs(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    if not rows and not problems:
+        return ()
+    devices = {row.decision.hca.name: row.decision.hca.verbs_answer for row in rows}
+    closed = [f"{name} ({answer})" for name, answer in devices.items() if answer != "ok"]
+    counted = f"{len(devices) - len(closed)} of {len(devices)} verbs devices open read-write"
+    refused = [name for name, answer in devices.items() if answer not in ("ok", "ENOENT")]
+    if refused and not problems:
+        return (
+            warn(
+                "verbs",
+                f"{counted}; not {listed(closed)}",
+                "EPERM: grant the device (RDMA device plugin), EACCES: its file mode on the node; without it "
+                "the port is left out",
+            ),
+        )
+    hidden = f"; not given to this container: {listed(closed)}" if closed else ""
+    return of_problems("verbs", problems, ok("verbs", counted + hidden))
+
+
+def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    if not rows and not problems:
+        return ()
+    used = _used(rows)
+    # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
+    own = [(row.decision.label, row.decision.gid) for row in used]
+    found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
+    bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
+    lines = [
+        warn(
+            "gid",
+            f"{row.decision.label} is not used: {row.decision.detail}",
+            "give its interface an address of the fabric's network, as its neighbours have; a rail less is slower",
+        )
+        for row in bare
+    ]
+    fine = ok("gid", f"own RoCE v2 GIDs: {listed(found)}" if found else "no port is used")
+    return (*of_problems("gid", problems, fine), *lines)
+
+
+def _link(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    if not rows and not problems:
+        return ()
+    open_rows = [row for row in rows if row.decision.hca.verbs_answer == "ok"]
+    active = [row for row in open_rows if row.decision.port.state == ACTIVE]
+    lines = []
+    if _used(rows):
+        lines = [
+            warn(
+                "link",
+                f"{row.decision.label} is not used: {row.decision.detail}",
+                f"{_HARDWARE}; a port that is meant to be down: leave it out with --hca",
+            )
+            for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
+        ]
+    fine = ok("link", f"{len(active)} of {len(open_rows)} ports that open are ACTIVE")
+    if lines and not problems:
+        return tuple(lines)
+    return (*of_problems("link", problems, fine), *lines)
+
+
+def _rate(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    used = _used(rows)
+    if not used and not problems:
+        return ()
+    rates = sorted({row.decision.port.rate_gbps or 0.0 for row in used})
+    told = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
+    return of_problems(
+        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {told}")
+    )
+
+
+def roce_mtu(netdev_mtu: int) -> int:
+    """Return the MTU of RoCE packets on an interface, 0 if it carries none."""
+    return next((mtu for mtu in _ROCE_MTUS if netdev_mtu - _HEADER_BYTES >= mtu), 0)
+
+
+def _mtu(used: Sequence[PortRow], interfaces: Sequence[Interface]) -> tuple[CheckItem, ...]:
+    known = {interface.name: interface.mtu for interface in interfaces if interface.mtu}
+    mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
+    if not mtus:
+        return ()
+    told = ", ".join(f"{netdev} {mtu}" for netdev, mtu in mtus.items())
+    lowest = min(mtus.values())
+    raise_it = (
+        f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
+        f"{_FULL_MTU} or more, the same on all rails and nodes"
+    )
+    if len(set(mtus.values())) > 1:
+        return (warn("mtu", f"the rails differ: {told}; NCCL takes the lower of both ends", raise_it),)
+    if lowest < _FULL_MTU:
+        evidence = f"{told}: RoCE packets of {roce_mtu(lowest)} bytes instead of {_ROCE_MTUS[0]}"
+        return (warn("mtu", evidence, raise_it),)
+    return (ok("mtu", f"{told}: RoCE packets of {roce_mtu(lowest)} bytes"),)
+
+
+def _pci(examined: Examined) -> tuple[CheckItem, ...]:
+    slow, told = [], []
+    links = examined.inspection.pci_links
+    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.fabric.ports)):
+        link = links.get(name)
+        if link is None or link.speed_gts is None or link.width is None:
+            continue
+        text = f"{name} {link.speed_gts:g} GT/s x{link.width}"
+        told.append(text)
+        if link.width < (link.max_width or 0) or link.speed_gts < (link.max_speed_gts or 0):
+            slow.append(f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}")
+    if slow:
+        remedy = "reseat the card, look at the slot and the BIOS of the node; the rail is as slow as its slot"
+        return (warn("pci link", f"trained below what the card can do: {listed(slow)}", remedy),)
+    return (ok("pci link", listed(told)),) if told else ()
+
+
+def _counters(examined: Examined) -> tuple[CheckItem, ...]:
+    used = [row.decision.label for row in _used(examined.plan.fabric.ports)]
+    if not used:
+        return ()
+    counters = {
+        label: examined.inspection.counters[label] for label in used if label in examined.inspection.counters
+    }
+    if not counters:
+        why = "no counters in this container (the kernel shows them with the host network or in exclusive mode)"
+        return (skip("congestion", why),)
+    lost, marked = [], []
+    for label, values in counters.items():
+        for name, value in values.items():
+            if value and name in MARK_COUNTERS:
+                marked.append(f"{label} {name} {value}")
+            elif value:
+                lost.append(f"{label} {name} {value}")
+    since = "since the driver was loaded"
+    if lost:
+        remedy = (
+            "read them again under load: where they grow, packets are lost: check PFC and ECN on NIC and "
+            "switches, and that NCCL_IB_TC names the lossless class"
+        )
+        return (warn("congestion", f"{listed([*lost, *marked])}, {since}", remedy),)
+    seen = f"nothing lost; marked: {listed(marked)}, {since}" if marked else f"nothing lost or marked {since}"
+    return (ok("congestion", f"{seen} ({', '.join(LOSS_COUNTERS)})"),)

@@ -1,0 +1,173 @@
+"""Versions of SGLang, NCCL, torch and the image below them, with the traps known of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.check.items import (
+    CheckItem,
+    Examined,
+    fail,
+    listed,
+    of_problem,
+    of_problems,
+    ok,
+    skip,
+    warn,
+)
+from sglang_roce_entry.errors import CONFIGURATION
+from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sglang_roce_entry.errors import Problem
+
+#: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
+_PROVIDERS = {
+    "0x15b3": "mlx5",
+    "0x14e4": "bnxt_re",
+    "0x8086": "irdma",
+    "0x1ded": "erdma",
+    "0x1414": "mana",
+    "0x1dd8": "ionic",
+}
+#: torch's wheels ask for it from 2.6 on (manylinux_2_28); Ubuntu 18.04 has 2.27.
+_OLDEST_GLIBC = (2, 28)
+_REBUILD = "build on a current SGLang image (Ubuntu 22.04 or later)"
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on versions."""
+    return (
+        *_sglang(examined, problems.get("sglang", [])),
+        *_nccl(examined),
+        *_torch(examined),
+        *_image(examined, problems.get("image", [])),
+    )
+
+
+def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    facts, environ = examined.plan.facts, examined.environ
+    if facts.sglang_installed is False:
+        # Without SGLang arguments the plan does not ask for it; a launch does.
+        remedy = "run this in the image that has SGLang, and in the interpreter that has it"
+        missing = fail("sglang", "not installed in this interpreter", remedy, CONFIGURATION)
+        others = tuple(of_problem("sglang", problem) for problem in problems)
+        return others if any(one.code == "SGLANG_MISSING" for one in problems) else (missing, *others)
+    version = parse_version(facts.sglang_version)
+    if version is None:
+        return of_problems("sglang", problems, skip("sglang", "its version is not known"))
+    said = []
+    command, identity = examined.plan.command, examined.plan.identity
+    big = identity is not None and identity.size > 2
+    if command is not None and command.attention_dp and big and (0, 5, 4) <= version < (0, 5, 6):
+        said.append(
+            warn(
+                "sglang",
+                f"{facts.sglang_version} breaks attention DP over more than two nodes (sgl-project/sglang#12822)",
+                "use 0.5.6 or later",
+            )
+        )
+    overwritten = [name for name in ("NCCL_CUMEM_ENABLE", "NCCL_NVLS_ENABLE") if environ.get(name)]
+    if overwritten and version < (0, 5, 5):
+        evidence = f"{facts.sglang_version} overwrites {listed(overwritten)} of the pod"
+        said.append(warn("sglang", evidence, "use 0.5.5 or later, or SGLang's own flags (--enable-nccl-nvls)"))
+    packages = examined.inspection.packages
+    if environ.get("SGLANG_LOCAL_IP_NIC") and packages is not None and "netifaces" not in packages:
+        evidence = "SGLANG_LOCAL_IP_NIC needs the Python package netifaces, which is not installed"
+        said.append(
+            warn("sglang", evidence, "remove SGLANG_LOCAL_IP_NIC: SGLANG_HOST_IP is set from the hardware")
+        )
+    checked = f"{CHECKED_FROM} to {CHECKED_TO}"
+    newer = version > (parse_version(CHECKED_TO) or ())
+    note = f" (newer than those whose arguments were checked: {checked})" if newer else ""
+    if said and not problems:
+        return tuple(said)
+    return (*of_problems("sglang", problems, ok("sglang", f"{facts.sglang_version}{note}")), *said)
+
+
+def _nccl(examined: Examined) -> tuple[CheckItem, ...]:
+    versions = examined.plan.facts.nccl_versions
+    if versions is None:
+        return (skip("nccl", "its version is not known"),)
+    if not versions:
+        return (skip("nccl", "not found in this interpreter or the library folders"),)
+    told = ", ".join(versions)
+    if len(versions) > 1:
+        evidence = f"several side by side ({told}); which one is loaded depends on torch"
+        return (warn("nccl", evidence, "uninstall all nvidia-nccl wheels but the one that torch was built for"),)
+    version = parse_version(versions[0])
+    if version is None:
+        return (ok("nccl", told),)
+    if version < (2, 21):
+        evidence = f"{told} takes GID index 0 unless it is told one, and one index for all HCAs"
+        return (warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index"),)
+    if version < (2, 26):
+        evidence = f"{told} ends with an error where a GID of the table belongs to another pod (NVIDIA/nccl#1573)"
+        return (warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)"),)
+    return (ok("nccl", told),)
+
+
+def _torch(examined: Examined) -> tuple[CheckItem, ...]:
+    packages = examined.inspection.packages
+    if packages is None:
+        return (skip("torch", "not in this recording"),)
+    others = [f"{name} {version}" for name, version in sorted(packages.items()) if name != "torch"]
+    beside = f"; {listed(others)}" if others else ""
+    torch = packages.get("torch")
+    if torch is None:
+        if examined.plan.facts.sglang_installed:
+            return (
+                warn("torch", f"SGLang is installed, torch is not{beside}", "install SGLang with its own pins"),
+            )
+        return (skip("torch", f"not installed in this interpreter{beside}"),)
+    return (ok("torch", f"{torch}{beside}"),)
+
+
+def _image(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    inspection = examined.inspection
+    parts = [inspection.distribution or "distribution not known"]
+    parts += [f"glibc {inspection.glibc}"] if inspection.glibc else []
+    parts += [f"rdma-core {inspection.rdma_core}"] if inspection.rdma_core else []
+    said: list[CheckItem] = []
+    glibc = parse_version(inspection.glibc)
+    if glibc is not None and glibc < _OLDEST_GLIBC:
+        evidence = f"{', '.join(parts)}: too old for current wheels of torch and NCCL (glibc 2.28)"
+        said.append(warn("image", evidence, _REBUILD))
+    rdma_core = parse_version(inspection.rdma_core)
+    if rdma_core is not None and rdma_core < (28,):
+        evidence = (
+            f"{', '.join(parts)}: NCCL misses ibv_reg_mr_iova2 (relaxed ordering) and its provider may be too old"
+        )
+        said.append(warn("image", evidence, _REBUILD))
+    missing = _missing_providers(examined)
+    if missing:
+        said.append(
+            warn(
+                "image",
+                f"no verbs provider for {listed(missing)}: libibverbs lists no such device, NCCL finds none",
+                "install ibverbs-providers in the image",
+            )
+        )
+    known = inspection.distribution or inspection.verbs_providers or len(parts) > 1
+    if not known and not problems:
+        return (skip("image", "not in this recording"),)
+    if said and not problems:
+        return tuple(said)
+    providers = inspection.verbs_providers
+    told = ", ".join(parts) + (f", {len(providers)} verbs providers" if providers else "")
+    return (*of_problems("image", problems, ok("image", told)), *said)
+
+
+def _missing_providers(examined: Examined) -> list[str]:
+    providers = examined.inspection.verbs_providers
+    if providers is None:
+        return []
+    missing = []
+    for hca in examined.plan.facts.hcas:
+        provider = _PROVIDERS.get((hca.model or "").partition(":")[0])
+        if provider is not None and provider not in providers:
+            missing.append(f"{hca.name} ({provider})")
+    return missing

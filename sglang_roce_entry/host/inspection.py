@@ -1,0 +1,251 @@
+"""What only ``--check`` asks of a node: shared memory, PCI links, counters, the image's libraries.
+
+No decision of a launch rests on these facts, and a launch does not read them.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
+from sglang_roce_entry.records import dataclass, field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sglang_roce_entry.host.collect import Host
+    from sglang_roce_entry.host.facts import Hca, IpAddress
+    from sglang_roce_entry.host.tree import Tree
+
+#: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
+_PEER_MEMORY = (
+    "/sys/kernel/mm/memory_peers/nv_mem/version",
+    "/sys/kernel/mm/memory_peers/nv_mem_nc/version",
+    "/sys/module/nvidia_peermem/version",
+)
+_LIBRARY_DIRECTORIES = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+)
+_PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
+#: Counters of lost and of marked packets. The names are mlx5's (drivers/infiniband/hw/mlx5/counters.c),
+#: ``port_xmit_discards`` and ``link_downed`` are the core's (Documentation/ABI/stable/sysfs-class-infiniband).
+LOSS_COUNTERS = ("out_of_sequence", "packet_seq_err", "local_ack_timeout_err")
+MARK_COUNTERS = ("np_cnp_sent", "rp_cnp_handled", "np_ecn_marked_roce_packets")
+PORT_COUNTERS = ("port_xmit_discards", "link_downed", "symbol_error")
+#: Distributions whose versions matter beside SGLang and NCCL.
+DISTRIBUTIONS = (
+    "torch",
+    "sgl-kernel",
+    "sglang-kernel",
+    "mooncake-transfer-engine",
+    "nvidia-nvshmem-cu12",
+    "nvidia-nvshmem-cu13",
+    "netifaces",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PciLink:
+    """A PCIe link: what it runs at and what both ends could do. ``None``: the kernel does not say."""
+
+    speed_gts: float | None = None
+    max_speed_gts: float | None = None
+    width: int | None = None
+    max_width: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The further facts of one node. ``None`` is "not known" throughout."""
+
+    shm_bytes: int | None = None
+    shm_free_bytes: int | None = None
+    glibc: str | None = None
+    #: What the own host name resolves to; empty: to nothing.
+    own_name: tuple[IpAddress, ...] | None = None
+    packages: Mapping[str, str] | None = None
+    distribution: str | None = None
+    kernel: str | None = None
+    rdma_core: str | None = None
+    verbs_providers: tuple[str, ...] | None = None
+    peer_memory: bool = False
+    nvidia_driver: str | None = None  # the first line of /proc/driver/nvidia/version
+    drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver, version, firmware
+    pci_links: Mapping[str, PciLink] = field(default_factory=dict)  # by HCA
+    counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by mlx5_0:1
+
+    def answers(self) -> dict[str, Any]:
+        """Return what is no file, as a snapshot holds it under ``check``."""
+        found: dict[str, Any] = {
+            "shm_bytes": self.shm_bytes,
+            "shm_free_bytes": self.shm_free_bytes,
+            "glibc": self.glibc,
+            "packages": dict(self.packages) if self.packages is not None else None,
+            "rdma_core": self.rdma_core,
+        }
+        if self.own_name is not None:
+            found["own_name"] = [str(address) for address in self.own_name]
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def inspect(host: Host, hcas: Iterable[Hca], own_name: tuple[IpAddress, ...] | None = None) -> Inspection:
+    """Return the further facts of ``host``.
+
+    ``own_name`` are the addresses that the own host name has; looking it up can take time and is the
+    caller's business. A recording answers from itself.
+    """
+    tree, devices = host.tree, tuple(hcas)
+    recorded = host.answers.recorded_check()
+    answers = _live_answers() if recorded is None else _recorded_answers(recorded)
+    return Inspection(
+        **{"own_name": own_name, **answers},
+        distribution=_distribution(tree),
+        kernel=attribute_or_none(tree, "/proc/sys/kernel/osrelease"),
+        verbs_providers=_verbs_providers(tree),
+        peer_memory=any(attribute_or_none(tree, path) is not None for path in _PEER_MEMORY),
+        nvidia_driver=_first_line(tree, "/proc/driver/nvidia/version"),
+        drivers={hca.name: driver for hca in devices if (driver := _driver(tree, hca))},
+        pci_links={hca.name: _pci_link(tree, hca.path) for hca in devices if hca.path and hca.pci_address},
+        counters=_counters(tree, devices),
+    )
+
+
+def _live_answers() -> dict[str, Any]:
+    from sglang_roce_entry.host.installed import installed_versions
+
+    total, free = _shared_memory()
+    return {
+        "shm_bytes": total,
+        "shm_free_bytes": free,
+        "glibc": _glibc(),
+        "packages": installed_versions(DISTRIBUTIONS),
+        "rdma_core": _rdma_core(),
+    }
+
+
+def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded answers that have the right form; others are not known."""
+    found: dict[str, Any] = {}
+    for name in ("shm_bytes", "shm_free_bytes"):
+        if isinstance(recorded.get(name), int):
+            found[name] = recorded[name]
+    for name in ("glibc", "rdma_core"):
+        if isinstance(recorded.get(name), str):
+            found[name] = recorded[name]
+    packages = recorded.get("packages")
+    if isinstance(packages, dict):
+        found["packages"] = {str(name): str(version) for name, version in packages.items()}
+    own_name = recorded.get("own_name")
+    if isinstance(own_name, list):
+        try:
+            found["own_name"] = tuple(ip_address(str(text)) for text in own_name)
+        except ValueError:
+            return found
+    return found
+
+
+def _shared_memory() -> tuple[int | None, int | None]:
+    try:
+        status = os.statvfs("/dev/shm")  # noqa: S108 - asked, not written
+    except OSError:
+        return None, None
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
+
+def _glibc() -> str | None:
+    try:
+        text = os.confstr("CS_GNU_LIBC_VERSION")
+    except (ValueError, OSError):
+        return None  # musl
+    return text.rpartition(" ")[2] if text else None
+
+
+def _rdma_core() -> str | None:
+    """Return the version of rdma-core: ``39.0`` of ``libibverbs.so.1.14.39.0`` (its CMakeLists.txt)."""
+    for directory in _LIBRARY_DIRECTORIES:
+        parts = os.path.basename(os.path.realpath(f"{directory}/libibverbs.so.1")).split(".")
+        if len(parts) >= 6 and parts[-1].isdecimal():
+            return ".".join(parts[4:])
+    return None
+
+
+def _distribution(tree: Tree) -> str | None:
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            lines = tree.text(path).splitlines()
+        except OSError:
+            continue
+        values = dict(line.partition("=")[::2] for line in lines if "=" in line)
+        name = values.get("PRETTY_NAME") or values.get("ID")
+        if name:
+            return name.strip("\"'")
+    return None
+
+
+def _verbs_providers(tree: Tree) -> tuple[str, ...] | None:
+    for folder in _PROVIDER_FOLDERS:
+        names = names_or_empty(tree, folder)
+        if names:
+            return tuple(sorted(name.removesuffix(".driver") for name in names if name.endswith(".driver")))
+    return None
+
+
+def _first_line(tree: Tree, path: str) -> str | None:
+    try:
+        lines = tree.text(path).splitlines()
+    except OSError:
+        return None
+    return lines[0] if lines else None
+
+
+def _driver(tree: Tree, hca: Hca) -> str | None:
+    real = tree.real(f"{hca.path}/driver") if hca.path else None
+    if real is None:
+        return None
+    name = real.rpartition("/")[2]
+    # The inbox modules have no version; NVIDIA's OFED and DOCA have one.
+    version = attribute_or_none(tree, f"/sys/module/{name}/version")
+    firmware = attribute_or_none(tree, f"/sys/class/infiniband/{hca.name}/fw_ver")
+    parts = [name, *([version] if version else [])]
+    return " ".join(parts) + (f", firmware {firmware}" if firmware else "")
+
+
+def _pci_link(tree: Tree, path: str | None) -> PciLink:
+    def number(name: str) -> float | None:
+        text = (attribute_or_none(tree, f"{path}/{name}") or "").split(" ")[0]
+        return float(text) if text.replace(".", "", 1).isdecimal() and float(text) > 0 else None
+
+    def lanes(name: str) -> int | None:
+        width = number(name)
+        # A virtual function, and many a virtual machine, says 0 or 255.
+        return int(width) if width is not None and width <= 32 else None
+
+    return PciLink(
+        number("current_link_speed"),
+        number("max_link_speed"),
+        lanes("current_link_width"),
+        lanes("max_link_width"),
+    )
+
+
+def _counters(tree: Tree, hcas: Iterable[Hca]) -> dict[str, dict[str, int]]:
+    # They exist for the namespace that owns the device: with the host network, or in exclusive mode.
+    found: dict[str, dict[str, int]] = {}
+    for hca in hcas:
+        for port in hca.ports:
+            base = f"/sys/class/infiniband/{hca.name}/ports/{port.number}"
+            values = {}
+            names = [f"hw_counters/{name}" for name in (*LOSS_COUNTERS, *MARK_COUNTERS)]
+            for name in (*names, *(f"counters/{name}" for name in PORT_COUNTERS)):
+                text = attribute_or_none(tree, f"{base}/{name}")
+                if text is not None and text.isdecimal():
+                    values[name.rpartition("/")[2]] = int(text)
+            if values:
+                found[f"{hca.name}:{port.number}"] = values
+    return found

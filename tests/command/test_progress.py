@@ -1,0 +1,43 @@
+"""A wait shows itself: a line for people, fields for collectors."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from tests.process.command import STANDIN_SOURCE, python_path
+from tests.symptoms import WORKER
+
+if TYPE_CHECKING:
+    from tests.command.conftest import Run
+
+#: A port of this machine where nobody listens; a refusal needs no network.
+WAITING = ("--dist-init", "64900", *WORKER, "--leader-address", "127.0.0.1")
+ENVIRON = {"PYTHONPATH": python_path(STANDIN_SOURCE)}
+
+
+def test_for_people(run: Run) -> None:
+    ran = run(*WAITING, "--model-path", "/m", environ=ENVIRON)
+    assert ran.code == 124, ran.err
+    assert re.search(
+        r"^sglang-roce-entry: waiting for the leader 127\.0\.0\.1: 127\.0\.0\.1 refuses connections on 64900, "
+        r"64901, 64913 \(0 of 1 s, next try in 0\.\d s\); the leader's SGLang has not opened its port yet",
+        ran.err,
+        re.MULTILINE,
+    ), ran.err
+
+
+def test_for_machines(run: Run) -> None:
+    ran = run("--log-format", "json", *WAITING, "--model-path", "/m", environ=ENVIRON)
+    assert ran.code == 124, ran.err
+    lines = [json.loads(line) for line in ran.err.splitlines()]
+    waits = [line for line in lines if "cause" in line]
+    assert waits, lines
+    assert waits[0]["waiting_for"] == "the leader 127.0.0.1"
+    assert "refuses connections" in waits[0]["cause"]
+    assert waits[0]["deadline_s"] == 1.0
+    assert 0 <= waits[0]["elapsed_s"] < 1
+    assert 0 < waits[0]["next_try_s"] <= 1
+    assert lines[-1]["code"] == "LEADER_TIMEOUT"
+    assert lines[-1]["hint"]
