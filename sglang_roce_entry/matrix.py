@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sglang_roce_entry.fabric.pairing import Affinity
+    from sglang_roce_entry.fabric.affinity import Affinity
     from sglang_roce_entry.plan import Plan
 
 #: GPUs side by side in 120 columns.

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import RDMA_UNUSABLE, ConfigurationError, Problem, value_warning
-from sglang_roce_entry.fabric import consumers
-from sglang_roce_entry.fabric.pairing import Affinity, pair
+from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server import disaggregation
@@ -18,6 +17,7 @@ from sglang_roce_entry.server import disaggregation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sglang_roce_entry.fabric import consumers
     from sglang_roce_entry.fabric.control import Control
     from sglang_roce_entry.fabric.decide import FabricDecision
     from sglang_roce_entry.fabric.nccl_settings import Given
@@ -89,17 +89,14 @@ def decide_neighbours(
     """
     used = [row.decision for row in fabric.ports if row.decision.used]
     uses = disaggregation.read_uses(user) if user is not None else disaggregation.Uses()
-    affinity = pair(
-        visible.devices,
-        list({port.hca.name: port.hca for port in used}.values()),
-        _gpus_in_use(user, visible.devices),
-        places,
-    )
+    affinity = _affinity(user, visible, used, places)
     names = [hca.name for hca in facts.hcas]
     if fabric.plugin is not None or fabric.selection.infiniband or not used:
         # No port is chosen here, so nothing is said to anybody either.
         checked = _check_given(user, facts, visible, names, {}) if names else []
         return Neighbours(affinity, transfer=_nothing_said(uses, fabric), problems=tuple(checked))
+    from sglang_roce_entry.fabric import consumers
+
     need = _need(uses, facts, control)
     given = user is not None and any(dest in user.values for dest in disaggregation.DESTS)
     carrying, problems = _carrying(used, fabric, variables, facts, given=given) if uses.mooncake else (used, [])
@@ -119,6 +116,17 @@ def decide_neighbours(
     return Neighbours(affinity, tokens, _transfer(user, uses, devices), tuple(problems))
 
 
+def _affinity(
+    user: UserArguments | None, visible: VisibleGpus, used: Sequence[PortDecision], places: str | None
+) -> Affinity:
+    hcas = list({port.hca.name: port.hca for port in used}.values())
+    if not visible.devices or not hcas:
+        return Affinity(note=places)
+    from sglang_roce_entry.fabric.pairing import pair
+
+    return pair(visible.devices, hcas, _gpus_in_use(user, visible.devices), places)
+
+
 def _check_given(
     user: UserArguments | None,
     facts: HostFacts,
@@ -133,6 +141,8 @@ def _check_given(
 
 
 def _need(uses: disaggregation.Uses, facts: HostFacts, control: Control) -> consumers.Need:
+    from sglang_roce_entry.fabric import consumers
+
     by_nixl = uses.kv_backend == disaggregation.NIXL
     reads = disaggregation.nixl_reads_option(facts.sglang_version)
     default = next(iter(facts.default_route_interfaces), "lo")
@@ -174,6 +184,8 @@ def _carrying(
 
     ``given``: the user has named HCAs, which stay as they are.
     """
+    from sglang_roce_entry.fabric import consumers
+
     version = parse_version(facts.mooncake_version)
     wrong = consumers.spoilt_ports(used, fabric.index, variables.values(), version)
     if not wrong:
@@ -198,6 +210,8 @@ def _device_argument(
     affinity: Affinity,
     ports: Sequence[PortDecision],
 ) -> disaggregation.Devices:
+    from sglang_roce_entry.fabric import consumers
+
     number = consumers.port_for_mooncake(ports)
     names = list(dict.fromkeys(port.hca.name for port in ports if port.port.number == number))
     per_gpu: dict[int, tuple[str, ...]] = {}

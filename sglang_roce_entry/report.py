@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sglang_roce_entry.fingerprint import fingerprint
-from sglang_roce_entry.matrix import affinity_document, gpus_document, matrix_lines
-from sglang_roce_entry.server.disaggregation import OPTION
 from sglang_roce_entry.server.spellings import redacted
 
 if TYPE_CHECKING:
@@ -55,6 +52,9 @@ def environment_document(plan: Plan) -> dict[str, Any]:
 
 def as_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON contract of ``--dry-run=json``, format 1."""
+    from sglang_roce_entry.fingerprint import fingerprint
+    from sglang_roce_entry.matrix import affinity_document, gpus_document
+
     identity = plan.identity
     return {
         "format": 1,
@@ -122,6 +122,8 @@ def shown_argv(plan: Plan) -> tuple[str, ...]:
 
 def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
+    from sglang_roce_entry.fingerprint import fingerprint
+
     who, machine = _who(plan)
     lines = [who if plan.identity is not None else "who this pod is in its group is not known", machine]
     lines += plan.fabric.notes
@@ -161,6 +163,9 @@ def handover_lines(plan: Plan) -> list[str]:
 
 def as_text(plan: Plan) -> str:
     """Return the plan for a tired person: who, what is used, what is not and why, what runs, what is wrong."""
+    from sglang_roce_entry.fingerprint import fingerprint
+    from sglang_roce_entry.matrix import matrix_lines
+
     sections = [
         _section("Who", _who(plan)),
         _section("RDMA", _rdma(plan)),
@@ -286,6 +291,8 @@ def _command(plan: Plan) -> list[str]:
         return [" ".join(shlex.quote(token) for token in argv)]
     added = len(plan.command.added)
     head, ours, user = argv[:3], argv[3 : 3 + added], argv[3 + added :]
+    from sglang_roce_entry.server.disaggregation import OPTION
+
     cut = next((place for place, token in enumerate(ours) if token == OPTION), len(ours))
     parts = [part for part in (ours[:cut], ours[cut:], user) if part]
     quoted = [" ".join(shlex.quote(token) for token in part) for part in (head, *parts)]

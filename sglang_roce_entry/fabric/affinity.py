@@ -9,14 +9,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.rdma import is_pci_address
+from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sglang_roce_entry.host.facts import Gpus, Hca
+    from sglang_roce_entry.host.facts import Gpu, Gpus, Hca
 
 PIX, PXB, PHB, NODE, SYS = range(5)
 CLASS_NAMES = ("PIX", "PXB", "PHB", "NODE", "SYS")
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """The class of every GPU-HCA pair, and the HCAs of each GPU.
+
+    ``gpus`` are in the order of the process: the first is its GPU 0. ``classes[gpu][hca]`` is PIX to
+    SYS as a number, ``None`` where neither PCI nor NUMA tells. ``informative``: the classes of some GPU
+    differ, so that the pairing says more than a plain list.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    hcas: tuple[Hca, ...] = ()
+    classes: tuple[tuple[int | None, ...], ...] = ()
+    assigned: tuple[tuple[int, ...], ...] = ()
+    informative: bool = False
+    note: str | None = None
+
+    def names(self, gpu: int) -> tuple[str, ...]:
+        """Return the names of the HCAs of one GPU."""
+        return tuple(self.hcas[column].name for column in self.assigned[gpu])
+
+    def class_name(self, gpu: int, hca: int) -> str:
+        """Return ``PIX`` ... ``SYS``, or ``?``."""
+        value = self.classes[gpu][hca]
+        return CLASS_NAMES[value] if value is not None else "?"
 
 
 def distance(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
-from sglang_roce_entry.fabric import mooncake, nvshmem, ucx
+from sglang_roce_entry.fabric import nvshmem
 from sglang_roce_entry.fabric.variables import DISCOVERED
 from sglang_roce_entry.records import dataclass
 
@@ -57,7 +57,11 @@ def spoilt_ports(
 
     Where an index is forced on it, that is right or has been complained about already.
     """
-    if index.index is not None or mooncake.forced_index(values) is not None:
+    if index.index is not None:
+        return {}
+    from sglang_roce_entry.fabric import mooncake
+
+    if mooncake.forced_index(values) is not None:
         return {}
     found = {port.label: mooncake.wrong_by_itself(port, version) for port in ports}
     return {label: how for label, how in found.items() if how is not None}
@@ -122,6 +126,8 @@ def _put_mooncake(plan: VariablePlan, ports: Sequence[PortDecision], all_names: 
 
 def _put_ucx(plan: VariablePlan, ports: Sequence[PortDecision], index: IndexDecision, need: Need) -> list[Problem]:
     if need.net_devices:
+        from sglang_roce_entry.fabric import ucx
+
         plan.put(
             "UCX_NET_DEVICES",
             ucx.net_devices(ports, need.interface),
@@ -135,6 +141,8 @@ def _put_ucx(plan: VariablePlan, ports: Sequence[PortDecision], index: IndexDeci
     if index.index is not None or plan.given("UCX_IB_GID_INDEX") or plan.given("UCX_IB_ROCE_SUBNETS"):
         plan.keep("UCX_IB_ROCE_SUBNETS")
         return []
+    from sglang_roce_entry.fabric import ucx
+
     if ucx.right_by_itself(ports):
         return []
     subnet = ucx.steering_subnet(ports)

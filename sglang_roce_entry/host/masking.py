@@ -1,8 +1,8 @@
 """What a snapshot leaves out: identifiers of hardware, and lines that nothing here reads.
 
 Port GUIDs and MAC addresses stand in link-local GIDs and addresses (EUI-64), and GPU UUIDs in the
-lists of visible devices. Each becomes a number, the same one everywhere, so that what belonged
-together still does.
+lists of visible devices and in the driver's files. Each becomes a number, the same one everywhere, so
+that what belonged together still does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
 _GID_FILE = re.compile(r"^(?P<port>.*/infiniband/[^/]+/ports/\d+)/gids/\d+$")
-_GPU_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
+#: A whole UUID, or the start of one, which a list of visible devices may hold.
+_GPU_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F-]*")
+_GPU_FILES = "/proc/driver/nvidia/gpus/"
 _LINK_LOCAL = 0xFE80 << 112
 _INTERFACE_MASK = (1 << 64) - 1
 #: The middle of an EUI-64 that was made of a MAC address (RFC 4291, appendix A).
@@ -50,7 +52,9 @@ class Mask:
         done = {}
         for path, text in files.items():
             match = _GID_FILE.match(path)
-            if match is None:
+            if path.startswith(_GPU_FILES):
+                done[path] = self.uuids(text)
+            elif match is None:
                 done[path] = text
             else:
                 infiniband = files.get(f"{match['port']}/link_layer", "").strip() == "InfiniBand"
@@ -74,12 +78,15 @@ class Mask:
         return value
 
     def uuids(self, text: str) -> str:
-        """Return a list of visible devices with GPU UUIDs replaced."""
+        """Return a text with GPU UUIDs replaced; the start of one that is known becomes that one."""
         if self._keep:
             return text
-        return _GPU_UUID.sub(
-            lambda match: f"{match[1]}-00000000-0000-0000-0000-{self._number(match[0]):012d}", text
-        )
+
+        def masked(match: re.Match[str]) -> str:
+            known = (one for one in self._numbers if isinstance(one, str) and one.startswith(match[0]))
+            return f"{match[1]}-00000000-0000-0000-0000-{self._number(next(known, match[0])):012d}"
+
+        return _GPU_UUID.sub(masked, text)
 
 
 def needed_lines(path: str, text: str, nccl_files: Container[str], is_variable: Callable[[str], bool]) -> str:

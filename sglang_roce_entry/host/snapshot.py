@@ -359,12 +359,15 @@ _ENVIRON_PREFIXES = (
 )  # fmt: skip
 _ENVIRON_NAMES = frozenset(
     {
+        "CUDA_DEVICE_ORDER",
         "CUDA_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
         "HOST_IP",
         "LD_LIBRARY_PATH",
         "NVIDIA_VISIBLE_DEVICES",
         "POD_IP",
         "POD_NAME",
+        "ROCR_VISIBLE_DEVICES",
     }
 )
 
@@ -399,6 +402,8 @@ def record(
             tree.text(path)
         except OSError:
             continue
+    # Before the variables: a list of visible devices may hold the start of a UUID.
+    masked_files = mask.files(tree.files)
     addresses = {name: [str(address) for address in found] for name, found in resolved.items()}
     routes = {}
     for address in (address for found in resolved.values() for address in found):
@@ -439,9 +444,7 @@ def record(
     if gpus.count is not None:
         document["gpus"] = gpus.count
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
-    tree.files = {
-        path: needed_lines(path, text, nccl_files, is_recorded) for path, text in mask.files(tree.files).items()
-    }
+    tree.files = {path: needed_lines(path, text, nccl_files, is_recorded) for path, text in masked_files.items()}
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other

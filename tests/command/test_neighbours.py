@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,8 +82,11 @@ def test_amd(run: Run) -> None:
     document = run("--dry-run=json", *MODEL, node=_amd()).document
     assert [gpu["devices"] for gpu in document["gpus"]] == [["rdma0"], ["rdma1"]]
     assert document["argv"][3:5] == ["--tp-size", "4"]
-    again = run("--save-snapshot", "amd.tar.gz", node=_amd())
+    again = run("--save-snapshot", "amd.tar.gz", node=_amd(), environ={"HIP_VISIBLE_DEVICES": "1"})
     assert again.code == 0
+    one = run("--snapshot", "amd.tar.gz", "--dry-run=json", *MODEL).document
+    assert [gpu["devices"] for gpu in one["gpus"]] == [["rdma1"]]
+    assert run("--save-snapshot", "amd.tar.gz", node=_amd()).code == 0
     assert run("--snapshot", "amd.tar.gz", "--dry-run=json", *MODEL).document == document
 
 
@@ -163,3 +167,15 @@ def test_nccls_files_are_replayed(run: Run, packed: bool) -> None:
     assert document["environment"]["NCCL_IB_HCA"] == {
         "value": "=mlx5_2:1", "source": "file", "reason": "set in /etc/nccl.conf",
     }  # fmt: skip
+
+
+def test_uuids_in_a_record_still_name_the_same_gpus(run: Run, tmp_path: Path) -> None:
+    node = hgx()
+    node.facts["environ"] = {**node.facts["environ"], "CUDA_VISIBLE_DEVICES": f"{gpu_uuid(6)},GPU-00000001"}
+    assert run("--save-snapshot", "uuids.tar.gz", node=node).code == 0
+    with tarfile.open(tmp_path / "uuids.tar.gz") as archive:
+        texts = [stream.read() for member in archive if (stream := archive.extractfile(member))]
+    assert not any(b"aaaa-bbbb" in text for text in texts)
+    document = run("--snapshot", "uuids.tar.gz", "--dry-run=json", *MODEL).document
+    assert [gpu["devices"] for gpu in document["gpus"]] == [["mlx5_2"], ["mlx5_5"]]
+    assert document["problems"] == []

@@ -18,7 +18,6 @@ from sglang_roce_entry.fabric.gid_scan import AF_INET6, ScanSettings, predict_gi
 from sglang_roce_entry.fabric.own_gids import view_gids
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import ROCE_V1, ROCE_V2, Gid, Port
-from sglang_roce_entry.records import replace
 from tests.trees import Node
 
 LL, LL2, LL3 = "fe80::1", "fe80::2", "fe80::3"
@@ -183,7 +182,7 @@ def test_a_lower_equal_of_what_ucx_takes_is_taken_instead(gids: list[Gid], index
     chosen = next((gid for gid in gids if gid.index == taken), None)
     if chosen is None or any(gid.index == index for gid in gids) or index > taken:
         return
-    assert ucx.predict_index([*gids, replace(chosen, index=index)]) == index
+    assert ucx.predict_index([*gids, Gid(index, chosen.ip, chosen.type, chosen.netdev)]) == index
 
 
 @pytest.mark.parametrize(
