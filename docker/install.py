@@ -5,9 +5,11 @@ Run by the Dockerfile, with the interpreter that has SGLang:
     python3 docker/install.py wheel CHECKOUT      write CHECKOUT/wheels/sglang_roce_entry-*.whl
     python3 docker/install.py install CHECKOUT    install it, or fail with one sentence
 
-Wheels in CHECKOUT/dist are offered to pip in both steps, so that PIP_NO_INDEX=1 builds offline.
-Every package of the image is pinned by a constraint to the version it has: SGLang's own pins are
-exact, and a moved dependency would only be noticed when a model is served.
+Without CHECKOUT/wheels the second step builds the wheel itself, so that one line of a Dockerfile of
+your own is enough; CHECKOUT may be read-only then. Wheels in CHECKOUT/dist are offered to pip in
+both steps, so that PIP_NO_INDEX=1 builds offline. Every package of the image is pinned by a
+constraint to the version it has: SGLang's own pins are exact, and a moved dependency would only be
+noticed when a model is served.
 """
 
 from __future__ import annotations
@@ -24,6 +26,16 @@ import tempfile
 from pathlib import Path
 
 COMMAND = "sglang-roce-entry"
+#: What pip can read as a version (PEP 440). Distributions have others, as "0.1.49ubuntu2" of Ubuntu's
+#: python3-debian, and pip since 24.1 refuses a constraint on one.
+PEP_440 = re.compile(
+    r"v?([0-9]+!)?[0-9]+(\.[0-9]+)*"
+    r"([-_.]?(alpha|a|beta|b|preview|pre|c|rc)[-_.]?[0-9]*)?"
+    r"(-[0-9]+|[-_.]?(post|rev|r)[-_.]?[0-9]*)?"
+    r"([-_.]?dev[-_.]?[0-9]*)?"
+    r"(\+[a-z0-9]+([-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
 #: An arbitrary user without rights: what a pod with runAsUser gets.
 NOBODY = 65534
 
@@ -42,6 +54,7 @@ def main(arguments: list[str]) -> int:
     os.umask(0o022)
     try:
         require_sglang()
+        require_writable_packages()
         steps[arguments[0]](Path(arguments[1]))
     except RefusedBuildError as refused:
         sys.stderr.write(f"docker/install.py: {refused}\n")
@@ -64,28 +77,43 @@ def require_sglang() -> None:
         raise RefusedBuildError(f"{sys.executable} has no pip in this base image")
 
 
-def build_wheel(checkout: Path) -> None:
-    """Build the launcher's wheel into ``checkout/wheels``."""
-    wheels = str(checkout / "wheels")
-    status = pip("wheel", "--no-deps", "--wheel-dir", wheels, *offered(checkout), str(checkout))
-    if status != 0:
-        raise RefusedBuildError("the launcher's wheel could not be built; pip's message is above")
-
-
-def install(checkout: Path) -> None:
-    """Install the wheel beside SGLang; ``RefusedBuildError`` if anything else would change."""
+def require_writable_packages() -> None:
+    """Raise ``RefusedBuildError`` unless this user can install packages."""
     packages = sysconfig.get_path("purelib")
     if not os.access(packages, os.W_OK):
         raise RefusedBuildError(
             f"user {os.getuid()} of this base image cannot write {packages}; "
             "build from an image whose user is root"
         )
-    wheels = [str(path) for path in (checkout / "wheels").glob("*.whl")]
+
+
+def build_wheel(checkout: Path) -> None:
+    """Build the launcher's wheel into ``checkout/wheels``."""
+    build_wheel_into(checkout / "wheels", checkout)
+
+
+def build_wheel_into(folder: Path, checkout: Path) -> None:
+    """Build the launcher's wheel into ``folder``; nothing is written to ``checkout``."""
+    status = pip("wheel", "--no-deps", "--wheel-dir", str(folder), *offered(checkout), str(checkout))
+    if status != 0:
+        raise RefusedBuildError("the launcher's wheel could not be built; pip's message is above")
+
+
+def install(checkout: Path) -> None:
+    """Install the wheel beside SGLang; ``RefusedBuildError`` if anything else would change."""
     before = installed()
+    if before.pop(canonical(COMMAND), None) is not None:
+        # pip keeps an installed package of the same version, whatever is in the wheel.
+        pip("uninstall", "--yes", COMMAND)
     with tempfile.TemporaryDirectory() as scratch:
+        wheels = checkout / "wheels"
+        if not wheels.is_dir():
+            wheels = Path(scratch, "wheels")
+            build_wheel_into(wheels, checkout)
         constraints = Path(scratch, "constraints.txt")
-        constraints.write_text("".join(f"{name}=={before[name]}\n" for name in before))
-        arguments = [*offered(checkout), *wheels]
+        pins = (f"{name}=={before[name]}\n" for name in before if PEP_440.fullmatch(before[name]))
+        constraints.write_text("".join(pins))
+        arguments = [*offered(checkout), *(str(path) for path in wheels.glob("*.whl"))]
         if pip("install", "--constraint", str(constraints), *arguments) != 0:
             report = Path(scratch, "report.json")
             pip("install", "--quiet", "--dry-run", "--report", str(report), *arguments)
@@ -115,7 +143,7 @@ def require_command(version: str) -> None:
     """Raise ``RefusedBuildError`` unless every user finds and can run the launcher."""
     label = os.environ.get("VERSION", "")
     if label and label != version:
-        raise RefusedBuildError(f"VERSION={label} was given, but the launcher is {version}")
+        raise RefusedBuildError(f"the launcher is version {version}, and the label VERSION is {label}")
     command = shutil.which(COMMAND)
     if command is None:
         raise RefusedBuildError(

@@ -13,8 +13,9 @@ from sglang_roce_entry.fabric.decide import effective_policy
 from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import REQUIRED
 from sglang_roce_entry.group.identity import parse_podinfo
-from sglang_roce_entry.host.collect import collect, read_gpus
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.plan import (
     BARE_WORD,
     LAUNCH,
@@ -27,6 +28,7 @@ from sglang_roce_entry.plan import (
     identify,
     leader_address,
     make_plan,
+    oldest_nccl,
     rdma_is_wanted,
 )
 from sglang_roce_entry.records import replace
@@ -204,7 +206,7 @@ class Launcher:
         inputs, stages = self._inputs, self._stages
         size = stages.identity.size if stages.identity else 1
         decided = decided_values(inputs.environ, inputs.facts.nccl_files)
-        policy = effective_policy(fabric_policy(inputs.settings, size), decided)
+        policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(inputs.facts))
         if policy.rdma != REQUIRED or inputs.settings.hca_wait <= 0:
             return False
         from sglang_roce_entry.fabric.plugins import external_plugin
@@ -237,7 +239,9 @@ class Launcher:
         from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy
 
         around = Surroundings(say=self._log.say, clock=monotonic, pause=sleep)
-        policy = WaitPolicy.for_group(wait.deadline_s, plan.identity.size)
+        # There is one leader, however many workers: alone it need not hold back.
+        workers = 1 if plan.identity.is_leader else plan.identity.size
+        policy = WaitPolicy.for_group(wait.deadline_s, workers)
         name = LeaderName(wait.host, Resolver(), around, _dns_hint(plan))
         try:
             awaited = self._await_leader(plan, name, policy, around)

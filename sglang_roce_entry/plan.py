@@ -19,9 +19,10 @@ from sglang_roce_entry.fabric.variables import Variable, VariablePlan, put_contr
 from sglang_roce_entry.group.endpoint import bracketed
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
 from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.neighbours import Neighbours, decide_neighbours, read_files
 from sglang_roce_entry.records import dataclass, field, replace
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
-from sglang_roce_entry.server.gpu_count import count_gpus
+from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,6 +87,7 @@ class Plan:
     facts: HostFacts
     control: Control
     form: str
+    neighbours: Neighbours
 
     @property
     def exit_code(self) -> int:
@@ -184,26 +186,33 @@ def make_plan(
     route: Callable[[IpAddress], Route | None],
 ) -> Plan:
     """Return the plan. ``leader`` is ``None`` where there is no group; ``route`` asks the kernel."""
-    settings, facts = inputs.settings, inputs.facts
+    files = read_files(inputs.facts, inputs.gpus, inputs.environ.get("NCCL_CONF_FILE"), oldest_nccl(inputs.facts))
+    settings, facts = inputs.settings, files.facts
     identity = stages.identity
     size = identity.size if identity else 1
     decided = decided_values(inputs.environ, facts.nccl_files)
     variables = VariablePlan(decided)
-    gpus, gpu_problems = _count_gpus(inputs)
-    command, command_problems = _command(inputs, stages, gpus, leader)
-    fabric = decide_fabric(
-        facts, inputs.gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables
-    )
+    visible = _see_gpus(inputs, files.gpus)
+    command, command_problems = _command(inputs, stages, visible.count, leader)
+    gpus = replace(files.gpus, devices=visible.devices) if visible.devices else files.gpus
+    fabric = decide_fabric(facts, gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables)
     control = _control(inputs, identity, leader, route)
     put_control(variables, control, explicit=settings.by_flag("interface"))
+    neighbours = decide_neighbours(
+        inputs.user, facts, decided, visible, fabric, control, variables, places=files.places
+    )
+    if command is not None and neighbours.tokens:
+        command = command.with_added(*neighbours.tokens)
     problems = (
         *stages.problems,
-        *gpu_problems,
+        *visible.problems,
         *command_problems,
+        *files.problems,
         *fabric.problems,
         *variables.problems,
         *control.problems,
         *user_values.check_sockets(decided, facts.interfaces, host_ip_is_set=control.address is not None),
+        *neighbours.problems,
         *_surroundings(inputs),
         *_leader_problems(identity, leader, facts),
     )
@@ -218,17 +227,18 @@ def make_plan(
         argv=inputs.bare_word or (command.argv(inputs.executable) if command else None),
         wait=_wait_plan(inputs, stages, command),
         problems=problems,
-        gpus=gpus,
+        gpus=visible.count,
         facts=facts,
         control=control,
         form=inputs.form,
+        neighbours=neighbours,
     )
 
 
-def _count_gpus(inputs: PlanInputs) -> tuple[GpuCount, list[Problem]]:
+def _see_gpus(inputs: PlanInputs, gpus: Gpus) -> VisibleGpus:
     settings = inputs.settings
     setting = (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
-    return count_gpus(setting, inputs.environ, inputs.gpus.count)
+    return see_gpus(setting, inputs.environ, gpus)
 
 
 def _command(

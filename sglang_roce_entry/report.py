@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sglang_roce_entry.fingerprint import fingerprint
+from sglang_roce_entry.matrix import affinity_document, gpus_document, matrix_lines
+from sglang_roce_entry.server.disaggregation import OPTION
 from sglang_roce_entry.server.spellings import redacted
 
 if TYPE_CHECKING:
@@ -84,6 +87,9 @@ def as_document(plan: Plan) -> dict[str, Any]:
             for problem in plan.problems
         ],
         "exit_code": plan.exit_code,
+        "gpus": gpus_document(plan.neighbours.affinity),
+        "affinity": affinity_document(plan.neighbours.affinity),
+        "fingerprint": fingerprint(plan),
     }
 
 
@@ -125,7 +131,9 @@ def decision_lines(plan: Plan) -> list[str]:
             lines.append(f"using {decision.label} ({_rate(row)} Gb/s): {decision.detail}")
         else:
             lines.append(f"not using {decision.label}: {decision.reason}, {decision.detail}")
-    return lines
+    if plan.neighbours.transfer is not None:
+        lines.append(f"KV transfer by {plan.neighbours.transfer}")
+    return [*lines, f"fingerprint: {fingerprint(plan)}"]
 
 
 def environment_lines(plan: Plan) -> list[str]:
@@ -156,10 +164,12 @@ def as_text(plan: Plan) -> str:
     sections = [
         _section("Who", _who(plan)),
         _section("RDMA", _rdma(plan)),
+        *([_section("GPUs and HCAs", near)] if (near := matrix_lines(plan)) else []),
         _section("Environment", _environment(plan)),
         _section("Wait", _wait(plan)),
         _section("Command", _command(plan)),
         _section("Problems", _problems(plan)),
+        _section("Fingerprint", [fingerprint(plan)]),
         _verdict(plan),
     ]
     return "\n".join(sections) + "\n"
@@ -276,8 +286,11 @@ def _command(plan: Plan) -> list[str]:
         return [" ".join(shlex.quote(token) for token in argv)]
     added = len(plan.command.added)
     head, ours, user = argv[:3], argv[3 : 3 + added], argv[3 + added :]
-    quoted = [" ".join(shlex.quote(token) for token in part) for part in (head, ours, user)]
-    return [f"{quoted[0]} \\", f"    {quoted[1]} \\", f"    {quoted[2]}"]
+    cut = next((place for place, token in enumerate(ours) if token == OPTION), len(ours))
+    parts = [part for part in (ours[:cut], ours[cut:], user) if part]
+    quoted = [" ".join(shlex.quote(token) for token in part) for part in (head, *parts)]
+    lines = [f"{'    ' if position else ''}{text} \\" for position, text in enumerate(quoted)]
+    return [*lines[:-1], lines[-1].removesuffix(" \\")]
 
 
 def _problems(plan: Plan) -> list[str]:

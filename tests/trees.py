@@ -33,6 +33,11 @@ def gid_text(ip: str) -> str:
     return ":".join(digits[i : i + 4] for i in range(0, 32, 4))
 
 
+def gpu_uuid(minor: int) -> str:
+    """Return the UUID of the fake GPU with this minor number."""
+    return f"GPU-{minor:08x}-aaaa-bbbb-cccc-{minor:012x}"
+
+
 @dataclass
 class FakePort:
     """One port of a fake HCA; slots not given are empty."""
@@ -109,6 +114,7 @@ class Node:
     )
     ports: list[FakePort] = field(default_factory=list)
     _uverbs: int = 0
+    _gpus: int = 0
 
     def interface(self, name: str, *addresses: str, up: bool = True, mtu: int = 4200, gbps: int = 100) -> Node:
         """Add an interface of this namespace, listed in sysfs as well."""
@@ -177,11 +183,46 @@ class Node:
         self.links[f"/sys/bus/pci/devices/{address}"] = os.path.relpath(path, "/sys/bus/pci/devices")
         return path
 
-    def gpu(self, pci: str, bridge: str = "", numa: int | None = None) -> Node:
-        """Add an NVIDIA GPU at a PCI address."""
+    def gpu(
+        self,
+        pci: str,
+        bridge: str = "",
+        numa: int | None = None,
+        *,
+        minor: int | None = None,
+        answer: str | None = None,
+        model: str = "NVIDIA H100 80GB HBM3",
+    ) -> Node:
+        """Add an NVIDIA GPU at a PCI address; ``answer`` also adds its device node."""
+        number = self._gpus if minor is None else minor
+        self._gpus += 1
         path = self.pci_path(pci, bridge)
         self.files[f"{path}/numa_node"] = f"{-1 if numa is None else numa}\n"
-        self.files[f"/proc/driver/nvidia/gpus/{pci}/information"] = "Model: fake\n"
+        information = (
+            f"Model: \t\t {model}\nIRQ:   \t\t 16\nGPU UUID: \t {gpu_uuid(number)}\nBus Type: \t PCIe\n"
+            f"Bus Location: \t {pci}\nDevice Minor: \t {number}\nGPU Excluded:\t No\n"
+        )
+        self.files[f"/proc/driver/nvidia/gpus/{pci}/information"] = information
+        if answer is not None:
+            self.facts.setdefault("open", {})[f"/dev/nvidia{number}"] = answer
+        return self
+
+    def amd_gpu(
+        self, number: int, pci: str, bridge: str = "", numa: int | None = None, answer: str = "ok"
+    ) -> Node:
+        """Add an AMD GPU as KFD node ``number``, with its render node."""
+        path = self.pci_path(pci, bridge)
+        self.files[f"{path}/numa_node"] = f"{-1 if numa is None else numa}\n"
+        domain, bus, rest = pci.split(":")
+        device, function = rest.split(".")
+        location = int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
+        base = f"/sys/class/kfd/kfd/topology/nodes/{number}"
+        self.files[f"{base}/gpu_id"] = f"{4096 + number}\n"
+        self.files[f"{base}/properties"] = (
+            f"cpu_cores_count 0\nsimd_count 1216\nvendor_id 4098\ndevice_id 29857\nlocation_id {location}\n"
+            f"domain {int(domain, 16)}\ndrm_render_minor {128 + number}\n"
+        )
+        self.facts.setdefault("open", {})[f"/dev/dri/renderD{128 + number}"] = answer
         return self
 
     def default_route(self, interface: str) -> Node:

@@ -53,18 +53,14 @@ def _chain(path: str) -> list[str]:
 
 def distances(hca: Hca, gpus: Gpus) -> tuple[int | None, ...]:
     """Return the class of ``hca`` to each GPU whose place is known."""
-    numa = gpus.numa_nodes or (None,) * len(gpus.paths)
-    return tuple(
-        distance(hca.path, hca.numa_node, path, node)
-        for path, node in zip(gpus.paths, numa)  # noqa: B905 - equally long by construction
-    )
+    return tuple(distance(hca.path, hca.numa_node, gpu.path, gpu.numa_node) for gpu in gpus.placed)
 
 
 def nearest(hcas: Sequence[Hca], gpus: Gpus) -> tuple[int | None, ...]:
     """Return for each GPU the best class that one of ``hcas`` offers."""
     table = [distances(hca, gpus) for hca in hcas]
     best: list[int | None] = []
-    for column in range(len(gpus.paths)):
+    for column in range(len(gpus.placed)):
         classes = [row[column] for row in table]
         known = [value for value in classes if value is not None]
         best.append(min(known) if known else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.fabric import requirements, user_values
+from sglang_roce_entry.fabric import nvshmem, requirements, user_values
 from sglang_roce_entry.fabric.index import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
 from sglang_roce_entry.fabric.plugins import external_plugin
@@ -59,8 +59,10 @@ class FabricDecision:
         return bool(self.plugin or self.selection.infiniband) or any(row.decision.used for row in self.ports)
 
 
-def effective_policy(policy: FabricPolicy, decided: Mapping[str, Given]) -> FabricPolicy:
-    """Return the policy with what the pod's own NCCL variables decide of it.
+def effective_policy(
+    policy: FabricPolicy, decided: Mapping[str, Given], nccl: tuple[int, ...] | None
+) -> FabricPolicy:
+    """Return the policy with what the pod's own NCCL variables decide of it, as NCCL ``nccl`` reads them.
 
     An explicit flag beats the pod's ``NCCL_*``; the pod's ``NCCL_*`` beats every other setting.
     """
@@ -70,7 +72,8 @@ def effective_policy(policy: FabricPolicy, decided: Mapping[str, Given]) -> Fabr
     hca = decided.get("NCCL_IB_HCA")
     if hca is not None and policy.selector_origin != "--hca":
         origin = f"NCCL_IB_HCA ({hca.where})"
-        policy = replace(policy, selector=parse_selector(hca.value), selector_origin=origin, selector_final=True)
+        selector = parse_selector(hca.value, nccl=nccl)
+        policy = replace(policy, selector=selector, selector_origin=origin, selector_final=True)
     family = decided.get("NCCL_IB_ADDR_FAMILY")
     if family is not None and not policy.family_explicit:
         chosen = "ipv6" if family.value == "AF_INET6" else "ipv4"
@@ -90,7 +93,7 @@ def decide_fabric(
 
     ``nccl`` is the oldest NCCL that may run here, ``None`` if its version is not known.
     """
-    policy = effective_policy(policy, decided)
+    policy = effective_policy(policy, decided, nccl)
     plugin = external_plugin(decided, facts.net_plugin_paths)
     put_rdma_switch(variables, policy)
     selection = select_ports(facts, gpus, policy)
@@ -99,21 +102,25 @@ def decide_fabric(
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]
-    problems += user_values.check_selector(decided, selection, facts)
+    problems += user_values.check_selector(decided, selection, facts, nccl)
     fitting, said = limit_ports(selection.used)
     problems += said
     used = [port for port in fitting if port.used]
-    index = decide_index(used, nccl, user_values.user_scan(decided))
+    user = user_values.user_scan(decided, nccl)
+    index = decide_index(used, nccl, user)
     problems += index.problems
     dropped = {port.label: port for port in (*fitting, *index.dropped) if not port.used}
     used = [port for port in used if port.label not in dropped]
-    problems += user_values.check_index(decided, used)
-    problems += user_values.check_steering(decided)
+    problems += user_values.check_index(decided, used, nccl)
+    forced = user_values.forced_index(decided, nccl)
+    scans = index.index is None and forced is None
+    scan_family = (index.family or user.settings().family) if scans else None
+    problems += user_values.check_steering(decided, scan_family)
     notes = _put(variables, policy, selection, used, index)
     put_net(variables, policy)
     problems += _required(facts, policy, selection, used)
+    problems += requirements.differing_mtus(facts, [port.gid.netdev for port in used if port.gid])
     final = tuple(dropped.get(port.label, port) for port in selection.ports)
-    forced = user_values.forced_index(decided)
     rows = tuple(_row(port, index, forced) for port in final)
     selection = replace(selection, ports=final)
     return FabricDecision(policy, selection, rows, index, tuple(problems), tuple(notes))
@@ -129,6 +136,7 @@ def _put(
     if used:
         put_hca(variables, used, policy)
         put_index(variables, index)
+        nvshmem.put_scan(variables, index)
         for name in ("NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE", "NCCL_IB_ROCE_VERSION_NUM"):
             variables.keep(name)
         return []

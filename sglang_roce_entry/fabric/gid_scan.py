@@ -24,6 +24,7 @@ FIRST_WITH_SCAN = (2, 21)
 FIRST_WITHOUT_EINVAL_ABORT = (2, 26)
 
 _LINK_LOCAL_PREFIX = 0xFE80 << 112 >> 64  # NCCL compares the first 64 bits with fe80:0:0:0
+_ZERO = IPv6Address(0)
 _VERSIONS = {ROCE_V1: 1, "RoCE v1": 1, ROCE_V2: 2}
 
 
@@ -51,13 +52,13 @@ class _Slot:
 
     def __init__(self, index: int, gid: Gid | None) -> None:
         self.index = index
-        ip: IPv4Address | IPv6Address | None = gid.ip if gid else None
+        ip: IPv4Address | IPv6Address = gid.ip if gid else _ZERO
         self.family = AF_INET if isinstance(ip, IPv4Address) else AF_INET6
         self.value = ip
         self.readable = gid is not None and gid.type is not None
         self.version = _VERSIONS.get(gid.type) if gid is not None and gid.type is not None else None
         # 169.254.0.0/16 is valid to NCCL: only zero and fe80::/64 are not.
-        self.valid = ip is not None and (isinstance(ip, IPv4Address) or (int(ip) >> 64) != _LINK_LOCAL_PREFIX)
+        self.valid = gid is not None and (isinstance(ip, IPv4Address) or (int(ip) >> 64) != _LINK_LOCAL_PREFIX)
 
 
 def predict_gid_index(
@@ -77,11 +78,9 @@ def predict_gid_index(
     strict_types = nccl < FIRST_WITHOUT_EINVAL_ABORT
     by_index = {gid.index: gid for gid in gids}
     current = _Slot(0, by_index.get(0))
-    # An empty slot can never become the current one, nor is its type ever read as a candidate.
-    for index in sorted(by_index):
-        if not 0 < index < table_length:
-            continue
-        candidate = _Slot(index, by_index[index])
+    # Empty slots take part: where IPv6 is wanted and slot 0 is IPv4, the first empty one is taken.
+    for index in range(1, table_length):
+        candidate = _Slot(index, by_index.get(index))
         in_range = _in_range(candidate, settings)
         wanted = candidate.family == settings.family
         if wanted and in_range and current.family != candidate.family:
@@ -104,6 +103,7 @@ def _in_range(slot: _Slot, settings: ScanSettings) -> bool:
     network = settings.address_range
     if network is None:
         return True
-    if isinstance(network, IPv4Network):
-        return isinstance(slot.value, IPv4Address) and slot.value in network
-    return isinstance(slot.value, IPv6Address) and slot.value in network
+    # A range that is no address of the wanted family is no range to NCCL (envIbAddrRange).
+    if (settings.family == AF_INET) != isinstance(network, IPv4Network):
+        return True
+    return slot.value in network

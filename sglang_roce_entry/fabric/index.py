@@ -22,7 +22,7 @@ from sglang_roce_entry.fabric.policy import Reason
 from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from sglang_roce_entry.fabric.policy import IpNetwork
     from sglang_roce_entry.fabric.selection import PortDecision
@@ -30,16 +30,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UserScan:
-    """What the pod itself has set of the variables that steer the scan; ``None`` where it has not."""
+    """What the pod itself has set of the variables that steer the scan; ``None`` where it has not.
+
+    ``left_to_nccl``: it has set the index to a value with which NCCL chooses, such as -1.
+    """
 
     family: str | None = None
     address_range: IpNetwork | None = None
     range_set: bool = False
     roce_version: int | None = None
+    left_to_nccl: bool = False
 
     def settings(self) -> ScanSettings:
         """Return what NCCL makes of these values."""
-        return ScanSettings(self.family or AF_INET, self.address_range, self.roce_version or 2)
+        version = 2 if self.roce_version is None else self.roce_version
+        return ScanSettings(self.family or AF_INET, self.address_range, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class IndexDecision:
     family: str | None = None
     address_range: IpNetwork | None = None
     problems: tuple[Problem, ...] = ()
+    scan: ScanSettings | None = None  # under which NCCL takes these, the pod's own values in it
 
 
 def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexDecision:
@@ -68,22 +74,49 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
     lowest = {port.label: port.choices[0].gid.index for port in ports}
     if not ports:
         return IndexDecision(None, "no HCA port is used", {})
-    if len(set(lowest.values())) == 1:
+    scans = nccl is not None and nccl >= FIRST_WITH_SCAN
+    if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
         index = next(iter(lowest.values()))
         return IndexDecision(index, _same_reason(ports, index), lowest)
-    if nccl is not None and nccl >= FIRST_WITH_SCAN:
+    if nccl is not None and scans:
         for settings in _steerings(ports, user):
             predicted = _predict_all(ports, nccl, settings)
             if predicted is not None:
+                why = (
+                    "the pod leaves it to NCCL, which chooses these by itself: " + _listed(predicted)
+                    if user.left_to_nccl
+                    else "the ports need different indices (" + _listed(predicted) + ") and NCCL takes "
+                    "one for all; it chooses these by itself"
+                )
                 return IndexDecision(
                     None,
-                    "the ports need different indices (" + _listed(predicted) + ") and NCCL takes "
-                    "one for all; it chooses these by itself",
+                    why,
                     predicted,
                     family=settings.family if settings.family != (user.family or AF_INET) else None,
                     address_range=None if user.range_set else settings.address_range,
+                    scan=settings,
                 )
+        if user.left_to_nccl:
+            return _right_by_itself(ports, nccl, user.settings())
     return _largest_agreement(ports, nccl, lowest)
+
+
+def _right_by_itself(
+    ports: Sequence[PortDecision], nccl: tuple[int, ...], settings: ScanSettings
+) -> IndexDecision:
+    """Keep the ports on which NCCL's own choice is right: the pod has left the index to it."""
+    alone = {port.label: _predict_all([port], nccl, settings) for port in ports}
+    kept = {label: index for one in alone.values() if one is not None for label, index in one.items()}
+    dropped = _without(ports, kept, _why_not_left_to_nccl(nccl))
+    problem = value_warning(
+        "INDEX_MISMATCH",
+        "NCCL_IB_GID_INDEX of the pod leaves the index to NCCL, which would choose wrong on "
+        + ", ".join(port.label for port in dropped),
+        "remove NCCL_IB_GID_INDEX: the right one is found at every start",
+        RDMA_UNUSABLE,
+    )
+    reason = "the pod leaves it to NCCL, which chooses right on " + (_listed(kept) or "no port")
+    return IndexDecision(None, reason, kept, dropped, problems=(problem,))
 
 
 def _same_reason(ports: Sequence[PortDecision], index: int) -> str:
@@ -97,7 +130,7 @@ def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSe
     families = [base.family] if user.family else [AF_INET, AF_INET6]
     ranges: list[IpNetwork | None] = [base.address_range]
     if not user.range_set:
-        covering = _covering_network(ports)
+        covering = covering_network(ports)
         if covering is not None:
             ranges.append(covering)
     for address_range in ranges:
@@ -105,7 +138,7 @@ def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSe
             yield ScanSettings(family, address_range, base.roce_version)
 
 
-def _covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
+def covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
     """Return the smallest network with every chosen address: it shuts out most foreign ones."""
     addresses = [port.choices[0].gid.ip for port in ports]
     if len({address.version for address in addresses}) != 1:
@@ -145,14 +178,7 @@ def _largest_agreement(
     if len(kept) == len(ports):
         return IndexDecision(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
     why = _why_not_left_to_nccl(nccl)
-    dropped = tuple(
-        port.rejected(
-            Reason.INDEX_MISMATCH,
-            f"its own GID is at index {lowest[port.label]}, the others' at {index}; {why}",
-        )
-        for port in ports
-        if port.label not in labels
-    )
+    dropped = _without(ports, labels, f"the others' at {index}; {why}")
     problem = value_warning(
         "INDEX_MISMATCH",
         f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
@@ -164,6 +190,15 @@ def _largest_agreement(
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"
     return IndexDecision(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
+
+
+def _without(ports: Sequence[PortDecision], kept: Collection[str], why: str) -> tuple[PortDecision, ...]:
+    """Return the ports that are not among the ``kept`` labels, rejected."""
+    return tuple(
+        port.rejected(Reason.INDEX_MISMATCH, f"its own GID is at index {port.choices[0].gid.index}, {why}")
+        for port in ports
+        if port.label not in kept
+    )
 
 
 def _why_not_left_to_nccl(nccl: tuple[int, ...] | None) -> str:

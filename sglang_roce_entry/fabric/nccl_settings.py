@@ -8,9 +8,10 @@ over an administrator's file; so the files count as decided values too.
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from sglang_roce_entry.fabric.c_numbers import as_int, atoi, strtoll
 from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from sglang_roce_entry.fabric.policy import IpNetwork
 
-_MAX_INT64 = (1 << 63) - 1
+#: From this release on a text that is no number leaves the default.
+TEXT_IS_DEFAULT = (2, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +52,37 @@ def decided_values(environ: Mapping[str, str], files: Iterable[tuple[str, str]])
     return decided
 
 
-def parse_c_integer(text: str) -> tuple[int | None, bool]:
-    """Return what C's ``strtoll(text, 0, 0)`` makes of a value, and whether all of it is a number.
+def parse_c_integer(text: str, nccl: tuple[int, ...] | None = None) -> tuple[int | None, bool]:
+    """Return what NCCL makes of a number, and whether all of the text is one. ``None``: its default.
 
-    NCCL takes a text that is no number as 0 in silence: ``auto`` becomes index 0. An empty one is unset.
+    Source: ``ncclLoadParam``. A text that does not begin with a number is 0 in silence up to 2.31 (``auto``
+    becomes index 0) and the default from 2.32 on; so is one beyond 64 bits in every release. ``nccl`` is
+    the version that reads it; unknown, it counts as an old one.
     """
-    stripped = text.strip()
-    if not stripped:
+    if not text:
         return None, True
-    sign = -1 if stripped[0] == "-" else 1
-    digits = stripped[1:] if stripped[0] in "+-" else stripped
-    base, allowed = 10, "0123456789"
-    if digits[:2].lower() == "0x":
-        base, allowed, digits = 16, "0123456789abcdef", digits[2:]
-    elif digits.startswith("0") and len(digits) > 1:
-        base, allowed = 8, "01234567"
-    end = 0
-    while end < len(digits) and digits[end].lower() in allowed:
-        end += 1
-    value = min(int(digits[:end], base), _MAX_INT64) if end else 0
-    return sign * value, bool(end) and end == len(digits)
+    value, length = strtoll(text)
+    whole = length > 0 and not text[length:].strip()
+    if value is None or (length == 0 and nccl is not None and nccl >= TEXT_IS_DEFAULT):
+        return None, False
+    return as_int(value), whole
 
 
 def parse_address_range(text: str) -> IpNetwork | None:
-    """Return the network of an ``NCCL_IB_ADDR_RANGE``, ``None`` if it is none.
+    """Return the network that NCCL makes of an ``NCCL_IB_ADDR_RANGE``, ``None`` where it ignores the value.
 
-    A comma list counts as its first entry only (``envIbAddrRange``).
+    Source: ``envIbAddrRange``, an address for ``inet_pton`` up to the slash, a length for ``strtol`` after
+    it. So nothing is trimmed before the address, what follows the length is not read (a comma list counts
+    as its first entry), and a length that is no number is 0.
     """
+    address, slash, length_text = text.partition("/")
+    if not slash or "%" in address:  # ip_address would take a zone
+        return None
     try:
-        return ip_network(text.split(",", maxsplit=1)[0].strip(), strict=False)
+        base = ip_address(address)
     except ValueError:
         return None
+    length = atoi(length_text)
+    if not 0 <= length <= base.max_prefixlen:
+        return None
+    return ip_network((base, length), strict=False)

@@ -16,6 +16,8 @@ _KNOWN = (
     ("gib", "Google gIB"),
     ("ofi", "aws-ofi-nccl"),
     ("aws", "aws-ofi-nccl"),
+    ("fastrak", "Google GPUDirect-TCPXO"),
+    ("tcpx", "Google GPUDirect-TCPX"),
 )
 
 

@@ -8,6 +8,8 @@ from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, error, warning
 from sglang_roce_entry.fabric.policy import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sglang_roce_entry.fabric.policy import FabricPolicy
     from sglang_roce_entry.fabric.selection import Selection
     from sglang_roce_entry.host.facts import HostFacts
@@ -142,3 +144,27 @@ def foreign_sysfs(facts: HostFacts) -> list[Problem]:
             "do not mount the host's /sys into the pod: remove that hostPath volume",
         )
     ]
+
+
+def differing_mtus(facts: HostFacts, netdevs: Sequence[str | None]) -> list[Problem]:
+    """Return a warning if the interfaces of the used ports have different MTUs: the smallest one counts.
+
+    A RoCE MTU is the largest of 256 ... 4096 that fits into the interface's less 96 bytes of headers
+    (``iboe_get_mtu``, include/rdma/ib_addr.h); both ends use the smaller one.
+    """
+    mtus = {one.name: one.mtu for one in facts.interfaces if one.name in netdevs and one.mtu}
+    carried = {name: _roce_mtu(mtu) for name, mtu in mtus.items()}
+    if len(set(carried.values())) < 2:
+        return []
+    listed = ", ".join(f"{name} {mtus[name]} (RoCE {carried[name]})" for name in mtus)
+    return [
+        warning(
+            "MTU_DIFFERS",
+            f"the interfaces of the used ports have different MTUs: {listed}",
+            "give all of them the same MTU, 4200 or more, here and on the switches",
+        )
+    ]
+
+
+def _roce_mtu(mtu: int) -> int:
+    return next((size for size in (4096, 2048, 1024, 512) if size <= mtu - 96), 256)

@@ -188,7 +188,7 @@ def _user_selector(
 def _management_nic(
     candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy
 ) -> _RuleResult:
-    if not gpus.paths or policy.selector_final:
+    if not gpus.placed or policy.selector_final:
         return candidates, [], []
     hcas = [one.hca for one in candidates]
     defaults = set(facts.default_route_interfaces)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sglang_roce_entry.fabric.c_numbers import atoi
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.records import dataclass
 
@@ -56,8 +57,11 @@ class Selector:
         return device == entry.name if self.exact else device.startswith(entry.name)
 
 
-def parse_selector(text: str, *, nccl: tuple[int, ...] = (2, 28)) -> Selector:
-    """Return the selector that NCCL of version ``nccl`` makes of ``text``. Never fails, as NCCL's does not."""
+def parse_selector(text: str, *, nccl: tuple[int, ...] | None = None) -> Selector:
+    """Return the selector that NCCL of version ``nccl`` makes of ``text``. Never fails, as NCCL's does not.
+
+    An unknown version counts as one before ``RAIL_GRAMMAR``.
+    """
     rest = text
     exclude = rest.startswith("^")
     rest = rest[1:] if exclude else rest
@@ -69,28 +73,15 @@ def parse_selector(text: str, *, nccl: tuple[int, ...] = (2, 28)) -> Selector:
     return Selector(text, exclude, exact, entries, max(0, len(names) - MAX_ENTRIES))
 
 
-def _entry(part: str, nccl: tuple[int, ...]) -> SelectorEntry:
+def _entry(part: str, nccl: tuple[int, ...] | None) -> SelectorEntry:
     name, colon, rest = part.partition(":")
     if not colon:
         return SelectorEntry(name, None)
     port_text = rest.split(":")[0]
-    if not port_text and nccl >= RAIL_GRAMMAR:
+    if not port_text and nccl is not None and nccl >= RAIL_GRAMMAR:
         return SelectorEntry(name, None)
-    port = _atoi(port_text)
+    port = atoi(port_text)  # 0 where it is no number: a port that no device has
     return SelectorEntry(name, None if port == -1 else port)  # NCCL keeps "any port" as -1
-
-
-def _atoi(text: str) -> int:
-    # C's atoi: white space, a sign, digits; else 0. Port 0 exists on no device and so matches nothing.
-    rest = text.lstrip(" \t\n\r\f\v")
-    sign = -1 if rest.startswith("-") else 1
-    rest = rest[1:] if rest[:1] in ("+", "-") else rest
-    digits = ""
-    for character in rest:
-        if not "0" <= character <= "9":
-            break
-        digits += character
-    return sign * int(digits or "0")
 
 
 def render_selector(ports: Iterable[tuple[str, int]]) -> str:

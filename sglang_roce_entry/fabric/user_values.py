@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
+from sglang_roce_entry.fabric.gid_scan import AF_INET6, FIRST_WITH_SCAN
 from sglang_roce_entry.fabric.index import UserScan
 from sglang_roce_entry.fabric.nccl_settings import parse_address_range, parse_c_integer
 from sglang_roce_entry.fabric.own_gids import routable
@@ -23,14 +24,20 @@ if TYPE_CHECKING:
 _FAMILIES = ("AF_INET", "AF_INET6")
 
 
-def forced_index(decided: Mapping[str, Given]) -> int | None:
-    """Return the index that NCCL makes of a decided ``NCCL_IB_GID_INDEX``, ``None`` if it is left free."""
-    given = decided.get("NCCL_IB_GID_INDEX")
-    value = parse_c_integer(given.value)[0] if given else None
+def forced_index(
+    decided: Mapping[str, Given], nccl: tuple[int, ...] | None, name: str = "NCCL_IB_GID_INDEX"
+) -> int | None:
+    """Return the index that NCCL makes of a decided ``name``, ``None`` if it is left free."""
+    given = decided.get(name)
+    if given is None:
+        return None
+    value = parse_c_integer(given.value, nccl)[0]
+    if value is None and nccl is not None and nccl < FIRST_WITH_SCAN:
+        return 0  # the default there
     return value if value is not None and value >= 0 else None
 
 
-def user_scan(decided: Mapping[str, Given]) -> UserScan:
+def user_scan(decided: Mapping[str, Given], nccl: tuple[int, ...] | None) -> UserScan:
     """Return what is decided of the variables that steer NCCL's scan."""
     family = decided.get("NCCL_IB_ADDR_FAMILY")
     address_range = decided.get("NCCL_IB_ADDR_RANGE")
@@ -39,37 +46,58 @@ def user_scan(decided: Mapping[str, Given]) -> UserScan:
         family=(family.value if family.value in _FAMILIES else "AF_INET") if family else None,
         address_range=parse_address_range(address_range.value) if address_range else None,
         range_set=address_range is not None,
-        roce_version=parse_c_integer(version.value)[0] if version else None,
+        roce_version=parse_c_integer(version.value, nccl)[0] if version else None,
+        left_to_nccl="NCCL_IB_GID_INDEX" in decided and forced_index(decided, nccl) is None,
     )
 
 
-def check_index(decided: Mapping[str, Given], used: Sequence[PortDecision]) -> list[Problem]:
-    """Return a warning for every used port on which a decided GID index is wrong."""
-    given = decided.get("NCCL_IB_GID_INDEX")
+def check_index(
+    decided: Mapping[str, Given],
+    used: Sequence[PortDecision],
+    nccl: tuple[int, ...] | None,
+    name: str = "NCCL_IB_GID_INDEX",
+    reader: str = "NCCL",
+) -> list[Problem]:
+    """Return a warning for every used port on which a decided GID index is wrong; ``reader`` reads ``name``.
+
+    ``nccl`` is ``None`` for any other reader than NCCL.
+    """
+    given = decided.get(name)
     if given is None:
         return []
-    index, whole = parse_c_integer(given.value)
+    index, whole = parse_c_integer(given.value, nccl)
+    forced = forced_index(decided, nccl, name)
     said = []
     if not whole:
+        read_as = "as if it were not set" if index is None else f"as {index}"
         said.append(
             _wrong(
                 "GID_INDEX_NOT_A_NUMBER",
-                f"NCCL_IB_GID_INDEX={given.value!r} ({given.where}) is no number; NCCL reads it as {index}",
+                f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it {read_as}",
                 "remove it, or write one integer",
             )
         )
-    if index is None or index < 0:
+    if forced is None:
+        if nccl is not None and nccl < FIRST_WITH_SCAN and used:
+            said.append(
+                _wrong(
+                    "GID_INDEX_WRONG",
+                    f"NCCL_IB_GID_INDEX={given.value} ({given.where}) leaves the index to NCCL, which before 2.21 "
+                    "takes it as it is and connects nowhere",
+                    "remove NCCL_IB_GID_INDEX, the right index is found at every start",
+                )
+            )
         return said
     for port in used:
-        wrong = _index_fault(port, index)
+        wrong = _index_fault(port, forced)
         if wrong is None:
             continue
         right = ", ".join(str(choice.gid.index) for choice in port.choices)
         said.append(
             _wrong(
                 "GID_INDEX_WRONG",
-                f"NCCL_IB_GID_INDEX={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
-                f"remove NCCL_IB_GID_INDEX, the right index is found at every start (here: {right})",
+                f"{name}={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
+                f"remove {name}, the right index is found at every start (here: {right})",
             )
         )
     return said
@@ -101,12 +129,14 @@ def _whose(port: PortDecision, gid: Gid) -> str:
     return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
 
 
-def check_selector(decided: Mapping[str, Given], selection: Selection, facts: HostFacts) -> list[Problem]:
+def check_selector(
+    decided: Mapping[str, Given], selection: Selection, facts: HostFacts, nccl: tuple[int, ...] | None
+) -> list[Problem]:
     """Return warnings on a decided ``NCCL_IB_HCA``: names that do not exist, ports that cannot work."""
     given = decided.get("NCCL_IB_HCA")
     if given is None:
         return []
-    selector = parse_selector(given.value)
+    selector = parse_selector(given.value, nccl=nccl)
     devices = [hca.name for hca in facts.hcas]
     said = []
     if not selector.exclude:
@@ -150,29 +180,45 @@ def check_selector(decided: Mapping[str, Given], selection: Selection, facts: Ho
     return said
 
 
-def check_steering(decided: Mapping[str, Given]) -> list[Problem]:
-    """Return warnings on decided variables of NCCL's scan that it reads as something else."""
+def check_steering(
+    decided: Mapping[str, Given], scan_family: str | None, prefix: str = "NCCL_IB_", reader: str = "NCCL"
+) -> list[Problem]:
+    """Return warnings on decided variables of the scan (NCCL's, NVSHMEM's copy) that are read as something else.
+
+    ``scan_family`` is the family that the scan looks for, ``None`` where it does not run.
+    """
     said = []
-    family = decided.get("NCCL_IB_ADDR_FAMILY")
+    family = decided.get(f"{prefix}ADDR_FAMILY")
     if family is not None and family.value not in _FAMILIES:
         said.append(
             _wrong(
                 "ADDR_FAMILY_UNKNOWN",
-                f"NCCL_IB_ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
-                "NCCL reads it as AF_INET",
+                f"{prefix}ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
+                f"{reader} reads it as AF_INET",
                 "write AF_INET or AF_INET6",
             )
         )
-    address_range = decided.get("NCCL_IB_ADDR_RANGE")
+    address_range = decided.get(f"{prefix}ADDR_RANGE")
     if address_range is not None:
         value = address_range.value
-        if parse_address_range(value) is None or "," in value or "/" not in value:
+        network = parse_address_range(value)
+        if network is None or value.partition("/")[2] != str(network.prefixlen):
+            read_as = "ignores it" if network is None else f"reads it as {network}"
             said.append(
                 _wrong(
                     "ADDR_RANGE_MALFORMED",
-                    f"NCCL_IB_ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
-                    "prefix length; NCCL reads only the first of a list, 2.21 and 2.22 crash without /",
+                    f"{prefix}ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
+                    f"prefix length; {reader} {read_as}, NCCL 2.21 and 2.22 crash without /",
                     "write one network like 10.0.0.0/16",
+                )
+            )
+        elif scan_family is not None and (scan_family == AF_INET6) != (network.version == 6):
+            said.append(
+                _wrong(
+                    "ADDR_RANGE_OTHER_FAMILY",
+                    f"{prefix}ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but {reader} "
+                    f"looks for addresses of {scan_family} and ignores it",
+                    f"set {prefix}ADDR_FAMILY to the family of the range, or remove the range",
                 )
             )
     return said

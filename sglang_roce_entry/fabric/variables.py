@@ -76,6 +76,11 @@ class VariablePlan:
         if given is not None and name not in self._variables:
             self._variables[name] = Variable(name, given.value, given.source, f"set in {given.where}")
 
+    def values(self) -> dict[str, str]:
+        """Return what is set so far, and what somebody has decided."""
+        given = {name: one.value for name, one in self._decided.items()}
+        return given | {name: one.value for name, one in self._variables.items() if one.value is not None}
+
     def result(self) -> tuple[Variable, ...]:
         """Return the variables by name."""
         return tuple(self._variables[name] for name in sorted(self._variables))
@@ -120,12 +125,10 @@ def put_index(plan: VariablePlan, decision: IndexDecision) -> None:
         return
     for name in ("NCCL_IB_GID_INDEX", *INDEX_SIBLINGS):
         plan.withhold(name, decision.reason)
-    steering = {"ADDR_FAMILY": decision.family, "ADDR_RANGE": decision.address_range}
-    for suffix, value in steering.items():
+    steering = {"NCCL_IB_ADDR_FAMILY": decision.family, "NCCL_IB_ADDR_RANGE": decision.address_range}
+    for name, value in steering.items():
         if value is not None:
-            for prefix in ("NCCL_IB_", "NVSHMEM_IB_"):
-                reason = "makes the choice of the library itself right on every port"
-                plan.put(prefix + suffix, str(value), DISCOVERED, reason)
+            plan.put(name, str(value), DISCOVERED, "makes the choice of NCCL itself right on every port")
 
 
 def put_net(plan: VariablePlan, policy: FabricPolicy) -> None:

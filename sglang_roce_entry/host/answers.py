@@ -61,6 +61,9 @@ class Answers(Protocol):
     def sglang(self) -> tuple[bool | None, str | None]:
         """Return whether SGLang is installed (``None``: not known) and its version."""
 
+    def mooncake(self) -> str | None:
+        """Return the version of Mooncake's transfer engine, ``None`` if not known."""
+
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
         """Return the configuration files that NCCL of ``version`` reads, in its order."""
 
@@ -180,6 +183,12 @@ class LiveAnswers:
         from sglang_roce_entry.host.installed import sglang_version
 
         return sglang_version()
+
+    def mooncake(self) -> str | None:
+        """Return the installed version of Mooncake's transfer engine."""
+        from sglang_roce_entry.host.installed import mooncake_version
+
+        return mooncake_version()
 
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
         """Return the files of NCCL's ``initEnv``: NCCL_CONF_FILE (2.23+) or the home file, then /etc.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.answers import LiveAnswers
-from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
-from sglang_roce_entry.host.tree import DiskTree, attribute_or_none, names_or_empty
+from sglang_roce_entry.host.tree import DiskTree
 from sglang_roce_entry.records import dataclass
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from sglang_roce_entry.host.facts import Hca, Interface
     from sglang_roce_entry.host.tree import Tree
 
-_NVIDIA_NODE = "/dev/nvidia"
-_NVIDIA_PROC = "/proc/driver/nvidia/gpus"
+_VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,7 @@ def collect(
     nccl = host.answers.nccl_versions(environ)
     versions = [parse_version(text) for text in nccl or ()]
     oldest = min((version for version in versions if version), default=None)
+    files = _nccl_files(host, environ, oldest)
     here = frozenset(interface.name for interface in interfaces)
     shown = sysfs_netdevs(host.tree)
     return HostFacts(
@@ -86,8 +86,10 @@ def collect(
         nccl_versions=nccl,
         sglang_version=sglang,
         sglang_installed=installed,
-        nccl_files=_nccl_files(host, environ, oldest),
+        mooncake_version=host.answers.mooncake() if len(hcas) > 1 else None,
+        nccl_files=files,
         net_plugin_paths=host.answers.net_plugins(),
+        topology_file=_topology_file(host, environ, files) if len(hcas) > 1 else None,
         search_domains=search_domains(host.tree),
         unreadable=tuple(sorted(unreadable.items())),
     )
@@ -105,17 +107,23 @@ def _nccl_files(
     return tuple(found)
 
 
-def read_gpus(host: Host) -> Gpus:
-    """Return the GPUs whose device nodes open here, and where they sit."""
-    recorded = host.answers.gpu_count()
-    nodes = {path: host.answers.open_node(path) for path in host.answers.device_nodes(_NVIDIA_NODE)}
-    opened = sum(answer == "ok" for answer in nodes.values())
-    paths, numa_nodes = [], []
-    for address in sorted(names_or_empty(host.tree, _NVIDIA_PROC)):
-        path = host.tree.real(f"/sys/bus/pci/devices/{address.lower()}")
-        if path is not None:
-            numa = attribute_or_none(host.tree, f"{path}/numa_node")
-            paths.append(path)
-            numa_nodes.append(int(numa) if numa and numa.isdecimal() else None)
-    count = recorded if recorded is not None else (opened if nodes else None)
-    return Gpus(count, nodes, tuple(paths), tuple(numa_nodes))
+def _topology_file(
+    host: Host, environ: Mapping[str, str], nccl_files: tuple[tuple[str, str], ...]
+) -> tuple[str, str | None] | None:
+    """Return the topology file that NCCL reads: ``NCCL_TOPO_FILE``, else the one a cloud puts there.
+
+    (NVIDIA/nccl ``graph/topo.cc``, ``ncclTopoGetSystem``.)
+    """
+    named = environ.get("NCCL_TOPO_FILE") or next(
+        (
+            line.partition("=")[2].rstrip("\r")
+            for _, text in nccl_files
+            for line in text.split("\n")
+            if line.startswith("NCCL_TOPO_FILE=")
+        ),
+        "",
+    )
+    try:
+        return named or _VIRTUAL_TOPOLOGY, host.tree.text(named or _VIRTUAL_TOPOLOGY)
+    except OSError:
+        return (named, None) if named else None

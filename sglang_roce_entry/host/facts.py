@@ -94,17 +94,37 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of the node. ``usable``: its device node opens here."""
+
+    pci_address: str | None
+    path: str | None = None  # real sysfs path of its PCI function
+    numa_node: int | None = None
+    minor: int | None = None  # of /dev/nvidia<N>, or of /dev/dri/renderD<N>
+    uuid: str | None = None
+    model: str | None = None
+    usable: bool = True
+    mig: bool = False  # divided into MIG instances
+
+
+@dataclass(frozen=True, slots=True)
 class Gpus:
     """GPUs that this container may use.
 
     ``count`` is how many device nodes open here, ``None`` where nothing tells. ``nodes`` are the
-    answers of opening ``/dev/nvidia<N>``; ``paths`` the real sysfs paths of those that are known.
+    answers of opening them; ``devices`` what is known of each GPU, in the order of its PCI address,
+    empty where their places were not asked for or are not known.
     """
 
     count: int | None = None
     nodes: Mapping[str, str] = field(default_factory=dict)
-    paths: tuple[str, ...] = ()
-    numa_nodes: tuple[int | None, ...] = ()
+    devices: tuple[Gpu, ...] = ()
+    vendor: str = "nvidia"
+
+    @property
+    def placed(self) -> tuple[Gpu, ...]:
+        """The usable GPUs whose place on the node is known."""
+        return tuple(gpu for gpu in self.devices if gpu.usable and gpu.path is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +145,11 @@ class HostFacts:
     nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
     sglang_version: str | None = None
     sglang_installed: bool | None = None
+    mooncake_version: str | None = None  # asked for only with more than one HCA
     nccl_files: tuple[tuple[str, str], ...] = ()  # (path, text), in the order NCCL reads them
     net_plugin_paths: tuple[str, ...] = ()
+    #: NCCL's topology file, if there is one: its path and its text (``None``: named, but unreadable).
+    topology_file: tuple[str, str | None] | None = None
     search_domains: tuple[str, ...] | None = None
     #: Attributes that exist but could not be read: (path, errno name).
     unreadable: tuple[tuple[str, str], ...] = ()

@@ -67,6 +67,20 @@ def nccl_versions(environ: Mapping[str, str], paths: Iterable[str] | None = None
     return ()
 
 
+#: Wheels of Mooncake's transfer engine, by what they are built for.
+MOONCAKE_DISTRIBUTIONS = (
+    "mooncake-transfer-engine",
+    "mooncake-transfer-engine-cuda13",
+    "mooncake-transfer-engine-non-cuda",
+)
+
+
+def mooncake_version(paths: Iterable[str] | None = None) -> str | None:
+    """Return the version of Mooncake's transfer engine, ``None`` if no wheel of it is installed."""
+    found = distribution_versions(MOONCAKE_DISTRIBUTIONS, sys.path if paths is None else paths)
+    return next((found[name] for name in MOONCAKE_DISTRIBUTIONS if name in found), None)
+
+
 def sglang_version() -> tuple[bool, str | None]:
     """Return whether this interpreter can run ``-m sglang.launch_server``, and SGLang's version."""
     from importlib.util import find_spec

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
-from sglang_roce_entry.host.collect import Host, collect, read_gpus
+from sglang_roce_entry.host.collect import Host, collect
 from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.host.masking import Mask, needed_lines
 from sglang_roce_entry.host.network import in_order
@@ -296,6 +297,11 @@ class RecordedAnswers:
         value = versions["sglang"]
         return value is not None, str(value) if value and value != "unknown" else None
 
+    def mooncake(self) -> str | None:
+        """Return the recorded version of Mooncake's transfer engine."""
+        value = _mapping(self._name, self._facts, "versions").get("mooncake")
+        return str(value) if value else None
+
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
         """Return NCCL's configuration files among the recorded ones, in NCCL's order."""
         recorded = list(_strings(self._name, self._facts, "files"))
@@ -386,7 +392,7 @@ def record(
     mask = Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
-    gpus = read_gpus(recording)
+    gpus = read_gpus(recording, places=True)
     inspection = inspect(recording, facts.hcas, environ, own_name)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
@@ -418,6 +424,7 @@ def record(
         "versions": {
             "sglang": (facts.sglang_version or "unknown") if facts.sglang_installed else None,
             "nccl": ",".join(facts.nccl_versions) if facts.nccl_versions else None,
+            "mooncake": facts.mooncake_version,
         },
         "routes": routes,
         "open": dict(gpus.nodes),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import ConfigurationError, Problem, warning
 from sglang_roce_entry.records import dataclass, field
-from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config
+from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,8 @@ class UserArguments:
     argv: tuple[str, ...]
     values: Mapping[str, Argument] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    #: Texts of files that an option names instead of a value; ``None``: not readable.
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
     def text(self, dest: str) -> str | None:
         """Return the value of an option, ``None`` if the user has not given it."""
@@ -42,15 +44,14 @@ class UserArguments:
         argument = self.values.get(dest)
         if argument is None:
             return default
-        text = argument.text.strip()
-        digits = text.removeprefix("-")
-        if not digits.isascii() or not digits.isdecimal() or len(digits) > 9 or int(text) < lowest:
+        number = _whole_number(argument.text)
+        if number is None or number < lowest:
             raise ConfigurationError(
                 "ARGUMENT",
                 f"{argument.where} {argument.text!r} is no whole number from {lowest} on",
                 f"correct {argument.where} in the container's args",
             )
-        return int(text)
+        return number
 
     @property
     def attention_dp(self) -> bool:
@@ -79,7 +80,19 @@ def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None =
                     "write it as two tokens: --config FILE.yaml",
                 )
             )
-    return UserArguments(tokens, values, tuple(problems))
+    return UserArguments(tokens, values, tuple(problems), _device_files(values, read_file))
+
+
+def _device_files(values: Mapping[str, Argument], read_file: Callable[[str], str] | None) -> dict[str, str | None]:
+    files: dict[str, str | None] = {}
+    for dest in ("disaggregation_ib_device", "mooncake_ib_device"):
+        path = values[dest].text.strip() if dest in values else ""
+        if path.endswith(".json") and read_file is not None:
+            try:
+                files[path] = read_file(path)
+            except (OSError, ValueError):
+                files[path] = None
+    return files
 
 
 def _scan(tokens: tuple[str, ...], origin: str = "") -> dict[str, Argument]:
@@ -98,14 +111,18 @@ def _scan(tokens: tuple[str, ...], origin: str = "") -> dict[str, Argument]:
             found[option.dest] = Argument(value, where)
         else:
             following = tokens[position + 1] if position + 1 < len(tokens) else None
-            if following is not None and not _looks_like_option(following):
+            if following is not None and is_value(following):
                 found[option.dest] = Argument(following, where)
     return found
 
 
-def _looks_like_option(token: str) -> bool:
-    # argparse takes "-1" for a value, since no option of SGLang looks like a negative number.
-    return token.startswith("-") and len(token) > 1 and not token[1:].replace(".", "", 1).isdecimal()
+def _whole_number(text: str) -> int | None:
+    """Return what SGLang's ``type=int`` makes of it (``+8`` and ``1_6`` are numbers), ``None`` beyond 9 digits."""
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if abs(number) < 10**9 else None
 
 
 def _config_path(tokens: tuple[str, ...]) -> str | None:
@@ -167,7 +184,7 @@ def _config_tokens(name: str, value: object, option: Option | None) -> list[str]
     """Return the tokens that SGLang makes of one key of its YAML file."""
     if isinstance(value, bool):
         if option is not None and not option.flag:
-            return []  # "tp-size: true" is an error in SGLang, "false" drops the key
+            return [name, str(value).lower()]  # by 0.5.9; 0.5.6 refuses "host: yes" and drops "host: no"
         return [name] if value else []
     if isinstance(value, list):
         return [name, *(str(item) for item in value)] if value else []

@@ -59,6 +59,10 @@ class Command:
         """Return the whole command."""
         return (executable, "-m", MODULE, *self.added, *self.user)
 
+    def with_added(self, *tokens: str) -> Command:
+        """Return the command with more of our arguments."""
+        return replace(self, added=(*self.added, *tokens))
+
     def http_ports(self) -> list[tuple[str, int, str]]:
         """Return what any node binds before others call: (host, port, purpose)."""
         return [(self.http_host, self.http_port, "HTTP, --port")]

@@ -1,8 +1,9 @@
-"""How many GPUs SGLang will see on this node.
+"""Which GPUs SGLang will see on this node, and in which order.
 
 ``gpus`` setting; else the entries of ``CUDA_VISIBLE_DEVICES``; else of an index or UUID list in
 ``NVIDIA_VISIBLE_DEVICES`` (``all``, ``void``, ``none`` and paths say nothing); else the
-``/dev/nvidia<N>`` that open.
+``/dev/nvidia<N>`` that open. On AMD, ``ROCR_VISIBLE_DEVICES`` counts the node's GPUs and
+``HIP_VISIBLE_DEVICES`` (or ``CUDA_VISIBLE_DEVICES``) those that it leaves.
 """
 
 from __future__ import annotations
@@ -10,66 +11,220 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import GpuCount
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.host.facts import Gpu, Gpus
 
 _SAYS_NOTHING = frozenset({"all", "void", "none", ""})
+_CUDA, _NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
+_ROCR, _HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+_PREFIXES = ("GPU-", "MIG-")
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleGpus:
+    """The GPUs of the process: their number, and each of them in order where that is known."""
+
+    count: GpuCount
+    devices: tuple[Gpu, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def see_gpus(setting: tuple[int, str] | None, environ: Mapping[str, str], gpus: Gpus) -> VisibleGpus:
+    """Return what the process will see of ``gpus``; ``setting`` is (number, where it was written)."""
+    present = tuple(gpu for gpu in gpus.devices if gpu.usable)
+    if gpus.vendor == "amd":
+        return _amd(setting, environ, gpus, present)
+    order, problems = _in_order(environ, present, gpus.count)
+    count, said = count_gpus(setting, environ, gpus.count, order.length)
+    problems += said
+    problems += _mig(environ, present)
+    devices = order.devices
+    if count.count is not None and devices:
+        devices = devices[: count.count] if count.count <= len(devices) else ()
+    return VisibleGpus(count, devices, tuple(problems))
 
 
 def count_gpus(
-    setting: tuple[int, str] | None, environ: Mapping[str, str], nodes: int | None
+    setting: tuple[int, str] | None, environ: Mapping[str, str], nodes: int | None, cuda: int | None = None
 ) -> tuple[GpuCount, list[Problem]]:
-    """Return the number of GPUs and what said so; ``setting`` is (number, where it was written)."""
+    """Return the number of GPUs and what said so; ``setting`` is (number, where it was written).
+
+    ``cuda`` is how many of ``CUDA_VISIBLE_DEVICES`` exist here, where that is known.
+    """
     counts: list[GpuCount] = []
     if setting is not None:
         counts.append(GpuCount(*setting))
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    visible = environ.get(_CUDA)
     if visible is not None:
-        counts.append(GpuCount(_cuda_devices(visible), f"CUDA_VISIBLE_DEVICES={visible}"))
-    nvidia = environ.get("NVIDIA_VISIBLE_DEVICES", "")
+        named = len(_entries(visible)) if cuda is None else cuda
+        counts.append(GpuCount(named, f"{_CUDA}={visible}"))
+    nvidia = environ.get(_NVIDIA, "")
     listed = _nvidia_devices(nvidia)
     if listed is not None:
-        counts.append(GpuCount(listed, f"NVIDIA_VISIBLE_DEVICES={nvidia}"))
+        counts.append(GpuCount(len(listed), f"{_NVIDIA}={nvidia}"))
     if nodes is not None:
         counts.append(GpuCount(nodes, "/dev/nvidia* that open"))
     if not counts:
         return GpuCount(None, "nothing tells"), []
     chosen = counts[0]
-    more = [other for other in counts[1:] if other.count is not None and _contradicts(chosen, other)]
-    problems = [
-        value_warning(
-            "GPUS_DISAGREE",
-            f"{chosen.count} GPUs by {chosen.source}, but {other.count} by {other.source}",
-            "correct the one that is wrong; the first is used",
-            CONFIGURATION,
-        )
-        for other in more
-    ]
+    problems = [_disagree(chosen, other) for other in counts[1:] if _contradicts(chosen, other)]
     return chosen, problems
+
+
+def _disagree(chosen: GpuCount, other: GpuCount) -> Problem:
+    return value_warning(
+        "GPUS_DISAGREE",
+        f"{chosen.count} GPUs by {chosen.source}, but {other.count} by {other.source}",
+        "correct the one that is wrong; the first is used",
+        CONFIGURATION,
+    )
 
 
 def _contradicts(chosen: GpuCount, other: GpuCount) -> bool:
     # Fewer than there are is an ordinary choice; more than there are cannot be.
-    return (chosen.count or 0) > (other.count or 0)
+    return other.count is not None and (chosen.count or 0) > other.count
 
 
-def _cuda_devices(text: str) -> int:
-    """Return how many devices CUDA makes of the list: it ends at the first entry that names none."""
-    count = 0
+def _entries(text: str) -> list[str]:
+    """Return the entries that name a device; a visible-devices list ends at the first that names none."""
+    found = []
     for part in text.split(","):
         entry = part.strip()
-        if not entry.isdecimal() and not entry.startswith(("GPU-", "MIG-")):
+        if not (entry.isascii() and entry.isdecimal()) and not entry.startswith(_PREFIXES):
             break
-        count += 1
-    return count
+        found.append(entry)
+    return found
 
 
-def _nvidia_devices(text: str) -> int | None:
+def _nvidia_devices(text: str) -> list[str] | None:
     if text in _SAYS_NOTHING or "/" in text:
         return None
     entries = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(entry.isdecimal() or entry.startswith(("GPU-", "MIG-")) for entry in entries):
+    if not all(entry.isdecimal() or entry.startswith(_PREFIXES) for entry in entries):
         return None
-    return len(entries)
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The GPUs of the process in order (empty: not known), and how many a list leaves (``None``: no list)."""
+
+    devices: tuple[Gpu, ...]
+    length: int | None
+
+
+def _in_order(
+    environ: Mapping[str, str], present: tuple[Gpu, ...], count: int | None
+) -> tuple[_Order, list[Problem]]:
+    injected = _injected(environ, present)
+    total = len(injected) if injected else count
+    visible = environ.get(_CUDA)
+    if visible is None:
+        return _Order(injected, None), []
+    problems = []
+    entries = _entries(visible)
+    chosen, stop = _choose(entries, injected, total)
+    if stop is not None:
+        here = f"{total} (0 to {total - 1})" if total else "none"
+        problems.append(
+            _wrong(f"{_CUDA}={visible} names {stop}, and CUDA ends the list there; GPUs of this container: {here}")
+        )
+        entries = entries[: entries.index(stop)]
+    elif len(entries) < len([part for part in visible.split(",") if part.strip()]) and not visible.startswith("-"):
+        problems.append(
+            _wrong(f"{_CUDA}={visible} holds an entry that names no GPU, and CUDA ends the list there")
+        )
+    if len(set(entries)) < len(entries):
+        problems.append(_wrong(f"{_CUDA}={visible} names a GPU twice; CUDA then shows none or fails"))
+    if len({gpu.model for gpu in injected}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        # CUDA counts the fastest first, and which that is cannot be read here.
+        return _Order((), len(entries)), problems
+    return _Order(tuple(chosen), len(entries)), problems
+
+
+def _injected(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """Return the GPUs that the container runtime was asked for; their order is the driver's all the same.
+
+    Indices in ``NVIDIA_VISIBLE_DEVICES`` are the host's: they only tell something here where more GPUs
+    than listed can be opened (a privileged container).
+    """
+    listed = _nvidia_devices(environ.get(_NVIDIA, ""))
+    if not listed or len(listed) >= len(present):
+        return present
+    by_name = {gpu.uuid: gpu for gpu in present if gpu.uuid}
+    by_name.update({str(position): gpu for position, gpu in enumerate(present)})
+    wanted = [by_name[entry] for entry in listed if entry in by_name]
+    return tuple(gpu for gpu in present if gpu in wanted) if len(wanted) == len(listed) else present
+
+
+def _choose(entries: Sequence[str], present: tuple[Gpu, ...], total: int | None) -> tuple[list[Gpu], str | None]:
+    """Return the GPUs of a list of indices and UUIDs, and the first entry that names none that is here."""
+    chosen: list[Gpu] = []
+    known = all(gpu.uuid for gpu in present)
+    for entry in entries:
+        if entry.isdecimal():
+            if total is not None and int(entry) >= total:
+                return chosen, entry
+            if int(entry) < len(present):
+                chosen.append(present[int(entry)])
+        elif entry.startswith("GPU-") and present and known:
+            # A UUID may be shortened as long as it is unique.
+            matching = [gpu for gpu in present if gpu.uuid and gpu.uuid.startswith(entry)]
+            if len(matching) != 1:
+                return chosen, entry
+            chosen.append(matching[0])
+    return chosen if len(chosen) == len(entries) else [], None
+
+
+def _wrong(message: str) -> Problem:
+    return value_warning(
+        "VISIBLE_DEVICES",
+        message,
+        "correct or remove it: the container runtime already shows only the pod's GPUs",
+        CONFIGURATION,
+    )
+
+
+def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> list[Problem]:
+    named = [name for name in (_CUDA, _NVIDIA) if "MIG-" in environ.get(name, "")]
+    divided = [gpu.pci_address or "?" for gpu in present if gpu.mig]
+    if not named and not divided:
+        return []
+    where = f"{named[0]}={environ[named[0]]}" if named else f"the GPU at {', '.join(divided)}"
+    return [
+        value_warning(
+            "MIG_UNSUPPORTED",
+            f"{where}: MIG instances are not supported: NCCL joins whole GPUs, and no HCA is near to an instance",
+            "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
+            CONFIGURATION,
+        )
+    ]
+
+
+def _amd(
+    setting: tuple[int, str] | None, environ: Mapping[str, str], gpus: Gpus, present: tuple[Gpu, ...]
+) -> VisibleGpus:
+    problems: list[Problem] = []
+    devices, count = present, GpuCount(gpus.count, "GPUs of the KFD topology whose /dev/dri node opens")
+    hip = _HIP if _HIP in environ else _CUDA
+    for name in (_ROCR, hip):
+        text = environ.get(name)
+        if text is None:
+            continue
+        entries = _entries(text)
+        chosen, stop = _choose(entries, devices, len(devices))
+        if stop is not None:
+            problems.append(_wrong(f"{name}={text} names {stop}; {len(devices)} GPUs are there"))
+        devices, count = tuple(chosen), GpuCount(len(chosen) if chosen else len(entries), f"{name}={text}")
+    if setting is not None:
+        given = GpuCount(*setting)
+        if _contradicts(given, count):
+            problems.append(_disagree(given, count))
+        devices = devices[: setting[0]] if setting[0] <= len(devices) else ()
+        count = given
+    return VisibleGpus(count, devices, tuple(problems))

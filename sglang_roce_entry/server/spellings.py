@@ -42,12 +42,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("enable_dp_attention", (("--enable-dp-attention", "--enable-dp"),), flag=True),
     Option("nnodes", (("--nnodes", "--nn"),)),
     Option("node_rank", (("--node-rank", "--no"),)),
-    Option("dist_init_addr", (("--dist-init-addr", "--dist-i"), ("--nccl-init-addr", "--nccl-i"))),
+    Option("dist_init_addr", (("--dist-init-addr", "--dist"), ("--nccl-init-addr", "--nc"))),
     Option("dist_timeout", (("--dist-timeout", "--dist-t"),)),
     Option("host", (("--host", "--ho"),)),
     Option("port", (("--port", "--po"),)),
     Option("device", (("--device", "--dev"),)),
-    Option("base_gpu_id", (("--base-gpu-id", "--ba"),)),
+    Option("base_gpu_id", (("--base-gpu-id", "--b"),)),
     Option("gpu_id_step", (("--gpu-id-step", "--gp"),)),
     Option("disaggregation_mode", (("--disaggregation-mode", "--disaggregation-m"),)),
     Option(
@@ -55,6 +55,11 @@ OPTIONS: tuple[Option, ...] = (
         (("--disaggregation-transfer-backend", "--disaggregation-t"),),
     ),
     Option("disaggregation_ib_device", (("--disaggregation-ib-device", "--disaggregation-i"),)),
+    Option("mooncake_ib_device", (("--mooncake-ib-device", "--moo"),)),
+    Option("moe_a2a_backend", (("--moe-a2a-backend", "--moe-a"),)),
+    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-deepep-m"),), flag=True),  # up to 0.5.2
+    Option("elastic_ep_backend", (("--elastic-ep-backend", "--elastic-ep-b"),)),
+    Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
     Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
     Option("ssl_certfile", (("--ssl-certfile", "--ssl-certfile"),)),
@@ -79,6 +84,26 @@ def find_option(token: str) -> Option | None:
     return None
 
 
+def is_value(token: str) -> bool:
+    """Return whether argparse takes ``token``, behind an option, for its value and not for the next option.
+
+    (``ArgumentParser._parse_optional``.) A word with a space in it is a value even behind dashes, unless
+    what stands before its ``=`` is an option.
+    """
+    if not token.startswith("-") or token == "-" or _is_negative_number(token):
+        return True
+    return " " in token and find_option(token.partition("=")[0]) is None
+
+
+def _is_negative_number(token: str) -> bool:
+    # Argparse's idea of one, which no option of SGLang looks like.
+    if token.startswith("--"):
+        return False
+    import re
+
+    return re.fullmatch(r"-\d+|-\d*\.\d+", token) is not None
+
+
 def is_ignored_config(token: str) -> bool:
     """Return whether ``token`` names a config file in a form that SGLang accepts and never reads."""
     name, equals, _ = token.partition("=")
@@ -92,13 +117,10 @@ def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
     shown: list[str] = []
     hide_next = False
     for token in argv:
-        if hide_next and not token.startswith("--"):
-            shown.append("***")
-            hide_next = False
-            continue
         name, equals, _ = token.partition("=")
         option = find_option(name) if name.startswith("--") else None
         secret = option is not None and option.secret
-        shown.append(f"{name}=***" if secret and equals else token)
+        # Whatever follows is hidden: a key that begins like an option may be refused, it is a key still.
+        shown.append("***" if hide_next else f"{name}=***" if secret and equals else token)
         hide_next = secret and not equals
     return tuple(shown)

@@ -42,7 +42,10 @@ Run = Callable[..., Ran]
 
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without what the command would take for a decision."""
-    prefixes = ("LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "POD_", "HOST_IP", "KUBERNETES_")
+    prefixes = (
+        "LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "POD_", "HOST_IP", "KUBERNETES_", "UCX_",
+        "MC_", "MOONCAKE_", "NVSHMEM_", "GLOO_",
+    )  # fmt: skip
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 

@@ -22,6 +22,7 @@ def test_dry_run_document_of_the_leader(run: Run) -> None:
     document = ran.document
     assert list(document) == [
         "format", "identity", "ports", "environment", "argv", "wait", "problems", "exit_code",
+        "gpus", "affinity", "fingerprint",
     ]  # fmt: skip
     assert document["format"] == 1
     assert document["identity"] == {
@@ -111,7 +112,8 @@ def test_print_env_shell_is_sorted_and_explained(run: Run) -> None:
     lines = ran.out.splitlines()
     names = [re.split(r"[ =]", line.removeprefix("export ").removeprefix("# "))[0] for line in lines]
     assert names == sorted(names)
-    assert all(re.match(r"export [A-Z0-9_]+=.* # (user|file|discovered|default): ", line) for line in lines)
+    pattern = r"export [A-Z0-9_]+=.* # (user|file|discovered|default): |# [A-Z0-9_]+ is not set; withheld: "
+    assert all(re.match(pattern, line) for line in lines)
     assert ran.err == ""
 
 

@@ -14,7 +14,8 @@ from sglang_roce_entry.fabric.nccl_settings import decided_values
 from sglang_roce_entry.fabric.policy import FabricPolicy
 from sglang_roce_entry.fabric.selector import parse_selector
 from sglang_roce_entry.fabric.variables import Variable, VariablePlan
-from sglang_roce_entry.host.collect import collect, read_gpus
+from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.gpus import read_gpus
 
 if TYPE_CHECKING:
     from tests.trees import Node

@@ -66,6 +66,28 @@ def test_range_keeps_the_own_address_and_misses_to_zero() -> None:
     assert predict_gid_index(gids, 16, nccl=(2, 28), settings=outside).index == 0
 
 
+def test_a_range_of_the_other_family_is_ignored() -> None:
+    """NCCL reads the range as an address of the family that it looks for (``envIbAddrRange``)."""
+    gids = _table(*LL, (2, "10.0.0.7", V1), (3, "10.0.0.7", V2), (4, "fd00::1", V1), (5, "fd00::1", V2))
+    six = ScanSettings(address_range=ip_network("2001:db8::/32"))
+    four = ScanSettings(family="AF_INET6", address_range=ip_network("192.168.0.0/16"))
+    assert predict_gid_index(gids, 16, nccl=(2, 28), settings=six).index == 3
+    assert predict_gid_index(gids, 16, nccl=(2, 28), settings=four).index == 5
+
+
+def test_an_empty_slot_counts_as_ipv6_and_can_be_taken() -> None:
+    """A zero GID is of the wanted family to NCCL, and the first slot of that family is taken untested."""
+    first_is_ipv4 = _table((0, "10.0.0.1", V2), (3, "fd00::1", V1))
+    six = ScanSettings(family="AF_INET6")
+    assert predict_gid_index(first_is_ipv4, 8, nccl=(2, 28), settings=six).index == 1
+    assert predict_gid_index(first_is_ipv4, 8, nccl=(2, 21, 5), settings=six).index is None
+    # A range shuts the zero GID out, and a v2 entry replaces it.
+    ranged = ScanSettings(family="AF_INET6", address_range=ip_network("fd00::/8"))
+    assert predict_gid_index(first_is_ipv4, 8, nccl=(2, 28), settings=ranged).index == 3
+    both = _table((0, "10.0.0.1", V2), (3, "fd00::1", V1), (4, "fd00::1", V2))
+    assert predict_gid_index(both, 8, nccl=(2, 28), settings=six).index == 4
+
+
 def test_unreadable_type_is_fatal_up_to_2_25() -> None:
     gids = _table(*LL, (2, "10.0.0.7", None), (3, "10.0.0.1", V1), (4, "10.0.0.1", V2))
     assert predict_gid_index(gids, 16, nccl=(2, 25, 1)).index is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from sglang_roce_entry.fabric.nccl_settings import (
     parse_nccl_file,
 )
 from sglang_roce_entry.fabric.selector import parse_selector, render_selector
-from sglang_roce_entry.fabric.user_values import check_sockets
+from sglang_roce_entry.fabric.user_values import check_sockets, user_scan
 from sglang_roce_entry.host.collect import collect
 from tests.decision.conftest import Decide, rail
 from tests.trees import V1, Node
@@ -74,6 +76,68 @@ def test_an_index_that_is_no_number(decide: Decide, text: str, index: int | None
 def test_an_index_beyond_the_table(decide: Decide) -> None:
     outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": "99"})
     assert "table ends at index 31" in outcome.problem("GID_INDEX_WRONG")
+
+
+def test_an_index_that_is_no_number_is_no_index_to_nccl_2_32(decide: Decide) -> None:
+    outcome = decide(_with_slot(3, None), environ={"NCCL_IB_GID_INDEX": "auto"}, nccl=(2, 32, 3))
+    assert outcome.codes == ["GID_INDEX_NOT_A_NUMBER"]
+    assert "as if it were not set" in outcome.problem("GID_INDEX_NOT_A_NUMBER")
+    assert outcome.used == {"mlx5_0:1": 7}
+
+
+def test_an_index_left_to_nccl_is_the_one_of_its_scan(decide: Decide) -> None:
+    """Two addresses of this pod: NCCL takes the first in the table, not the numerically lowest."""
+    node = Node().interface("net0", "10.0.0.9/24", "10.0.0.1/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "net0", 0).pair("10.0.0.1", "net0", 6).pair("10.0.0.9", "net0", 4)
+    assert decide(node).used == {"mlx5_0:1": 5}
+    node.interface("net0", "10.0.0.1/24")
+    foreign_first = decide(node, environ={"NCCL_IB_GID_INDEX": "-1"})
+    assert foreign_first.used == {"mlx5_0:1": 7}
+    assert foreign_first.value("NCCL_IB_ADDR_RANGE") == "10.0.0.1/32"
+
+
+def test_an_index_left_to_nccl_that_would_choose_wrong(decide: Decide) -> None:
+    node = rail(Node(), 0).interface("net1", "10.8.0.1/24").interface("net2", "10.8.2.1/24")
+    for number, own in ((1, "10.8.0.1"), (2, "10.8.2.1")):
+        port = node.hca(f"mlx5_{number}").port(gbps=200)
+        port.pair("10.8.1.9", "ens0", 2).pair(own, f"net{number}", 4)
+    outcome = decide(node, environ={"NCCL_IB_GID_INDEX": "-1"})
+    assert outcome.used == {"mlx5_0:1": 3}
+    assert set(outcome.left.values()) == {"INDEX_MISMATCH"}
+    assert "mlx5_1:1, mlx5_2:1" in outcome.problem("INDEX_MISMATCH")
+
+
+def test_an_index_left_to_an_nccl_that_cannot_choose(decide: Decide) -> None:
+    old = decide(rail(Node(), 0), environ={"NCCL_IB_GID_INDEX": "-1"}, nccl=(2, 20, 5))
+    assert old.value("NCCL_IB_GID_INDEX") == "-1"
+    assert old.codes == ["GID_INDEX_WRONG"]
+    assert "before 2.21" in old.problem("GID_INDEX_WRONG")
+    default = decide(rail(Node(), 0), environ={"NCCL_IB_GID_INDEX": "9" * 20}, nccl=(2, 20, 5))
+    assert default.used == {"mlx5_0:1": 0}
+    assert "index 0 is" in default.problem("GID_INDEX_WRONG")
+
+
+def test_a_range_of_the_other_family_is_said_where_nccl_scans(decide: Decide) -> None:
+    node = rail(rail(Node(), 0), 1)
+    environ = {"NCCL_IB_ADDR_RANGE": "fd00::/8"}
+    assert decide(node, environ=environ).codes == []
+    scanning = decide(node, environ={**environ, "NCCL_IB_GID_INDEX": "-1"})
+    assert scanning.codes == ["ADDR_RANGE_OTHER_FAMILY"]
+    assert scanning.used == {"mlx5_0:1": 3, "mlx5_1:1": 3}
+
+
+def test_a_malformed_range_is_said_as_nccl_reads_it(decide: Decide) -> None:
+    node = rail(Node(), 0)
+    for text, words in (("10.0.0.0", "ignores it"), ("10.0.0.0/16,10.1.0.0/16", "reads it as 10.0.0.0/16")):
+        outcome = decide(node, environ={"NCCL_IB_ADDR_RANGE": text})
+        assert words in outcome.problem("ADDR_RANGE_MALFORMED")
+
+
+def test_the_pods_selector_is_read_as_its_nccl_reads_it(decide: Decide) -> None:
+    """An empty port is port 0 up to 2.30.4 and any port from 2.30.7 on."""
+    environ = {"NCCL_IB_HCA": "=mlx5_0:"}
+    assert decide(rail(Node(), 0), environ=environ, nccl=(2, 32, 3)).used == {"mlx5_0:1": 3}
+    assert decide(rail(Node(), 0), environ=environ, nccl=(2, 28, 3)).used == {}
 
 
 def test_a_negative_index_leaves_it_to_nccl(decide: Decide) -> None:
@@ -154,10 +218,61 @@ def test_empty_values_count_as_unset() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value", "whole"),
-    [("3", 3, True), ("0x3", 3, True), ("010", 8, True), ("auto", 0, False), ("3,3", 3, False), ("-1", -1, True)],
+    [
+        ("3", 3, True),
+        ("0x3", 3, True),
+        ("010", 8, True),
+        ("auto", 0, False),
+        ("3,3", 3, False),
+        ("-1", -1, True),
+        (" 5 ", 5, True),
+        ("0x", 0, False),
+        ("08", 0, False),
+        ("4294967299", 3, True),
+        ("9" * 20, None, False),
+        ("9" * 5000, None, False),
+        ("", None, True),
+    ],
 )
-def test_c_integers(text: str, value: int, whole: bool) -> None:
+def test_c_integers(text: str, value: int | None, whole: bool) -> None:
     assert parse_c_integer(text) == (value, whole)
+
+
+@pytest.mark.parametrize("text", ["auto", "x3", "-", "true"])
+def test_a_text_that_is_no_number_is_the_default_from_2_32_on(text: str) -> None:
+    assert parse_c_integer(text, (2, 31, 2)) == (0, False)
+    assert parse_c_integer(text, (2, 32, 3)) == (None, False)
+    assert parse_c_integer("0x", (2, 32, 3)) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.0.0.0/16", "10.0.0.0/16"),
+        ("10.0.3.4/16", "10.0.0.0/16"),
+        ("fd00::/8", "fd00::/8"),
+        ("10.0.0.0/16,10.1.0.0/16", "10.0.0.0/16"),
+        ("10.0.0.0/ 16 ", "10.0.0.0/16"),
+        ("10.0.0.0/", "0.0.0.0/0"),
+        ("10.0.0.0/x", "0.0.0.0/0"),
+        ("10.0.0.0/0.0.255.255", "0.0.0.0/0"),
+        # All of these NCCL ignores.
+        ("10.0.0.0/255.255.0.0", None),
+        ("10.0.0.0/33", None),
+        ("10.0.0.0", None),
+        (" 10.0.0.0/16", None),
+        ("10.0.0.1,10.1.0.0/16", None),
+        ("fe80::1%eth0/64", None),
+        ("eth0", None),
+    ],
+)
+def test_an_address_range_is_read_as_nccl_reads_it(text: str, network: str | None) -> None:
+    assert parse_address_range(text) == (ip_network(network) if network else None)
+
+
+def test_a_roce_version_of_zero_is_no_default() -> None:
+    decided = decided_values({"NCCL_IB_ROCE_VERSION_NUM": "0"}, ())
+    assert user_scan(decided, (2, 28)).settings().roce_version == 0
 
 
 @given(st.text())
@@ -202,6 +317,10 @@ def test_exclusion_is_the_opposite(entries: list[tuple[str, int | None]], device
         ("^", "mlx5_0", 1, False),
         ("=mlx5_0:1:2", "mlx5_0", 1, True),
         ("=mlx5_0:", "mlx5_0", 1, False),
+        ("=mlx5_0:4294967297", "mlx5_0", 1, True),
+        ("=mlx5_0:99999999999999999999", "mlx5_0", 2, True),
+        ("=mlx5_0:" + "9" * 5000, "mlx5_0", 2, True),
+        ("=mlx5_0:-99999999999999999999", "mlx5_0", 1, False),
     ],
 )
 def test_selector_grammar(text: str, device: str, port: int, hit: bool) -> None:

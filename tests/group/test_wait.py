@@ -61,7 +61,7 @@ class World:
     def pause(self, seconds: float) -> None:
         assert seconds >= 0
         self.pauses += 1
-        assert self.pauses < 5_000, "the wait spins"
+        assert self.pauses < 50_000, "the wait spins"
         self.now += seconds
 
     def addresses(self, host: str, timeout_s: float) -> tuple[Any, ...]:
@@ -145,6 +145,34 @@ def test_the_timeout_names_cause_and_place() -> None:
 def test_a_large_group_asks_more_slowly() -> None:
     assert WaitPolicy.for_group(60, 8).cap_s == 0.5
     assert WaitPolicy.for_group(60, 256).cap_s == 2.56
+    assert WaitPolicy.for_group(60, 50) == WaitPolicy(60, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("size", [2, 50, 256, 10_000])
+def test_pauses_grow_to_the_cap_and_half_of_each_is_chance(size: int) -> None:
+    world = World(port=lambda _t, _a: REFUSED)
+    with pytest.raises(EntryError):
+        world.leader(3000, size)
+    policy = WaitPolicy.for_group(3000, size)
+    times = [at for at, _ in world.probes]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    for tries, gap in enumerate(gaps[:-1]):  # the deadline cuts the last one short
+        longest_s = min(policy.cap_s, policy.first_s * 2 ** min(tries, 20))
+        assert longest_s / 2 - 1e-9 <= gap <= longest_s + 1e-9
+    assert len({round(gap, 6) for gap in gaps}) > len(gaps) / 2
+
+
+def test_a_name_that_does_not_resolve_is_asked_for_more_slowly_by_a_large_group() -> None:
+    """10,000 workers that ask every 2 s put 40,000 queries a second to the cluster's DNS."""
+    world = World(name=lambda _t: "Name or service not known")
+    with pytest.raises(EntryError):
+        world.leader(3000, 10_000)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(world.lookups)]
+    assert min(gaps[3:-1]) >= 50.0
+    small = World(name=lambda _t: "Name or service not known")
+    with pytest.raises(EntryError):
+        small.leader(300, 50)
+    assert {round(b - a, 6) for a, b in itertools.pairwise(small.lookups[:-1])} == {2.0}
 
 
 @settings(max_examples=60, deadline=None)

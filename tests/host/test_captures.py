@@ -11,7 +11,8 @@ import pytest
 from sglang_roce_entry.fabric.decide import decide_fabric
 from sglang_roce_entry.fabric.policy import FabricPolicy
 from sglang_roce_entry.fabric.variables import VariablePlan
-from sglang_roce_entry.host.collect import collect, read_gpus
+from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot import load
 
 CAPTURES = Path(__file__).parent.parent / "captures"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.host.collect import collect, live_host, read_gpus
+from sglang_roce_entry.host.collect import collect, live_host
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot import SnapshotError, load, pack, packaged_names, record
 from tests.packaged import PACKAGED, folder
 from tests.trees import Node

@@ -47,10 +47,10 @@ def entry_interpreter() -> str:
     return os.fsdecode(first.removeprefix(b"#!").strip())
 
 
-def install_standin(directory: Path) -> Path:
-    """Install the stand-in `sglang` under `directory`, with metadata; return its PYTHONPATH."""
+def install_standin(directory: Path, source: Path = STANDIN_SOURCE) -> Path:
+    """Install a stand-in `sglang` under `directory`, with metadata; return its PYTHONPATH."""
     target = directory / "standin"
-    shutil.copytree(STANDIN_SOURCE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     metadata = target / f"sglang-{STANDIN_VERSION}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(

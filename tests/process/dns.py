@@ -53,6 +53,7 @@ class Query:
     at_s: float
     name: str
     record_type: int
+    peer: str
 
 
 def read_question(packet: bytes) -> tuple[str, int, int]:
@@ -166,19 +167,19 @@ class NameServer:
                 return
             for ready in readable:
                 packet, peer = ready.recvfrom(4096)
-                reply = self._reply(packet)
+                reply = self._reply(packet, peer[0])
                 if reply is not None:
                     # The asker's namespace may be gone.
                     with contextlib.suppress(OSError):
                         ready.sendto(reply, peer)
 
-    def _reply(self, packet: bytes) -> bytes | None:
+    def _reply(self, packet: bytes, peer: str) -> bytes | None:
         try:
             name, record_type, end = read_question(packet)
         except (ValueError, struct.error):
             return None
         with self._lock:
-            self._queries.append(Query(time.monotonic(), name, record_type))
+            self._queries.append(Query(time.monotonic(), name, record_type, peer))
             mood = self._mood
             addresses = self._addresses.get(name)
         if mood is Mood.SILENT:

@@ -460,8 +460,9 @@ class Node:
         sglang: Path | None,
     ) -> None:
         self.hostname = hostname
-        self.ipv4 = f"10.77.0.{10 + ordinal}" if 4 in families else None
-        self.ipv6 = f"fd77::{10 + ordinal}" if 6 in families else None
+        last = 10 + ordinal if ordinal < 43 else 11 + ordinal  # .53 is the DNS server
+        self.ipv4 = f"10.77.0.{last}" if 4 in families else None
+        self.ipv6 = f"fd77::{last}" if 6 in families else None
         self.directory = directory
         self._fabric_pid = fabric_pid
         self._ordinal = ordinal

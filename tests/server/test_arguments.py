@@ -37,6 +37,14 @@ def read(*argv: str, config: str | None = None) -> UserArguments:
         (("--enable-dp-attention",), "enable_dp_attention", ""),
         (("--attn-dp-size", "4"), "attn_dp_size", "4"),
         (("--host", "--port"), "host", None),
+        # 0.4.3 has no other option that begins so, later ones call it ambiguous.
+        (("--dist", "h:1"), "dist_init_addr", "h:1"),
+        (("--nccl", "h:1"), "dist_init_addr", "h:1"),
+        (("--b", "4"), "base_gpu_id", "4"),
+        # argparse takes what has a space in it for a value, unless it begins like one of its options.
+        (("--host", "-a b"), "host", "-a b"),
+        (("--host", "--a b"), "host", "--a b"),
+        (("--host", "--port=1 2"), "host", None),
         (("--tp", "8", "--tensor-parallel-size", "4"), "tp_size", "4"),
         (("--tp-size",), "tp_size", None),
         (("--t", "16"), "tp_size", None),
@@ -47,6 +55,20 @@ def read(*argv: str, config: str | None = None) -> UserArguments:
 )
 def test_spellings(argv: tuple[str, ...], dest: str, value: str | None) -> None:
     assert read(*argv).text(dest) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("16", 16), (" 4 ", 4), ("+4", 4), ("1_6", 16), ("٤", 4), ("030", 30), ("999999999", 999999999)],
+)
+def test_numbers_are_read_as_sglang_reads_them(text: str, number: int) -> None:
+    assert read("--tp", text).number("tp_size", 1) == number
+
+
+@pytest.mark.parametrize("text", ["", "x", "16.0", "0x10", "1__6", "0", "-1", "1000000000", "9" * 5000])
+def test_numbers_that_are_none_or_beyond_all_reason(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="no whole number from 1 on"):
+        read("--tp", text).number("tp_size", 1)
 
 
 def test_every_spelling_and_prefix_of_the_table_finds_its_option() -> None:
@@ -73,6 +95,9 @@ def test_a_config_file_stands_below_the_command_line() -> None:
         ("enable-dp-attention: false", "enable_dp_attention", None),
         ("tp-size: [8]", "tp_size", "8"),
         ("tp-size: []", "tp_size", None),
+        # 0.5.3 to 0.5.6 drop "no" and refuse "yes"; from 0.5.9 on these are words.
+        ("host: yes", "host", "true"),
+        ("dist-init-addr: no", "dist_init_addr", "false"),
         ("", "tp_size", None),
         ("dist-init-addr: '[fd00::1]:20000'", "dist_init_addr", "[fd00::1]:20000"),
     ],
@@ -120,6 +145,10 @@ def test_config_forms_that_sglang_never_reads(argv: tuple[str, ...]) -> None:
         (("--ssl-keyfile", "/key"), ("--ssl-keyfile", "/key")),
         (("--max-total-tokens", "5"), ("--max-total-tokens", "5")),
         (("--watermark-config", "{}"), ("--watermark-config", "***")),
+        # SGLang takes the first two for a key and refuses the third; none is to be shown.
+        (("--api-key", "--my secret"), ("--api-key", "***")),
+        (("--api-key", "-my secret"), ("--api-key", "***")),
+        (("--api-key", "--secret"), ("--api-key", "***")),
     ],
 )
 def test_secrets_are_hidden(argv: tuple[str, ...], shown: tuple[str, ...]) -> None:

@@ -1,0 +1,128 @@
+"""The suite runs, and what a simulation must hold whatever the machine: nothing here asks for a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.simulation import (
+    SOMAXCONN,
+    Scenario,
+    busiest_second,
+    expected,
+    summary,
+    torch_alone,
+    with_the_wait,
+)
+from tests.layers import is_required, skip_or_fail
+from tests.process.command import CHECKOUT, entry_interpreter
+from tests.process.nodes import missing_requirement
+from tests.torch.environment import Recipe, ready
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@cache
+def waiting(size: int) -> dict[str, float | None]:
+    return summary(Scenario(size), with_the_wait(Scenario(size)))
+
+
+def figure(size: int, name: str) -> float:
+    value = waiting(size)[name]
+    assert value is not None
+    return value
+
+
+@pytest.mark.netns
+def test_short_form(tmp_path: Path) -> None:
+    missing = missing_requirement()
+    if missing:
+        skip_or_fail("netns", missing)
+    if is_required("torch"):
+        ready(Recipe.for_torch(entry_interpreter()), build=True)
+    written = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--short", "--json", str(written)],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(written.read_text(encoding="utf-8"))
+    assert report["short"] is True
+    assert set(report["machine"]) >= {"date", "processor", "cores", "kernel", "python"}
+    assert list(report["benchmarks"]) == list(BENCHMARKS)
+    for name in BENCHMARKS:
+        assert f"== {name} (" in done.stdout
+    latency = report["benchmarks"]["wait-latency"]["rows"]
+    assert {row["way"] for row in latency} == {"sglang-roce-entry", "every 1 s"}
+    ours = next(row for row in latency if row["way"] == "sglang-roce-entry")
+    assert ours["samples"] == 2
+    assert 0 < ours["lookups_of_allowed"] <= 1
+    scale = report["benchmarks"]["scale"]
+    assert ("without_processes" not in scale) or not is_required("torch")
+    for row in scale["rows"]:
+        assert row.get("lost_connections", 0) == 0
+
+
+def test_an_unknown_name_is_a_usage_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "wait-latancy"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no benchmark wait-latancy; there are wait-latency" in done.stderr
+
+
+# ------------------------------------------------------------------------- the simulated policy
+
+
+def test_a_simulation_is_deterministic() -> None:
+    scenario = Scenario(65)
+    assert with_the_wait(scenario) == with_the_wait(scenario)
+    assert torch_alone(scenario) == torch_alone(scenario)
+
+
+@pytest.mark.parametrize("size", [9, 65, 257, 1000, 10_000])
+def test_formula(size: int) -> None:
+    """What the documentation says of a group is what the real policy does."""
+    formula = expected(size)
+    assert figure(size, "connects") == pytest.approx(formula["connects"], rel=0.12)
+    if size <= 1000:  # pauses of 10,000 still grow when the name comes
+        assert figure(size, "queries_unresolved") == pytest.approx(formula["queries_unresolved"], rel=0.12)
+    assert figure(size, "queries") <= formula["queries"] * 1.05
+    assert 0.5 * formula["last_s"] < figure(size, "found_last_s") <= formula["last_s"]
+
+
+def test_the_leader_and_its_dns_server_see_no_more_of_a_larger_group() -> None:
+    for size in (257, 1000, 10_000):
+        assert figure(size, "connects") < 420
+        assert figure(size, "queries") < 560
+    # Starts of pods come on top: 333 a second here.
+    assert figure(10_000, "connects_busiest") < 3 * (333 + 133) * 1.25
+
+
+@pytest.mark.parametrize("size", [257, 1000, 10_000])
+def test_no_queue_of_the_leader_overflows(size: int) -> None:
+    """Nobody comes back after an accepted probe, so arrivals are spread over one cap."""
+    full_s = waiting(size)["queue_full_s"]
+    assert full_s is None or full_s > 20
+    assert figure(size, "accepted_busiest") < SOMAXCONN / 10
+
+
+def test_torch_alone_comes_late_where_the_wait_does_not() -> None:
+    """After three minutes torch's own pauses have grown to a minute."""
+    alone = summary(Scenario(50), torch_alone(Scenario(50)))
+    assert alone["found_last_s"] is not None
+    assert alone["found_last_s"] > 50 * figure(50, "found_last_s")
+
+
+def test_busiest_second() -> None:
+    assert busiest_second([]) == 0
+    assert busiest_second([3.5, 0.0, 0.5, 0.99, 1.0]) == 3
+    assert busiest_second([0.0, 0.5, 2.0], [1, 8, 4]) == 9

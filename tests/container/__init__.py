@@ -1,0 +1,1 @@
+"""The shipped Dockerfile, built and run by a real container engine."""

@@ -1,0 +1,1 @@
+"""A stand-in for SGLang in the images of the container tests."""

@@ -1,0 +1,7 @@
+"""For every rule the manifests that break it, and the sentence that it must say then."""
+
+from __future__ import annotations
+
+from tests.manifests.broken import promised, refused, silent
+
+CASES = (*refused.CASES, *silent.CASES, *promised.CASES)

@@ -1,0 +1,7 @@
+"""Every rule takes the documents of one variant and yields a sentence for each fault."""
+
+from __future__ import annotations
+
+from tests.manifests.rules import promised, refused, silent
+
+RULES = (*refused.RULES, *silent.RULES, *promised.RULES)

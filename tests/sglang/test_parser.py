@@ -1,0 +1,113 @@
+"""What SGLang makes of a user's arguments is what our reader makes of them, release by release."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, find, given, settings
+
+from sglang_roce_entry.server.arguments import UserArguments, read_arguments
+from sglang_roce_entry.server.spellings import OPTIONS, find_option, is_ignored_config
+from tests.sglang.agreement import disagreements
+from tests.sglang.command_lines import CommandLine, Dialect, command_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tests.sglang.judge import Judge
+
+pytestmark = pytest.mark.sglang
+
+CASES = 2000
+GENERATED: dict[str, Any] = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+OWN = {spelling: option for option in OPTIONS for spelling, _ in option.spellings}
+
+
+def dialect_of(judge: Judge) -> Dialect:
+    """Return what a release has of the table."""
+    return Dialect.of(judge.spellings(), boolean_words=judge.release.boolean_words)
+
+
+def test_every_beginning_of_every_option(judge: Judge) -> None:
+    """A token that stands for one of our options is found, one that stands for another is not."""
+    spellings = judge.spellings()
+    assert len(spellings) > 100
+    tokens = sorted({name[:length] for name in spellings for length in range(3, len(name) + 1)})
+    wrong = []
+    for token, meant in zip(tokens, judge.means(tokens), strict=True):
+        ours = find_option(token)
+        if meant is not None and ours is not OWN.get(meant):
+            wrong.append(f"{token} is {meant} in {judge.release.version}, we take it for {ours and ours.name}")
+        if meant == "--config" and is_ignored_config(f"{token}=x") is False:
+            wrong.append(f"{token}=x is accepted and not read, and we do not say so")
+    assert wrong == []
+
+
+def test_every_option_of_ours_is_the_kind_that_we_think(judge: Judge) -> None:
+    """A flag takes no value, everything else takes one; what a release has at all it has in both spellings."""
+    spellings = judge.spellings()
+    known = [option for option in OPTIONS if any(spelling in spellings for spelling, _ in option.spellings)]
+    assert {"tp_size", "nnodes", "node_rank", "dist_init_addr", "host", "port"} <= {o.dest for o in known}
+    for option in known:
+        kinds = {spellings[spelling] for spelling, _ in option.spellings}
+        assert kinds == ({0} if option.flag else {None}), option.name
+
+
+def test_generated_command_lines(judge: Judge) -> None:
+    """Every option that either finds is found by both, with one value; no secret is shown."""
+    verdicts = {"accepted": 0, "refused": 0}
+
+    @settings(max_examples=CASES, **GENERATED)
+    @given(command_lines(dialect_of(judge)))
+    def agree(line: CommandLine) -> None:
+        real = judge.parse(line.argv, line.files)
+        verdicts["refused" if "refused" in real else "accepted"] += 1
+        assert disagreements(line, real) == []
+
+    agree()
+    # A judge that refuses everything would agree with everybody.
+    assert verdicts["accepted"] > CASES / 4, verdicts
+
+
+def exact_spellings_only(argv: Sequence[str], read_file: Callable[[str], str]) -> UserArguments:
+    """Return what a reader finds that does not know argparse's abbreviations."""
+    read = read_arguments(argv, read_file)
+    return replace(
+        read,
+        values={
+            dest: found
+            for dest, found in read.values.items()
+            if f"--{found.where.partition(chr(32))[0].removeprefix(chr(45) * 2)}" in OWN
+        },
+    )
+
+
+def first_one_wins(argv: Sequence[str], read_file: Callable[[str], str]) -> UserArguments:
+    """Return what a reader finds that takes the first of repeated options."""
+    words = [argv[at : at + 2] for at in range(len(argv) - 1, -1, -1) if argv[at].startswith("--")]
+    return read_arguments([token for pair in words for token in pair], read_file)
+
+
+def without_the_file(argv: Sequence[str], _: Callable[[str], str]) -> UserArguments:
+    """Return what a reader finds that looks at the command line alone."""
+    return read_arguments(argv)
+
+
+@pytest.mark.parametrize("reader", [exact_spellings_only, first_one_wins, without_the_file])
+def test_a_wrong_reader_is_noticed(judge: Judge, reader: Callable[..., UserArguments]) -> None:
+    """Among the generated lines is one that each of these reads in another way than SGLang."""
+    if reader is without_the_file and "--config" not in judge.spellings():
+        return
+    line = find(
+        command_lines(dialect_of(judge)),
+        lambda line: bool(disagreements(line, judge.parse(line.argv, line.files), reader)),
+        settings=settings(max_examples=CASES, **GENERATED),
+    )
+    assert disagreements(line, judge.parse(line.argv, line.files)) == []

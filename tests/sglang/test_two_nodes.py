@@ -1,0 +1,102 @@
+"""A real SGLang server over two nodes, started by the installed command with no more than a pod has."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.process.group import NOT_RESOLVED
+from tests.sglang.servers import SERVES_S, D, Group, Member, listens, request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.process.nodes import Cluster
+    from tests.sglang.environment import Environment
+
+pytestmark = pytest.mark.sglang
+
+HANDOVER = r"the leader \S+ accepts on (\d+)"
+PROMPT = {"text": "a few words", "sampling_params": {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True}}
+
+
+def generated(leader: Member) -> str:
+    """Return what the leader makes of the prompt."""
+    status, body = request(leader.node, "/generate", PROMPT)
+    assert status == 200, body
+    document = json.loads(body)
+    assert document["meta_info"]["completion_tokens"] == 8
+    return str(document["text"])
+
+
+def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environment, entry: Path) -> None:
+    """Worker first, the leader's name late; it serves; SIGTERM to both ends both."""
+    group = Group(cluster, environment, entry)
+    worker = group.start(1)
+    group.wait_said(worker, NOT_RESOLVED)
+    leader = group.start(0)
+    group.wait_said(leader, NOT_RESOLVED)
+    # Nobody has become SGLang meanwhile.
+    assert not listens(leader.node) | listens(worker.node)
+    group.publish_leader()
+    group.wait_until("handed over", lambda: D in listens(leader.node))
+    group.wait_said(worker, HANDOVER)
+    group.wait_healthy()
+    for member in (leader, worker):
+        assert member.environment["GLOO_SOCKET_IFNAME"] == "eth0"
+        assert member.environment["SGLANG_HOST_IP"] == member.node.address
+    assert generated(leader) == generated(leader)
+    assert request(worker.node, "/generate", PROMPT)[0] == 404
+    for member in (leader, worker):
+        member.send(signal.SIGTERM)
+    group.wait_ended([leader, worker])
+    assert leader.launch.process.returncode == 0
+
+
+def test_a_killed_worker_ends_the_leader(cluster: Cluster, environment: Environment, entry: Path) -> None:
+    """And all of it where there is only IPv6, whose leader SGLang must be given as an address."""
+    group = Group(cluster, environment, entry, family=6)
+    group.publish_leader()
+    worker = group.start(1)
+    leader = group.start(0)
+    group.wait_healthy()
+    generated(leader)
+    worker.send(signal.SIGKILL)
+    group.wait_ended([worker, leader])
+
+
+def test_a_wrong_interface_for_gloo_is_noticed(cluster: Cluster, environment: Environment, entry: Path) -> None:
+    """NCCL's spelling, which the user has set: SGLang ends on it, so these servers do judge the variables."""
+    group = Group(cluster, environment, entry)
+    group.publish_leader()
+    members = [group.start(index, {"GLOO_SOCKET_IFNAME": "=eth0"}) for index in (0, 1)]
+    group.wait_ended(members, SERVES_S)
+    assert any("Unable to find address for: =eth0" in member.launch.text() for member in members)
+
+
+def test_attention_data_parallel_does_not_deadlock(
+    cluster: Cluster, environment: Environment, entry: Path
+) -> None:
+    """The leader opens D only after the worker's SGLang has called: the worker must not wait for D."""
+    # Tokens are not asked for: this mode does not generate on a CPU.
+    cheap_health = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
+    group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
+    group.publish_leader()
+    leader = group.start(0, cheap_health)
+    # The rule itself, shown: without a worker the other two ports open, and D does not.
+    group.wait_until("calling", lambda: {D + 1, D + 13} <= listens(leader.node))
+    end_s = time.monotonic() + 10
+    while time.monotonic() < end_s:
+        assert D not in listens(leader.node)
+        time.sleep(0.2)
+    worker = group.start(1, cheap_health)
+    assert int(group.wait_said(worker, HANDOVER).group(1)) in (D + 1, D + 13)
+    group.wait_until("open", lambda: D in listens(leader.node))
+    group.wait_healthy()
+    for member in (leader, worker):
+        member.send(signal.SIGTERM)
+    group.wait_ended([leader, worker])
