@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from tests.container.conftest import CHECKOUT
 from tests.container.pod_spec import container_options
 from tests.container.pods import Pod, events, values
 from tests.layers import skip_or_fail
+from tests.manifests.kubectl import kubectl, kustomize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,14 +46,11 @@ class Group:
 
 
 def _documents(variant: str) -> list[dict[str, Any]]:
-    if shutil.which("kubectl") is None:
-        skip_or_fail("container", "needs kubectl to render the manifests")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(MANIFESTS / variant)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    missing = kubectl().missing
+    if missing:
+        skip_or_fail("container", missing)
+    done = kustomize(MANIFESTS / variant)
+    assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 

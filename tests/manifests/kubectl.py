@@ -52,7 +52,7 @@ def find(candidates: list[str]) -> Kubectl:
         faults.append(fault)
     oldest = ".".join(map(str, OLDEST))
     here = f"; {' and '.join(faults)}" if faults else ""
-    return Kubectl(None, f"the manifests layer needs kubectl {oldest} or newer{here}: {INSTALL}")
+    return Kubectl(None, f"the manifests need kubectl {oldest} or newer{here}: {INSTALL}")
 
 
 @functools.cache

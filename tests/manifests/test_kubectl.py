@@ -34,7 +34,7 @@ def test_too_old_absent_and_broken_are_said(tmp_path: Path) -> None:
     assert said.missing is not None
     for part in ("kubectl 1.27 or newer", f"{old} is v1.26.0", f"{other} does not tell its version", INSTALL):
         assert part in said.missing
-    assert find([]).missing == f"the manifests layer needs kubectl 1.27 or newer: {INSTALL}"
+    assert find([]).missing == f"the manifests need kubectl 1.27 or newer: {INSTALL}"
 
 
 def test_the_interpreter_s_own_goes_first() -> None:
