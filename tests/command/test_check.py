@@ -166,7 +166,7 @@ DEFECTS: dict[str, Defect] = {
         "mtu", "RoCE packets of 1024 bytes instead of 4096", "4192", node=lambda: healthy(mtu=1500)
     ),
     "MTUs differ": Defect(
-        "mtu", "the rails differ: net0 4200, net1 1500", "same on all rails",
+        "mtu", "net0 4200 (RoCE 4096), net1 1500 (RoCE 1024)", "give all of them the same MTU",
         lambda node: node.facts["interfaces"]["net1"].update(mtu=1500),
     ),
     "narrow PCI slot": Defect("pci link", "mlx5_1 32 GT/s x8 of 32 GT/s x16", "slot", _narrow_slot),
@@ -221,13 +221,13 @@ DEFECTS: dict[str, Defect] = {
         _file("/etc/nccl.conf", "NCCL_IB_GID_INDEX=3\n"),
     ),
     "NCCL file with spaces": Defect(
-        "nccl file", "'NCCL_DEBUG =INFO'", "from the first column", _file("/etc/nccl.conf", " NCCL_DEBUG =INFO\n")
+        "nccl file", "'NCCL_DEBUG =INFO'", "write NAME=value without spaces", _file("/etc/nccl.conf", " NCCL_DEBUG =INFO\n")
     ),
     "NCCL file of Windows": Defect(
-        "nccl file", "Windows line ends", "dos2unix /etc/nccl.conf", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
+        "nccl file", "Windows line ends", "convert it: sed -i", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
     ),
     "NCCL_CONF_FILE missing": Defect(
-        "nccl file", "NCCL_CONF_FILE=/etc/none.conf cannot be read", "mount the file",
+        "nccl file", "NCCL_CONF_FILE=/etc/none.conf: it cannot be read", "mount the file",
         environ={"NCCL_CONF_FILE": "/etc/none.conf"},
     ),
     "NCCL_DEBUG": Defect("nccl log", "NCCL_DEBUG=DEBUG is no level", "WARN or INFO", environ={"NCCL_DEBUG": "DEBUG"}),
