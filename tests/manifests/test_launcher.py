@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -28,22 +27,6 @@ if TYPE_CHECKING:
 HOST, PREFILL_DECODE = "roce-hostnetwork/shared-device-plugin", "prefill-decode/shared-device-plugin"
 PREFLIGHTS = [variant for variant in variants() if variant.startswith("preflight")]
 SERVING = [variant for variant in variants() if variant not in PREFLIGHTS]
-
-
-@functools.cache
-def _lacks(what: str) -> bool:
-    """Return whether the launcher under test cannot do ``what`` yet."""
-    if what == "--check":
-        return "--check" not in launcher("h20-roce", [], {}, "--help").stdout
-    arguments = ["--model-path", "m", "--disaggregation-mode", "decode"]
-    outcome = launcher("h20-roce", arguments, {}, "--dry-run=json")
-    return what not in outcome.plan["argv"]
-
-
-def expected_to_fail_without(request: pytest.FixtureRequest, what: str) -> None:
-    """Mark the test as failing, strictly, while the launcher lacks what the manifests count on."""
-    if _lacks(what):
-        request.applymarker(pytest.mark.xfail(reason=f"this launcher has no {what} yet", strict=True))
 
 
 def value(argv: list[str], option: str) -> str:
@@ -150,11 +133,8 @@ def test_fewer_gpus_make_a_smaller_tp(nodes: dict[str, Node]) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_device_list_of_prefill_and_decode(
-    role: str, index: int, nodes: dict[str, Node], request: pytest.FixtureRequest
-) -> None:
+def test_device_list_of_prefill_and_decode(role: str, index: int, nodes: dict[str, Node]) -> None:
     """The list that SGLang's examples write by hand is the used devices of this very pod."""
-    expected_to_fail_without(request, "--disaggregation-ib-device")
     (pod,) = [pod for pod in servers(PREFILL_DECODE) if pod.owner["metadata"]["name"].endswith(role)]
     plan = run_member(pod, index, nodes).plan
     assert value(plan["argv"], "--disaggregation-mode") == role
@@ -171,10 +151,7 @@ def _preflight(variant: str, nodes: dict[str, Node], **changed: object) -> tuple
 
 
 @pytest.mark.parametrize("variant", PREFLIGHTS)
-def test_preflight_passes_and_refuses(
-    variant: str, nodes: dict[str, Node], request: pytest.FixtureRequest
-) -> None:
-    expected_to_fail_without(request, "--check")
+def test_preflight_passes_and_refuses(variant: str, nodes: dict[str, Node]) -> None:
     passed = launcher(*_preflight(variant, nodes))
     assert passed.code == 0, passed.stdout + passed.stderr
     refused = launcher(*_preflight(variant, nodes, verbs={}))
