@@ -48,6 +48,7 @@ def healthy(*, rails: int = 2, mtu: int = 4200, state: str = "4: ACTIVE") -> Nod
             "glibc": "2.35",
             "rdma_core": "39.0",
             "own_name": ["10.0.0.12"],
+            "proxy": {"variable": None, "host": "", "no_proxy": ""},
             "packages": {"torch": "2.9.1", "sgl-kernel": "0.3.21"},
         },
         environ={"LWS_LEADER_ADDRESS": LEADER, "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1"},

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
 from sglang_roce_entry.group.endpoint import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sglang_roce_entry.errors import Problem
 
 CLUSTER_DNS = "dnsPolicy: ClusterFirstWithHostNet"
-_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
 def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
@@ -113,20 +111,18 @@ def _covers(entry: str, host: str) -> bool:
 
 
 def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
-    found = {name: examined.environ[name] for name in _PROXIES if examined.environ.get(name)}
-    if not found:
+    proxy, plan = examined.inspection.proxy, examined.plan
+    if proxy is None:
+        return (skip("proxy", "not in this recording"),)
+    if proxy.variable is None:
         return (ok("proxy", "none is set for http"),)
-    name, value = next(iter(found.items()))
-    no_proxy = no_proxy_of(examined.environ)
-    plan = examined.plan
     wanted = ["127.0.0.1", "localhost"]
     if plan.control.address is not None:
         wanted.append(str(plan.control.address))
     if plan.identity is not None and plan.identity.leader is not None:
         wanted.append(plan.identity.leader)
-    missing = [host for host in wanted if not is_excepted(host, no_proxy)]
-    # A proxy's address can hold a password: only its host is shown.
-    shown = f"{name} is set (to {_host_of(value)})"
+    missing = [host for host in wanted if not is_excepted(host, proxy.no_proxy)]
+    shown = f"{proxy.variable} is set (to {proxy.host or '?'})"
     if not missing:
         return (ok("proxy", f"{shown}, no_proxy excepts {listed(wanted)}"),)
     return (
@@ -136,15 +132,3 @@ def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
             f"add to no_proxy: {','.join(missing)} (and the pods' network, as CIDR)",
         ),
     )
-
-
-def no_proxy_of(environ: Mapping[str, str]) -> str:
-    """Return the exceptions that ``requests`` reads: the lower-case name first."""
-    return environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-
-
-def _host_of(value: str) -> str:
-    try:
-        return urlsplit(value if "://" in value else f"//{value}").hostname or "?"
-    except ValueError:
-        return "?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.policy import OFF, Reason
 from sglang_roce_entry.host.facts import ACTIVE
@@ -26,10 +26,8 @@ _PLACE = (
     (Reason.VERBS_DENIED, "verbs"),
     (Reason.NO_VERBS, "verbs"),
 )
-#: RoCE's own headers: netdev MTU less 96 bytes, rounded down (``iboe_get_mtu`` in include/rdma/ib_addr.h).
-_HEADER_BYTES = 96
-_ROCE_MTUS = (4096, 2048, 1024, 512, 256)
-_FULL_MTU = _ROCE_MTUS[0] + _HEADER_BYTES
+#: The least netdev MTU for the largest RoCE packets: 4096 bytes and 96 of headers.
+_FULL_PACKET, _FULL_MTU = 4096, 4192
 
 _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
 
@@ -51,7 +49,7 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
         *_gid(plan.fabric.ports, problems.get("gid", [])),
         *_link(plan.fabric.ports, problems.get("link", [])),
         *_rate(plan.fabric.ports, problems.get("rate", [])),
-        *_mtu(_used(plan.fabric.ports), plan.facts.interfaces),
+        *_mtu(_used(plan.fabric.ports), plan.facts.interfaces, problems.get("mtu", [])),
         *_pci(examined),
         *_counters(examined),
     )
@@ -154,28 +152,23 @@ def _rate(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIt
     )
 
 
-def roce_mtu(netdev_mtu: int) -> int:
-    """Return the MTU of RoCE packets on an interface, 0 if it carries none."""
-    return next((mtu for mtu in _ROCE_MTUS if netdev_mtu - _HEADER_BYTES >= mtu), 0)
-
-
-def _mtu(used: Sequence[PortRow], interfaces: Sequence[Interface]) -> tuple[CheckItem, ...]:
+def _mtu(
+    used: Sequence[PortRow], interfaces: Sequence[Interface], problems: Sequence[Problem]
+) -> tuple[CheckItem, ...]:
     known = {interface.name: interface.mtu for interface in interfaces if interface.mtu}
     mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
     if not mtus:
-        return ()
+        return tuple(of_problem("mtu", problem) for problem in problems)
     told = ", ".join(f"{netdev} {mtu}" for netdev, mtu in mtus.items())
-    lowest = min(mtus.values())
-    raise_it = (
-        f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
-        f"{_FULL_MTU} or more, the same on all rails and nodes"
-    )
-    if len(set(mtus.values())) > 1:
-        return (warn("mtu", f"the rails differ: {told}; NCCL takes the lower of both ends", raise_it),)
-    if lowest < _FULL_MTU:
-        evidence = f"{told}: RoCE packets of {roce_mtu(lowest)} bytes instead of {_ROCE_MTUS[0]}"
-        return (warn("mtu", evidence, raise_it),)
-    return (ok("mtu", f"{told}: RoCE packets of {roce_mtu(lowest)} bytes"),)
+    packet = requirements.roce_mtu(min(mtus.values()))
+    if packet < _FULL_PACKET and not problems:
+        evidence = f"{told}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
+        remedy = (
+            f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
+            f"{_FULL_MTU} or more, the same on all rails and nodes"
+        )
+        return (warn("mtu", evidence, remedy),)
+    return of_problems("mtu", problems, ok("mtu", f"{told}: RoCE packets of {packet} bytes"))
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:

@@ -35,7 +35,7 @@ def run_check(
     inputs, stages = gather(invocation, settings, environ, host)
     plan, lookup = look_and_plan(inputs, stages, host)
     own_name = own_name_addresses(host)
-    inspection = inspect(host, plan.facts.hcas, own_name)
+    inspection = inspect(host, plan.facts.hcas, environ, own_name)
     examined = Examined(plan, environ, inspection, host.live)
     problems = launch.by_item(examined)
     lines = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, warn
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
 from sglang_roce_entry.fabric.nccl_settings import parse_nccl_file
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
     """Return the lines on variables and files."""
     return (
         *_variables(examined, problems.get("variables", [])),
-        *_files(examined),
+        *_files(examined, problems.get("nccl file", [])),
         *_debug(examined),
     )
 
@@ -51,9 +51,9 @@ def _variables(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckIt
     return of_problems("variables", problems, fine)
 
 
-def _files(examined: Examined) -> tuple[CheckItem, ...]:
+def _files(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
     files = examined.plan.facts.nccl_files
-    lines: list[CheckItem] = []
+    lines: list[CheckItem] = [of_problem("nccl file", problem) for problem in problems]
     for path, text in files:
         names = parse_nccl_file(text)
         steering = [f"{name}={names[name]}" for name in _STEERING if names.get(name)]
@@ -65,26 +65,8 @@ def _files(examined: Examined) -> tuple[CheckItem, ...]:
                     f"remove these lines from {path}, unless they are meant for every node with this image",
                 )
             )
-        lost = [line for line in text.split("\n") if _is_lost(line)]
-        if lost:
-            evidence = f"{path}: NCCL trims nothing, so it does not understand {lost[0].strip()!r} as written"
-            lines.append(warn("nccl file", evidence, "write NAME=value from the first column, without spaces"))
-        if "\r" in text:
-            evidence = f"{path} has Windows line ends: before 2.30 NCCL takes the CR into every value"
-            lines.append(warn("nccl file", evidence, f"dos2unix {path}"))
-    if lines:
-        return tuple(lines)
-    configured = examined.environ.get("NCCL_CONF_FILE", "")
-    if configured and all(path != configured for path, _ in files):
-        evidence = f"NCCL_CONF_FILE={configured} cannot be read; NCCL then reads no file of the home either"
-        return (warn("nccl file", evidence, "mount the file or remove NCCL_CONF_FILE"),)
     read = ", ".join(path for path, _ in files)
-    return (ok("nccl file", read or "none (NCCL_CONF_FILE, ~/.nccl.conf, /etc/nccl.conf)"),)
-
-
-def _is_lost(line: str) -> bool:
-    name, equals, _ = line.partition("=")
-    return bool(equals) and not line.lstrip().startswith("#") and name != name.strip()
+    return tuple(lines) or (ok("nccl file", read or "none (NCCL_CONF_FILE, ~/.nccl.conf, /etc/nccl.conf)"),)
 
 
 def _debug(examined: Examined) -> tuple[CheckItem, ...]:

@@ -153,7 +153,7 @@ def differing_mtus(facts: HostFacts, netdevs: Sequence[str | None]) -> list[Prob
     (``iboe_get_mtu``, include/rdma/ib_addr.h); both ends use the smaller one.
     """
     mtus = {one.name: one.mtu for one in facts.interfaces if one.name in netdevs and one.mtu}
-    carried = {name: _roce_mtu(mtu) for name, mtu in mtus.items()}
+    carried = {name: roce_mtu(mtu) for name, mtu in mtus.items()}
     if len(set(carried.values())) < 2:
         return []
     listed = ", ".join(f"{name} {mtus[name]} (RoCE {carried[name]})" for name in mtus)
@@ -166,5 +166,6 @@ def differing_mtus(facts: HostFacts, netdevs: Sequence[str | None]) -> list[Prob
     ]
 
 
-def _roce_mtu(mtu: int) -> int:
+def roce_mtu(mtu: int) -> int:
+    """Return the MTU of RoCE packets on an interface (``iboe_get_mtu``, include/rdma/ib_addr.h)."""
     return next((size for size in (4096, 2048, 1024, 512) if size <= mtu - 96), 256)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
 from sglang_roce_entry.records import dataclass, field
@@ -32,6 +33,7 @@ _LIBRARY_DIRECTORIES = (
     "/lib/x86_64-linux-gnu",
     "/lib/aarch64-linux-gnu",
 )
+_PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
 #: Counters of lost and of marked packets. The names are mlx5's (drivers/infiniband/hw/mlx5/counters.c),
 #: ``port_xmit_discards`` and ``link_downed`` are the core's (Documentation/ABI/stable/sysfs-class-infiniband).
@@ -61,6 +63,18 @@ class PciLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """The HTTP proxy of the pod's environment; ``variable`` is ``None`` where none is set.
+
+    Of the proxy's address only the host is kept: the rest can hold a password.
+    """
+
+    variable: str | None
+    host: str
+    no_proxy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """The further facts of one node. ``None`` is "not known" throughout."""
 
@@ -70,6 +84,7 @@ class Inspection:
     #: What the own host name resolves to; empty: to nothing.
     own_name: tuple[IpAddress, ...] | None = None
     packages: Mapping[str, str] | None = None
+    proxy: Proxy | None = None
     distribution: str | None = None
     kernel: str | None = None
     rdma_core: str | None = None
@@ -91,10 +106,15 @@ class Inspection:
         }
         if self.own_name is not None:
             found["own_name"] = [str(address) for address in self.own_name]
+        if self.proxy is not None:
+            proxy = self.proxy
+            found["proxy"] = {"variable": proxy.variable, "host": proxy.host, "no_proxy": proxy.no_proxy}
         return {name: value for name, value in found.items() if value is not None}
 
 
-def inspect(host: Host, hcas: Iterable[Hca], own_name: tuple[IpAddress, ...] | None = None) -> Inspection:
+def inspect(
+    host: Host, hcas: Iterable[Hca], environ: Mapping[str, str], own_name: tuple[IpAddress, ...] | None = None
+) -> Inspection:
     """Return the further facts of ``host``.
 
     ``own_name`` are the addresses that the own host name has; looking it up can take time and is the
@@ -102,7 +122,7 @@ def inspect(host: Host, hcas: Iterable[Hca], own_name: tuple[IpAddress, ...] | N
     """
     tree, devices = host.tree, tuple(hcas)
     recorded = host.answers.recorded_check()
-    answers = _live_answers() if recorded is None else _recorded_answers(recorded)
+    answers = _live_answers(environ) if recorded is None else _recorded_answers(recorded)
     return Inspection(
         **{"own_name": own_name, **answers},
         distribution=_distribution(tree),
@@ -116,7 +136,7 @@ def inspect(host: Host, hcas: Iterable[Hca], own_name: tuple[IpAddress, ...] | N
     )
 
 
-def _live_answers() -> dict[str, Any]:
+def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
     from sglang_roce_entry.host.installed import installed_versions
 
     total, free = _shared_memory()
@@ -125,6 +145,7 @@ def _live_answers() -> dict[str, Any]:
         "shm_free_bytes": free,
         "glibc": _glibc(),
         "packages": installed_versions(DISTRIBUTIONS),
+        "proxy": _proxy(environ),
         "rdma_core": _rdma_core(),
     }
 
@@ -141,6 +162,11 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
     packages = recorded.get("packages")
     if isinstance(packages, dict):
         found["packages"] = {str(name): str(version) for name, version in packages.items()}
+    proxy = recorded.get("proxy")
+    if isinstance(proxy, dict):
+        variable = proxy.get("variable")
+        texts = (str(proxy.get("host") or ""), str(proxy.get("no_proxy") or ""))
+        found["proxy"] = Proxy(str(variable) if variable else None, *texts)
     own_name = recorded.get("own_name")
     if isinstance(own_name, list):
         try:
@@ -148,6 +174,17 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             return found
     return found
+
+
+def _proxy(environ: Mapping[str, str]) -> Proxy:
+    """Return what ``requests`` would read, in its order: SGLang calls itself and its peers with it."""
+    variable = next((name for name in _PROXY_VARIABLES if environ.get(name)), None)
+    value = environ[variable] if variable else ""
+    try:
+        host = urlsplit(value if "://" in value else f"//{value}").hostname or ""
+    except ValueError:
+        host = ""
+    return Proxy(variable, host, environ.get("no_proxy") or environ.get("NO_PROXY") or "")
 
 
 def _shared_memory() -> tuple[int | None, int | None]:

@@ -99,9 +99,10 @@ def needed_lines(path: str, text: str, nccl_files: Container[str], is_variable: 
     if path == "/etc/resolv.conf":
         return _lines(text, lambda line: line.split()[:1] != [] and line.split()[0] in _RESOLVER_KEYS)
     if path in nccl_files:
-        return _lines(text, lambda line: is_variable(line.partition("=")[0].strip()))
+        # A comment instead of what is left out: problems name the lines of these files by number.
+        return _lines(text, lambda line: is_variable(line.partition("=")[0].strip()), instead="#\n")
     return text
 
 
-def _lines(text: str, wanted: Callable[[str], bool]) -> str:
-    return "".join(line for line in text.splitlines(keepends=True) if wanted(line))
+def _lines(text: str, wanted: Callable[[str], bool], instead: str = "") -> str:
+    return "".join(line if wanted(line) else instead for line in text.splitlines(keepends=True))

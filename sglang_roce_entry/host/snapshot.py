@@ -396,7 +396,7 @@ def record(
     recording = Host(tree, host.answers)
     facts = collect(recording, environ)
     gpus = read_gpus(recording, places=True)
-    inspection = inspect(recording, facts.hcas, own_name)
+    inspection = inspect(recording, facts.hcas, environ, own_name)
     for path in ("/etc/podinfo/labels", "/etc/podinfo/annotations"):
         try:
             tree.text(path)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.host.snapshot import pack
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,10 +54,11 @@ def run(tmp_path: Path) -> Run:
     def start(*argv: str, node: Node | None = None, environ: Mapping[str, str] | None = None) -> Ran:
         words = list(argv)
         if node is not None:
-            folder = tmp_path / "node"
-            if not folder.exists():
-                node.write(folder)
-            words = ["--snapshot", str(folder), *words]
+            # One file instead of a folder: a node is a few hundred, and they outlive the test for a while.
+            archive = tmp_path / "recorded.tar.gz"
+            if not archive.exists():
+                archive.write_bytes(pack(*node.content()))
+            words = ["--snapshot", str(archive), *words]
         done = subprocess.run(
             [sys.executable, "-m", "sglang_roce_entry", *words],
             capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -165,7 +166,7 @@ DEFECTS: dict[str, Defect] = {
         "mtu", "RoCE packets of 1024 bytes instead of 4096", "4192", node=lambda: healthy(mtu=1500)
     ),
     "MTUs differ": Defect(
-        "mtu", "the rails differ: net0 4200, net1 1500", "same on all rails",
+        "mtu", "net0 4200 (RoCE 4096), net1 1500 (RoCE 1024)", "give all of them the same MTU",
         lambda node: node.facts["interfaces"]["net1"].update(mtu=1500),
     ),
     "narrow PCI slot": Defect("pci link", "mlx5_1 32 GT/s x8 of 32 GT/s x16", "slot", _narrow_slot),
@@ -202,7 +203,7 @@ DEFECTS: dict[str, Defect] = {
     ),
     "proxy": Defect(
         "proxy", "http_proxy is set (to proxy.example) without exceptions for 127.0.0.1", "add to no_proxy: 127.0.0.1",
-        environ={"http_proxy": "http://user:s3cr3t@proxy.example:3128", "no_proxy": ".svc"},
+        _check(proxy={"variable": "http_proxy", "host": "proxy.example", "no_proxy": ".svc"}),
     ),
     "stale index": Defect(
         "variables", "NCCL_IB_GID_INDEX=1 (the pod's environment) is wrong on mlx5_0:1", "remove NCCL_IB_GID_INDEX",
@@ -220,13 +221,13 @@ DEFECTS: dict[str, Defect] = {
         _file("/etc/nccl.conf", "NCCL_IB_GID_INDEX=3\n"),
     ),
     "NCCL file with spaces": Defect(
-        "nccl file", "'NCCL_DEBUG =INFO'", "from the first column", _file("/etc/nccl.conf", " NCCL_DEBUG =INFO\n")
+        "nccl file", "'NCCL_DEBUG =INFO'", "write NAME=value without spaces", _file("/etc/nccl.conf", " NCCL_DEBUG =INFO\n")
     ),
     "NCCL file of Windows": Defect(
-        "nccl file", "Windows line ends", "dos2unix /etc/nccl.conf", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
+        "nccl file", "Windows line ends", "convert it: sed -i", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
     ),
     "NCCL_CONF_FILE missing": Defect(
-        "nccl file", "NCCL_CONF_FILE=/etc/none.conf cannot be read", "mount the file",
+        "nccl file", "NCCL_CONF_FILE=/etc/none.conf: it cannot be read", "mount the file",
         environ={"NCCL_CONF_FILE": "/etc/none.conf"},
     ),
     "NCCL_DEBUG": Defect("nccl log", "NCCL_DEBUG=DEBUG is no level", "WARN or INFO", environ={"NCCL_DEBUG": "DEBUG"}),
@@ -310,13 +311,12 @@ def test_every_warning_and_failure_has_a_remedy(run: Run) -> None:
     node.set(memlock=4096, capabilities=[], libibverbs="no", versions={"sglang": None, "nccl": "2.19.3"}, check={})
     environ = {
         "NCCL_DEBUG": "X",
-        "http_proxy": "p",
         "LWS_WORKER_INDEX": "7",
         "SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0",
     }
     ran = run("--check=json", node=node, environ=environ)
     wrong = [item for item in ran.document["items"] if item["status"] in ("warn", "fail")]
-    assert len(wrong) >= 6, wrong
+    assert len(wrong) >= 5, wrong
     assert all(item["remedy"] for item in wrong), wrong
 
 
@@ -401,6 +401,25 @@ def test_secrets_of_the_command_do_not_appear(run: Run) -> None:
     ran = run("--check", *MODEL, "--api-key", "s3cr3t", node=healthy())
     assert "s3cr3t" not in ran.out + ran.err
     assert "--api-key '***'" in ran.out
+
+
+def test_the_proxy_of_this_machine_without_its_password(run: Run, tmp_path: Path) -> None:
+    environ = {
+        "http_proxy": "http://user:s3cr3t@proxy.example:3128",
+        "no_proxy": "localhost,127.0.0.0/8,10.0.0.0/8",
+        "SGLANG_ROCE_RDMA": "off",
+    }
+    ran = run("--check=json", environ=environ)
+    (item,) = _items(ran, "proxy")
+    assert item["status"] == "ok"
+    assert "http_proxy is set (to proxy.example)" in item["evidence"]
+    saved = run("--save-snapshot", "node.tar.gz", environ=environ)
+    assert saved.code == 0
+    # A replay is about the recorded node, not about the proxy of the laptop.
+    other = run("--snapshot", "node.tar.gz", "--check=json", environ={"http_proxy": "http://other.example"})
+    assert _items(other, "proxy") == [item]
+    for text in (ran.out, other.out, gzip.decompress((tmp_path / "node.tar.gz").read_bytes()).decode()):
+        assert "s3cr3t" not in text
 
 
 def test_this_machine(run: Run) -> None:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, SMALLER, PathMtu, _judge, path_mtu
+from tests.layers import skip_or_fail
 
 
 @pytest.mark.parametrize(
@@ -36,5 +37,5 @@ def test_verdict(path: int, named: int | None, mtu: int, verdict: PathMtu) -> No
 def test_this_machine_answers_itself(address: str) -> None:
     found = path_mtu(ip_address(address), 1500, 2.0)
     if address == "::1" and found.state == SILENT:
-        pytest.skip("needs IPv6 on the loopback")
+        skip_or_fail("group", "needs IPv6 on the loopback")
     assert found == PathMtu(FULL, 1500)

@@ -29,6 +29,7 @@ from sglang_roce_entry.server.health import (
 )
 from sglang_roce_entry.server.probe import KINDS, LIVENESS, READINESS, STARTUP, probe
 from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick, sglang_arguments
+from tests.layers import skip_or_fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,9 +162,10 @@ def test_hosts_that_lead_here(host: str) -> None:
         assert ask(Target(host, server.port), "/health", SHORT_S).status == 200
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 @pytest.mark.parametrize("host", ["::", "::1", "[::1]"])
 def test_ipv6(host: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        skip_or_fail("server", "needs IPv6 on the loopback")
     with http_server({"/health": 200}, address="::1") as server:
         answer = ask(Target(host, server.port), "/health", SHORT_S)
     assert answer.status == 200, answer
@@ -201,7 +203,7 @@ def test_a_name_that_does_not_resolve() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("openssl") is None:
-        pytest.skip("needs the program `openssl` for a certificate")
+        skip_or_fail("server", "needs the program `openssl` for a certificate")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
