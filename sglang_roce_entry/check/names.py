@@ -91,11 +91,11 @@ def is_excepted(host: str, no_proxy: str) -> bool:
     """Return whether ``requests`` goes past a proxy to ``host``.
 
     Its rule (``requests.utils.should_bypass_proxies``): networks and exact addresses for an IPv4
-    address, endings for everything else, and urllib's ``*``, alone, for all.
+    address, endings for everything else, and urllib's ``*``, alone to the letter, for all.
     """
-    entries = [entry for entry in no_proxy.replace(" ", "").split(",") if entry]
-    if entries == ["*"]:
+    if no_proxy == "*":
         return True
+    entries = [entry for entry in no_proxy.replace(" ", "").split(",") if entry]
     if isinstance(literal(host), IPv4Address):
         return any(_covers(entry, host) for entry in entries)
     return any(host.endswith(entry) or host == entry.lstrip(".") for entry in entries)

@@ -57,12 +57,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("disaggregation_ib_device", (("--disaggregation-ib-device", "--disaggregation-i"),)),
     Option("mooncake_ib_device", (("--mooncake-ib-device", "--moo"),)),
     Option("moe_a2a_backend", (("--moe-a2a-backend", "--moe-a"),)),
-    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-deepep-m"),), flag=True),  # up to 0.5.2
-    Option("elastic_ep_backend", (("--elastic-ep-backend", "--elastic-ep-b"),)),
+    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-de"),), flag=True),  # up to 0.5.2
+    Option("elastic_ep_backend", (("--elastic-ep-backend", "--el"),)),
     Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
     Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
-    Option("ssl_certfile", (("--ssl-certfile", "--ssl-certfile"),)),
+    Option("ssl_certfile", (("--ssl-certfile", "--ssl-ce"),)),
     Option("ssl_keyfile_password", (("--ssl-keyfile-password", "--ssl-keyfile-"),), secret=True),
     # An inline JSON with keys in it, from 0.5.22 on; --wat was --watchdog-timeout.
     Option("watermark_config", (("--watermark-config", "--wate"),), secret=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from requests.utils import should_bypass_proxies
 
@@ -17,6 +17,7 @@ ENTRIES = (
 
 
 @given(st.sampled_from(HOSTS), st.lists(st.sampled_from(ENTRIES), max_size=4), st.sampled_from([",", ", "]))
+@example("127.0.0.1", ["*", ""], ",")
 def test_same_as_requests(host: str, entries: list[str], separator: str) -> None:
     no_proxy = separator.join(entries)
     if not no_proxy.strip(", "):
