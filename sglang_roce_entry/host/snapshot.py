@@ -402,8 +402,6 @@ def record(
             tree.text(path)
         except OSError:
             continue
-    # Before the variables: a list of visible devices may hold the start of a UUID.
-    masked_files = mask.files(tree.files)
     addresses = {name: [str(address) for address in found] for name, found in resolved.items()}
     routes = {}
     for address in (address for found in resolved.values() for address in found):
@@ -437,8 +435,10 @@ def record(
         "libibverbs": facts.libibverbs,
         "net_plugins": list(facts.net_plugin_paths),
         "check": inspection.answers(),
-        "environ": {name: mask.uuids(value) for name, value in sorted(environ.items()) if is_recorded(name)},
     }
+    masked_files = mask.files(tree.files)
+    # After the files: a list of visible devices may hold the start of a UUID that stands there.
+    document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if is_recorded(name)}
     if known:
         document["memlock"] = "unlimited" if limit is None else limit
     if gpus.count is not None:
