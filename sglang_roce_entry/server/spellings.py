@@ -57,7 +57,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("disaggregation_ib_device", (("--disaggregation-ib-device", "--disaggregation-i"),)),
     Option("mooncake_ib_device", (("--mooncake-ib-device", "--moo"),)),
     Option("moe_a2a_backend", (("--moe-a2a-backend", "--moe-a"),)),
-    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-de"),), flag=True),  # up to 0.5.2
+    # Up to 0.5.2, where --enable-de was enough; later --enable-deterministic-inference, --enable-deepseek-...
+    # and --enable-deepep-waterfill begin alike, so that nothing shorter has one meaning.
+    Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-deepep-m"),), flag=True),
     Option("elastic_ep_backend", (("--elastic-ep-backend", "--el"),)),
     Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
