@@ -6,13 +6,12 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import UsageError
 from sglang_roce_entry.plan import BARE_WORD, LAUNCH
 from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.settings import BY_FLAG, Setting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

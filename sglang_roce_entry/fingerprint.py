@@ -6,11 +6,11 @@ Nothing in it depends on the rank, the addresses or the time, so the node that d
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.server.spellings import find_option, redacted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -90,12 +90,12 @@ def _index(plan: Plan) -> str:
 
 def _digest(plan: Plan) -> str:
     """Return a check sum of the user's arguments, without secrets and what differs by node."""
-    import zlib
+    from binascii import crc32  # psutil has loaded it, unlike zlib
 
     if plan.command is None:
         return "-"
     kept = _shared(redacted(plan.command.user))
-    return f"{zlib.crc32(chr(0).join(kept).encode('utf-8', 'surrogateescape')):08x}"
+    return f"{crc32(chr(0).join(kept).encode('utf-8', 'surrogateescape')):08x}"
 
 
 def _shared(argv: Sequence[str]) -> list[str]:

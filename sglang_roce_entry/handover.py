@@ -6,13 +6,14 @@ import errno
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from sglang_roce_entry.errors import CANNOT_EXECUTE, NOT_FOUND, EntryError, Interrupted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
+    from typing import NoReturn
 
 TERMINATION_LOG = "/dev/termination-log"
 _TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container

@@ -7,14 +7,15 @@ again; a new device or link has one, and wakes the wait at once where libudev is
 from __future__ import annotations
 
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.fabric.policy import Reason
 from sglang_roce_entry.fabric.selection import coming, select_ports
 from sglang_roce_entry.group.wait import NotYet, Surroundings, WaitPolicy, wait_until
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sglang_roce_entry.fabric.policy import FabricPolicy
     from sglang_roce_entry.fabric.selection import Selection

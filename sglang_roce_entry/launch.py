@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, NoReturn
 
 from sglang_roce_entry import handover
 from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
@@ -34,8 +33,10 @@ from sglang_roce_entry.plan import (
 from sglang_roce_entry.records import replace
 from sglang_roce_entry.server.arguments import read_arguments
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import NoReturn
 
     from sglang_roce_entry.command_line import Invocation
     from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy

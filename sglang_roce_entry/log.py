@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from sglang_roce_entry.errors import EntryError, Problem
 
 PREFIX = "sglang-roce-entry:"

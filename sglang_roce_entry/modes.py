@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry import report
 from sglang_roce_entry.errors import OK, USAGE, EntryError
 from sglang_roce_entry.launch import gather, look_up_leader, plan_only
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -6,14 +6,13 @@ SGLang's arguments, and which ports to the fabric. Pure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import RDMA_UNUSABLE, ConfigurationError, Problem, value_warning
 from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server import disaggregation
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -5,8 +5,6 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.fabric import control as control_interface
@@ -24,6 +22,7 @@ from sglang_roce_entry.records import dataclass, field, replace
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -53,56 +53,53 @@ if not TYPE_CHECKING:
         defaults = {name: namespace.pop(name) for name in names if name in namespace}
         for name in ("__dict__", "__weakref__"):
             namespace.pop(name, None)
-        namespace.update(_METHODS, __slots__=names, __match_args__=names, _fields=names, _defaults=defaults)
-        made = type(cls.__name__, (), namespace)
+        namespace.update(__slots__=names, __match_args__=names, _fields=names, _defaults=defaults)
+        made = type(cls.__name__, (_Record,), namespace)
         # A slot's own setter passes the refusing __setattr__ by.
         made._setters = tuple(made.__dict__[name].__set__ for name in names)  # noqa: SLF001
         return made
 
-    def _init(self: Any, *values: Any, **named: Any) -> None:
-        fields = self._fields
-        if len(values) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} values, {len(values)} were given")
-        for position, setter in enumerate(self._setters):
-            if position < len(values):
-                setter(self, values[position])
-            else:
-                name = fields[position]
-                if name in named:
-                    setter(self, named.pop(name))
-                elif name in self._defaults:
-                    default = self._defaults[name]
-                    setter(self, default.make() if type(default) is _Factory else default)
+    def _values(record: Any) -> tuple[Any, ...]:
+        return tuple([getattr(record, name) for name in record._fields])
+
+    class _Record:
+        """What all records do; a base is cheaper than methods of each class's own."""
+
+        __slots__ = ()
+
+        def __init__(self, *values: Any, **named: Any) -> None:
+            fields = self._fields
+            if len(values) > len(fields):
+                raise TypeError(f"{type(self).__name__} takes {len(fields)} values, {len(values)} were given")
+            for position, setter in enumerate(self._setters):
+                if position < len(values):
+                    setter(self, values[position])
                 else:
-                    raise TypeError(f"{type(self).__name__} lacks {name!r}")
-        if named:
-            raise TypeError(f"{type(self).__name__} has no place for {', '.join(named)}")
+                    name = fields[position]
+                    if name in named:
+                        setter(self, named.pop(name))
+                    elif name in self._defaults:
+                        default = self._defaults[name]
+                        setter(self, default.make() if type(default) is _Factory else default)
+                    else:
+                        raise TypeError(f"{type(self).__name__} lacks {name!r}")
+            if named:
+                raise TypeError(f"{type(self).__name__} has no place for {', '.join(named)}")
 
-    def _values(self: Any) -> tuple[Any, ...]:
-        return tuple([getattr(self, name) for name in self._fields])
+        def __eq__(self, other: object) -> Any:
+            return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
 
-    def _eq(self: Any, other: object) -> Any:
-        return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+        def __hash__(self) -> int:
+            return hash(_values(self))
 
-    def _hash(self: Any) -> int:
-        return hash(_values(self))
+        def __repr__(self) -> str:
+            inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
+            return f"{type(self).__qualname__}({inside})"
 
-    def _repr(self: Any) -> str:
-        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._fields)
-        return f"{type(self).__qualname__}({inside})"
+        def __setattr__(self, name: str, _value: object = None) -> None:
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
 
-    def _refuse(self: Any, name: str, _value: object = None) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
+        def __reduce__(self) -> Any:
+            return type(self), _values(self)
 
-    def _reduce(self: Any) -> Any:
-        return type(self), _values(self)
-
-    _METHODS = {
-        "__init__": _init,
-        "__eq__": _eq,
-        "__hash__": _hash,
-        "__repr__": _repr,
-        "__setattr__": _refuse,
-        "__delattr__": _refuse,
-        "__reduce__": _reduce,
-    }
+        __delattr__ = __setattr__

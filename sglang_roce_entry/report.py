@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sglang_roce_entry.server.spellings import redacted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from sglang_roce_entry.fabric.decide import PortRow
     from sglang_roce_entry.plan import Plan

@@ -6,13 +6,14 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError, UsageError
 from sglang_roce_entry.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from sglang_roce_entry.fabric.policy import IpNetwork
 

@@ -138,3 +138,13 @@ def _loaded(*argv: str) -> set[str]:
 )
 def test_a_run_loads_only_what_it_needs(argv: tuple[str, ...], needed: set[str]) -> None:
     assert _loaded(*argv) & set(HEAVY) == needed
+
+
+def test_only_type_checkers_load_typing() -> None:
+    for _, module, tree in _modules():
+        if module == "host.asked":
+            continue  # protocols alone, loaded by nobody
+        at_run_time = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {name for node in at_run_time for name in _imports(ast.Module([node], []))}
+        assert "typing" not in names, module
+        assert f"{NAME}.host.asked" not in names, module

@@ -6,12 +6,11 @@ ends a launch is a failure, and it carries the code that the launch would end wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import OK as EXIT_OK
 from sglang_roce_entry.host.inspection import Inspection
 from sglang_roce_entry.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

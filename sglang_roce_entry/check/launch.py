@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, of_problems, ok, skip
 from sglang_roce_entry.check.rdma import place_of_unusable
 from sglang_roce_entry.report import shown_argv
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sglang_roce_entry.errors import Problem
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.host.installed import parse_version
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sglang_roce_entry.errors import Problem
 

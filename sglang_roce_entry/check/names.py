@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
 from sglang_roce_entry.group.endpoint import literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.policy import OFF, Reason
 from sglang_roce_entry.host.facts import ACTIVE
 from sglang_roce_entry.host.inspection import LOSS_COUNTERS, MARK_COUNTERS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

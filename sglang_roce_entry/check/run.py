@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.check import launch, memory, names, rdma, variables, versions, way
@@ -13,8 +12,10 @@ from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.launch import gather, look_and_plan
 from sglang_roce_entry.report import as_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from sglang_roce_entry.command_line import Invocation
     from sglang_roce_entry.errors import EntryError

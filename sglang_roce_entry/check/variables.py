@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
 from sglang_roce_entry.fabric.nccl_settings import parse_nccl_file
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.check.items import (
     CheckItem,
     Examined,
@@ -19,6 +17,7 @@ from sglang_roce_entry.errors import CONFIGURATION
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

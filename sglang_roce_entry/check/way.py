@@ -5,8 +5,6 @@ Everything outside is passed in (:class:`Outside`), and no step begins after the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
 from sglang_roce_entry.errors import CONFIGURATION, DEADLINE
@@ -16,6 +14,7 @@ from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT
 from sglang_roce_entry.group.resolve import NotResolved
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

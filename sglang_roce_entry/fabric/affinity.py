@@ -6,11 +6,10 @@ bridge), PHB (one host bridge), NODE (one NUMA node), SYS (across sockets).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.host.rdma import is_pci_address
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

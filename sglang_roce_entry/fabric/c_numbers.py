@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-_DECIMAL = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)")
-_ANY_BASE = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+_DECIMAL = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)"
+_ANY_BASE = r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"
 
 _BITS = 63  # of C's long, on every platform that NCCL runs on
 
@@ -15,7 +13,9 @@ def atoi(text: str) -> int:
 
     As in glibc: the nearest ``long``, of which the lower 32 bits are taken.
     """
-    found = _DECIMAL.match(text)
+    import re  # most pods give no number to look at
+
+    found = re.match(_DECIMAL, text)
     if found is None:
         return 0
     value = int(found[2][:20] or "0")
@@ -27,7 +27,9 @@ def strtoll(text: str) -> tuple[int | None, int]:
 
     ``0x`` and ``0`` in front mean hexadecimal and octal. 0 and nothing read where there is no number.
     """
-    found = _ANY_BASE.match(text)
+    import re
+
+    found = re.match(_ANY_BASE, text)
     if found is None:
         return 0, 0
     base, digits = next((base, found[group]) for base, group in ((16, 2), (8, 3), (10, 4)) if found[group])

@@ -6,14 +6,13 @@ NVSHMEM, its ``^lo`` ends Gloo, and UCX's list governs TCP as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
 from sglang_roce_entry.fabric.nvshmem import LEFT_ALONE
 from sglang_roce_entry.fabric.selector import parse_selector
 from sglang_roce_entry.fabric.user_values import check_index, check_steering
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 

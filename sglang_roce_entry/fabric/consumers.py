@@ -6,13 +6,12 @@ what is said to them, and what is left alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.fabric import nvshmem
 from sglang_roce_entry.fabric.variables import DISCOVERED
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

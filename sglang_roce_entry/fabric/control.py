@@ -6,11 +6,10 @@ SGLang asks for the route to 8.8.8.8. On a node with several interfaces these th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, Problem, error, warning
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.fabric import nvshmem, requirements, user_values
 from sglang_roce_entry.fabric.index import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
@@ -22,6 +20,7 @@ from sglang_roce_entry.fabric.variables import (
 )
 from sglang_roce_entry.records import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.fabric.gid_scan import (
@@ -21,6 +20,7 @@ from sglang_roce_entry.fabric.gid_scan import (
 from sglang_roce_entry.fabric.policy import Reason
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 

@@ -9,11 +9,11 @@ makes it.
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.fabric.nccl_settings import parse_c_integer
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -9,11 +9,11 @@ over an administrator's file; so the files count as decided values too.
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.fabric.c_numbers import as_int, atoi, strtoll
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

@@ -7,12 +7,11 @@ its own job, and both put all of them on the first HCA (deepseek-ai/DeepEP#336).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import Problem, warning
 from sglang_roce_entry.fabric.gid_scan import AF_INET
 from sglang_roce_entry.fabric.variables import DISCOVERED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

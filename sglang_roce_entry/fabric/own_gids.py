@@ -9,11 +9,11 @@ names that its own interfaces may have as well.
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.facts import ROCE_V2, Gid, Interface
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

@@ -6,10 +6,9 @@ SGLang computes no affinity, and no two libraries compute the same one; what is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.fabric.affinity import Affinity, distance
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sglang_roce_entry.fabric.selector import Selector
 

@@ -7,8 +7,6 @@ both ways.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.own_gids import GidView, OwnGid, routable, view_gids
@@ -16,6 +14,7 @@ from sglang_roce_entry.fabric.policy import OFF, FabricPolicy, Reason
 from sglang_roce_entry.host.facts import ACTIVE, CHANNEL_ADAPTER, ROCE_V2, Gpus, Hca, HostFacts, Port
 from sglang_roce_entry.records import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 

@@ -12,12 +12,11 @@ a prefix: ``mlx5_1`` also selects ``mlx5_10``. Spaces are not trimmed. At most 3
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.fabric.c_numbers import atoi
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

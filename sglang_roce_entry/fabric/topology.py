@@ -11,14 +11,14 @@ A GPU or HCA that the file does not name keeps the place that the kernel shows, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.host.rdma import is_pci_address
 from sglang_roce_entry.records import dataclass, replace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from sglang_roce_entry.host.facts import Gpus, HostFacts
 

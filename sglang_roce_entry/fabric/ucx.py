@@ -9,11 +9,11 @@ is refused together with ``UCX_IB_GID_INDEX``.
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.fabric.index import covering_network
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

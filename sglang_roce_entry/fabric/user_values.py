@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.gid_scan import AF_INET6, FIRST_WITH_SCAN
 from sglang_roce_entry.fabric.index import UserScan
@@ -13,6 +11,7 @@ from sglang_roce_entry.fabric.policy import Reason
 from sglang_roce_entry.fabric.selector import parse_selector
 from sglang_roce_entry.host.facts import ROCE_V2
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.gid_scan import AF_INET6
 from sglang_roce_entry.fabric.policy import OFF, REQUIRED
 from sglang_roce_entry.fabric.selector import MAX_ENTRIES, render_selector
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -10,10 +10,10 @@ import errno
 import select
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address

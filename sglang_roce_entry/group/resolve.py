@@ -6,10 +6,10 @@ import socket
 import threading
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.group.endpoint import literal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -93,6 +93,8 @@ class Resolver:
 
 def system_addresses(host: str) -> Addresses:
     """Return what getaddrinfo says, IPv4 first, without duplicates or scopes. Raises ``OSError``."""
-    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    # For a str Python loads its IDNA codec, two milliseconds, also where every character is ASCII.
+    plain = host.encode() if host.isascii() else host
+    answers = socket.getaddrinfo(plain, None, type=socket.SOCK_STREAM)
     found = dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in answers)
     return tuple(sorted(found, key=lambda address: address.version))

@@ -8,7 +8,6 @@ deadline is ever passed, also not by a resolver that hangs.
 from __future__ import annotations
 
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
@@ -16,17 +15,25 @@ from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_
 from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from ipaddress import IPv4Address, IPv6Address
+    from typing import Protocol, TypeVar
 
     from tenacity import RetryCallState
 
     from sglang_roce_entry.group.probe import Probe
 
     IpAddress = IPv4Address | IPv6Address
+    Result = TypeVar("Result")
 
-Result = TypeVar("Result")
+    class Say(Protocol):
+        """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
+
+        def __call__(self, message: str, **fields: object) -> None:
+            """Write ``message``."""
+
 
 #: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
@@ -62,13 +69,6 @@ class WaitPolicy:
         """
         cap_s = max(0.5, size / 100)
         return cls(deadline_s, cap_s, cap_s / 5)
-
-
-class Say(Protocol):
-    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
-
-    def __call__(self, message: str, **fields: object) -> None:
-        """Write ``message``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.host.answers import LiveAnswers
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
@@ -11,12 +9,12 @@ from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.host.tree import DiskTree
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sglang_roce_entry.host.answers import Answers
+    from sglang_roce_entry.host.asked import Answers, Tree
     from sglang_roce_entry.host.facts import Hca, Interface
-    from sglang_roce_entry.host.tree import Tree
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 

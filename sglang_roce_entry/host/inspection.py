@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
 from sglang_roce_entry.records import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
+    from sglang_roce_entry.host.asked import Tree
     from sglang_roce_entry.host.collect import Host
     from sglang_roce_entry.host.facts import Hca, IpAddress
-    from sglang_roce_entry.host.tree import Tree
 
 #: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
 _PEER_MEMORY = (

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_interface
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.facts import Interface
 from sglang_roce_entry.host.tree import names_or_empty
 from sglang_roce_entry.natural import natural_key
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sglang_roce_entry.host.asked import Tree
     from sglang_roce_entry.host.facts import IpAddress, IpInterface
-    from sglang_roce_entry.host.tree import Tree
 
 #: Linux's IFNAMSIZ less the NUL; names in /sys/class/net that are no interface (bonding_masters)
 #: are plain files there.

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import errno
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.facts import Gid, Hca, Port
 from sglang_roce_entry.host.tree import ABSENT, attribute_or_none, names_or_empty
 from sglang_roce_entry.natural import natural_key
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sglang_roce_entry.host.asked import Tree
     from sglang_roce_entry.host.facts import IpAddress
-    from sglang_roce_entry.host.tree import Tree
 
 CLASS = "/sys/class/infiniband"
 VERBS_CLASS = "/sys/class/infiniband_verbs"
@@ -143,25 +143,21 @@ def _read_port(tree: Tree, base: str, device: str, number: int, failures: dict[s
 def _read_gids(tree: Tree, port: str, failures: dict[str, str]) -> tuple[int, tuple[Gid, ...]]:
     directory = f"{port}/gids"
     try:
-        names = tree.names(directory)
+        slots = tree.slots(directory)
     except OSError as error:
         if error.errno not in ABSENT:
             failures[directory] = errno_name(error)
         return 0, ()
-    read = tree.slots(directory)
     occupied = []
     length = 0
-    for name in names:
+    for name, content in slots:
         if not name.isdecimal():
             continue
         length += 1
-        try:
-            raw = read(name)
-        except OSError as error:
-            if error.errno not in ABSENT:
-                failures[f"{directory}/{name}"] = errno_name(error)
-            continue
-        if not raw.startswith(_ZERO):
+        if isinstance(content, OSError):
+            if content.errno not in ABSENT:
+                failures[f"{directory}/{name}"] = errno_name(content)
+        elif not content.startswith(_ZERO):
             occupied.append(int(name))
     gids = [_read_slot(tree, port, index, failures) for index in sorted(occupied)]
     return length, tuple(gid for gid in gids if gid is not None)

@@ -13,7 +13,6 @@ import os
 import tarfile
 import zlib
 from ipaddress import ip_address, ip_interface
-from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.answers import interface_of
@@ -25,11 +24,13 @@ from sglang_roce_entry.host.masking import Mask, needed_lines
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
+    from sglang_roce_entry.host.asked import Tree
     from sglang_roce_entry.host.facts import IpAddress
-    from sglang_roce_entry.host.tree import Tree
 
 FORMAT = 1
 FACTS = "facts.json"

@@ -6,12 +6,11 @@ On the command line the last occurrence wins, and everything on it wins over ``-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import ConfigurationError, Problem, warning
 from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 

@@ -7,13 +7,12 @@ of GPUs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
 from sglang_roce_entry.records import dataclass, replace
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

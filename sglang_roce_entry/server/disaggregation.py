@@ -8,11 +8,10 @@ read from 0.5.5.post3 on, but 0.5.9 to 0.5.12 take it for a list and refuse it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, Problem, value_warning
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

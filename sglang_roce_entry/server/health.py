@@ -5,13 +5,13 @@ from __future__ import annotations
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from sglang_roce_entry.group.endpoint import bracketed, literal
 from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any
 from sglang_roce_entry.group.resolve import NotResolved, Resolver
 from sglang_roce_entry.records import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sglang_roce_entry.host.facts import IpAddress
 

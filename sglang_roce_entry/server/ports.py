@@ -5,11 +5,10 @@ SGLang finds a clash only when it binds: the rendezvous after the imports, HTTP 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error
 from sglang_roce_entry.group.endpoint import MAX_PORT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sglang_roce_entry.server.arguments import UserArguments
 

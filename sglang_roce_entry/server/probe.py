@@ -15,14 +15,13 @@ and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sglang_roce_entry.errors import EntryError
 from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.health import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Target
 from sglang_roce_entry.server.ports import http_port
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

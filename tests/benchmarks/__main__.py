@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.benchmarks import scale, wait_latency
+from tests.benchmarks import scale, startup, wait_latency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,11 @@ class Benchmark(Protocol):
 
 
 #: In the order in which they run.
-BENCHMARKS: dict[str, Benchmark] = {"wait-latency": wait_latency, "scale": scale}
+BENCHMARKS: dict[str, Benchmark] = {
+    "startup": startup,
+    "wait-latency": wait_latency,
+    "scale": scale,
+}
 
 
 def machine() -> dict[str, Any]:

@@ -23,7 +23,6 @@ from sglang_roce_entry.host.tree import DiskTree, MemoryTree
 from tests.trees import V1, V2, Node, gid_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -152,9 +151,6 @@ class _Moving(MemoryTree):
         if path.endswith(("types/3", "ndevs/3")):
             return V2 if "types" in path else step[1]
         return super().attribute(path)
-
-    def slots(self, path: str) -> Callable[[str], bytes]:
-        return super().slots(path)
 
 
 def _moving(script: list[tuple[str, str]]) -> _Moving:

@@ -43,7 +43,12 @@ def entry_interpreter() -> str:
     installed = os.environ.get("SGLANG_ROCE_ENTRY")
     if not installed:
         return sys.executable
-    first = Path(installed).read_bytes().split(b"\n", 1)[0]
+    return interpreter_of(Path(installed))
+
+
+def interpreter_of(script: Path) -> str:
+    """Return the interpreter that an installed script names."""
+    first = script.read_bytes().split(b"\n", 1)[0]
     return os.fsdecode(first.removeprefix(b"#!").strip())
 
 
