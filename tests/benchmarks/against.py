@@ -50,23 +50,24 @@ def measure(short: bool) -> dict[str, Any]:
 def _row(leader: Leader, command: Path, path: Path, starts: int, scripts: int) -> dict[str, Any]:
     python, around = interpreter_of(command), environment(path)
     shells = {name: ["bash", str(script)] for name, script in SHELL.items()}
-    commands = {BARE: [python, "-c", "pass"], OURS: [str(command), *ARGUMENTS], **shells}
+    ours = {OURS: [str(command), *ARGUMENTS], "scan": [python, str(HERE / "scan.py")]}
+    commands = {BARE: [python, "-c", "pass"], **ours, **shells}
     rounds = {**dict.fromkeys(commands, starts), **dict.fromkeys(shells, scripts)}
-    _check_agreement(leader, command, around)
+    if leader.hcas <= 8:  # a minute each beyond
+        _check_agreement(leader, command, around)
     told = json.dumps({"commands": commands, "rounds": rounds, "memory": {}})
     said = json.loads(leader.run([sys.executable, str(HERE / "interleaved.py")], around, told))
     taken = {name: statistics.median(seconds) * 1000 for name, seconds in said["seconds"].items()}
-    scan_ms = float(leader.run([python, str(HERE / "scan.py")], around)) * 1000
     return {
         "hcas": leader.hcas,
         "slots": leader.slots,
         "gids": leader.gids,
         "bare_ms": taken[BARE],
         "start_ms": taken[OURS],
-        "scan_ms": scan_ms,
+        "scan_ms": taken["scan"],
         **{f"{name}_ms": taken[name] for name in SHELL},
         **{f"{name}_of_start": taken[name] / taken[OURS] for name in SHELL},
-        **{f"{name}_of_scan": taken[name] / scan_ms for name in SHELL},
+        **{f"{name}_of_scan": taken[name] / taken["scan"] for name in SHELL},
     }
 
 
