@@ -11,14 +11,12 @@ import json
 import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.rails import ARGUMENTS, Leader, Unavailable, environment, installed, standin
+from tests.benchmarks.rails import ARGUMENTS, Leader, Unavailable, environment, workplace
 from tests.benchmarks.text_table import text_table
-from tests.process.command import CHECKOUT, interpreter_of
-from tests.process.nodes import missing_requirement
+from tests.process.command import interpreter_of
 
 HERE = Path(__file__).parent
 NODES = ((1, 256), (4, 256), (8, 256), (16, 256), (32, 256))
@@ -29,21 +27,17 @@ SHELL = {"show_gids": HERE / "shell" / "show-gids.sh", "block": HERE / "shell" /
 
 def measure(short: bool) -> dict[str, Any]:
     """Return milliseconds of a whole start, of its scan and of each shell form, for each node."""
-    lacking = missing_requirement() or (None if shutil.which("bash") else "needs the program `bash`")
-    if lacking:
-        return {"skipped": lacking}
-    with tempfile.TemporaryDirectory(prefix="sglang-roce-benchmark-") as directory:
-        folder = Path(directory)
-        try:
-            command = installed(folder, CHECKOUT)
-        except Unavailable as sentence:
-            return {"skipped": str(sentence)}
-        path = standin(folder)
-        rows = []
-        for hcas, slots in [(1, 32)] if short else NODES:
-            leader = Leader(folder / f"{hcas}x{slots}", hcas, slots)
-            often = (2, 1) if short else (30, 3 if hcas <= 8 else 1)
-            rows.append(_row(leader, command, path, *often))
+    if shutil.which("bash") is None:
+        return {"skipped": "needs the program `bash`"}
+    rows = []
+    try:
+        with workplace() as (folder, command, path):
+            for hcas, slots in [(1, 32)] if short else NODES:
+                leader = Leader(folder / f"{hcas}x{slots}", hcas, slots)
+                often = (2, 1) if short else (30, 3 if hcas <= 8 else 1)
+                rows.append(_row(leader, command, path, *often))
+    except Unavailable as sentence:
+        return {"skipped": str(sentence)}
     return {"rows": rows, "targets": TARGETS}
 
 
