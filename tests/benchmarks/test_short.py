@@ -84,7 +84,7 @@ def test_an_unknown_name_is_a_usage_error() -> None:
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "no benchmark wait-latancy; there are wait-latency" in done.stderr
+    assert f"no benchmark wait-latancy; there are {', '.join(BENCHMARKS)}" in done.stderr
 
 
 def test_figures_need_both_benchmarks() -> None:
