@@ -51,7 +51,7 @@ def _table(report: dict[str, Any]) -> str:
             + " |"
         )
     slot = measured["startup"].get("empty_slot_us")
-    each = f"An empty slot costs {slot['scan']:.1f} µs. " if slot else ""
+    each = f"An empty slot costs {slot['start']:.1f} µs. " if slot else ""
     lines += [
         "",
         (
