@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m tests.benchmarks [--short] [--json FILE] [NAME...]`."""
+"""Run the benchmarks: `python -m tests.benchmarks [--short] [--json FILE] [--figures FOLDER] [NAME...]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.benchmarks import scale, startup, wait_latency
+from tests.benchmarks import against, scale, startup, wait_latency
+from tests.benchmarks.figures import NEEDED, write_figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Benchmark(Protocol):
 #: In the order in which they run.
 BENCHMARKS: dict[str, Benchmark] = {
     "startup": startup,
+    "against": against,
     "wait-latency": wait_latency,
     "scale": scale,
 }
@@ -61,10 +63,15 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--short", action="store_true", help="a minute instead of many: shows that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help=f"write table and chart of {' and '.join(NEEDED)} there"
+    )
     told = parser.parse_args(argv)
     unknown = sorted(set(told.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if told.figures and not set(NEEDED) <= set(told.names or BENCHMARKS):
+        parser.error(f"--figures needs {' and '.join(NEEDED)}")
     report: dict[str, Any] = {"machine": machine(), "short": told.short, "benchmarks": {}}
     print("  ".join(f"{key} {value}" for key, value in report["machine"].items()), flush=True)
     for name in told.names or BENCHMARKS:
@@ -76,6 +83,12 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n== {name} ({result['took_s']} s)\n{shown}", flush=True)
         if told.json:
             told.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if told.figures:
+        skipped = [name for name in NEEDED if "skipped" in report["benchmarks"][name]]
+        written = [] if skipped else write_figures(report, told.figures)
+        print(
+            f"\nno figures without {', '.join(skipped)}" if skipped else f"\nwrote {', '.join(map(str, written))}"
+        )
     return 0
 
 

@@ -1,8 +1,9 @@
 """Run on a node by :mod:`tests.benchmarks.rails`: commands by turns, until each has become another or ended.
 
-Reads `{"commands": {name: argv}, "rounds": {name: count}, "memory": [name]}` from stdin and writes
+Reads `{"commands": {name: argv}, "rounds": {name: count}, "memory": {name: argv}}` from stdin and writes
 `{"seconds": {name: [...]}, "peak_kib": {name: ...}}`. A command holds the only writing end of a pipe: its end
-and its exec close it (see :mod:`tests.benchmarks.exec_watch`).
+and its exec close it (see :mod:`tests.benchmarks.exec_watch`). The one named `scan` says itself how long it
+took. What has fewer rounds than the others is spread over theirs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def seconds(argv: list[str], becomes: bool) -> float:
     if becomes:
         process.kill()
     code = process.wait()
-    if code != (-9 if becomes else 0):
+    # What it became may have come to its own end, 0, before it was killed; a launch itself never ends with 0.
+    if code not in ((0, -9) if becomes else (0,)):
         raise SystemExit(f"{' '.join(argv)} ended with {code}")
     return took
 
@@ -46,9 +48,15 @@ def main() -> None:
     """Take turns."""
     told = json.load(sys.stdin)
     taken: dict[str, list[float]] = {name: [] for name in told["commands"]}
-    for turn in range(max(told["rounds"].values())):
+    most = max(told["rounds"].values())
+    for turn in range(most):
         for name, argv in told["commands"].items():
-            if turn < told["rounds"][name]:
+            count = told["rounds"][name]
+            if turn * count // most == (turn - 1) * count // most:
+                continue
+            if name == "scan":
+                taken[name].append(float(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout))
+            else:
                 taken[name].append(seconds(argv, becomes=name.startswith("sglang-roce-entry")))
     json.dump(
         {"seconds": taken, "peak_kib": {name: peak_kib(argv) for name, argv in told["memory"].items()}}, sys.stdout

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.process.command import CHECKOUT
+from tests.process.nodes import missing_requirement
 from tests.trees import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 LEADER, ADDRESS = "sglang-0.sglang", "10.1.0.1"
 ARGUMENTS = ("--model-path", "/models/m")
@@ -120,7 +124,18 @@ class Unavailable(Exception):
     """What one sentence names is missing here."""
 
 
-def installed(folder: Path, checkout: Path) -> Path:
+@contextmanager
+def workplace() -> Iterator[tuple[Path, Path, Path]]:
+    """Give a folder, the installed command and the PYTHONPATH of a stand-in `sglang`. Raises Unavailable."""
+    lacking = missing_requirement()
+    if lacking:
+        raise Unavailable(lacking)
+    with tempfile.TemporaryDirectory(prefix="sglang-roce-benchmark-") as directory:
+        folder = Path(directory)
+        yield folder, _installed(folder), standin(folder)
+
+
+def _installed(folder: Path) -> Path:
     """Return an installed `sglang-roce-entry`: ``SGLANG_ROCE_ENTRY``, else in a new environment in ``folder``."""
     given = os.environ.get("SGLANG_ROCE_ENTRY")
     if given:
@@ -128,7 +143,7 @@ def installed(folder: Path, checkout: Path) -> Path:
     made = folder / "installed"
     for command in (
         [sys.executable, "-m", "venv", str(made)],
-        [str(made / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", str(checkout)],
+        [str(made / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", str(CHECKOUT)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.chart import HEIGHT, WIDTH, Line, line_chart
+from tests.benchmarks.figures import write_figures
 from tests.benchmarks.simulation import (
     SOMAXCONN,
     Scenario,
@@ -64,6 +67,11 @@ def test_short_form(tmp_path: Path) -> None:
     ours = next(row for row in latency if row["way"] == "sglang-roce-entry")
     assert ours["samples"] == 2
     assert 0 < ours["lookups_of_allowed"] <= 1
+    (row,) = report["benchmarks"]["startup"]["rows"]
+    assert row["start_ms"] > row["bare_ms"] > 0
+    assert 1 < row["memory"] < 3
+    (row,) = report["benchmarks"]["against"]["rows"]
+    assert min(row["show_gids_ms"], row["block_ms"]) > row["scan_ms"] > 0
     scale = report["benchmarks"]["scale"]
     assert ("without_processes" not in scale) or not is_required("torch")
     for row in scale["rows"]:
@@ -76,7 +84,62 @@ def test_an_unknown_name_is_a_usage_error() -> None:
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "no benchmark wait-latancy; there are " in done.stderr
+    assert f"no benchmark wait-latancy; there are {', '.join(BENCHMARKS)}" in done.stderr
+
+
+def test_figures_need_both_benchmarks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "startup", "--figures", "/nowhere"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--figures needs startup and against" in done.stderr
+
+
+# ------------------------------------------------------------------------- table and chart
+
+
+def _report(skipped_slot: bool = False) -> dict[str, Any]:
+    shell = {"start_ms": 40.0, "scan_ms": 4.0, "bare_ms": 8.0, "show_gids_ms": 2600.0, "block_ms": 9000.0}
+    against = [{"hcas": 8, "slots": 256, "gids": 2048, **shell}, {"hcas": 1, "slots": 256, "gids": 256, **shell}]
+    startup = [
+        {"hcas": 8, "slots": slots, "start_ms": 40.0, "starts": 5.4, "memory": 1.88} for slots in (256, 1024)
+    ]
+    machine = {key: f"<{key}>" for key in ("date", "processor", "cores", "kernel", "python", "load")}
+    return {
+        "machine": machine,
+        "benchmarks": {
+            "startup": {"rows": startup, **({} if skipped_slot else {"empty_slot_us": {"start": 2.04}})},
+            "against": {"rows": against},
+        },
+    }
+
+
+@pytest.mark.parametrize("skipped_slot", [False, True])
+def test_the_figures_are_those_of_the_run(tmp_path: Path, skipped_slot: bool) -> None:
+    table, chart = write_figures(_report(skipped_slot), tmp_path / "made")
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert lines[2] == "| 8 × 256 | 40 ms | 5.4 | 1.9 | 2.6 s | 9.0 s |"
+    assert lines[3] == "| 8 × 1,024 | 40 ms | 5.4 | 1.9 |  |  |"
+    assert lines[5].startswith("<date>" if skipped_slot else "An empty slot costs 2.0 µs. <date>")
+    root = ElementTree.fromstring(chart.read_text(encoding="utf-8"))
+    drawn = root.findall("{*}polyline")
+    assert len(drawn) == 4
+    for line in drawn:
+        for point in line.attrib["points"].split():
+            x, y = map(float, point.split(","))
+            assert 0 < x < WIDTH
+            assert 0 < y < HEIGHT
+
+
+def test_a_chart_keeps_its_scale() -> None:
+    drawn = line_chart("a < b", "x", "y", [Line("one", "red", [(1, 0.01), (2, 0.1), (4, 1)])])
+    (line,) = ElementTree.fromstring(drawn).findall("{*}polyline")
+    (x1, y1), (x2, y2), (x3, y3) = (map(float, point.split(",")) for point in line.attrib["points"].split())
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
+    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
+    assert x1 < x2
+    assert y1 > y2
 
 
 # ------------------------------------------------------------------------- the simulated policy

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import sglang_roce_entry
 from tests.container.base_image import missing_packages, write_base
 from tests.container.enclosure import NETAVARK, PROGRAMS, Enclosure, NoNamespacesError
 from tests.container.pods import NETWORKS, NULL_DEVICE, make_node
 from tests.layers import skip_or_fail
+from tests.sources import CHECKOUT, copy_sources
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,9 +26,6 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-#: The code under test: the checkout's, or that of an installed wheel.
-PACKAGE = Path(sglang_roce_entry.__file__).parent
 STAND_IN = Path(__file__).with_name("stand_in")
 BARE = "localhost/bare:1"
 BASE = "localhost/sglang:1"
@@ -181,11 +178,7 @@ def write_metadata(site: Path, name: str, version: str) -> None:
 def checkout(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """Return a checkout prepared for an offline build, as docker/README.md describes it."""
     folder = tmp_path_factory.mktemp("checkout")
-    clean = shutil.ignore_patterns("__pycache__")
-    for source in (PACKAGE, CHECKOUT / "docker"):
-        shutil.copytree(source, folder / source.name, ignore=clean)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / name, folder)
+    copy_sources(folder, "docker")
     shutil.copytree(wheels, folder / "dist")
     (folder / "credentials").write_text("must not be sent to the engine\n")
     return Checkout(folder, tuple(path.name for path in folder.iterdir()))

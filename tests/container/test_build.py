@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import sglang_roce_entry
-from tests.container.conftest import BARE, CHECKOUT, ODD_VERSION, REVISION, write_metadata
+from tests.container.conftest import BARE, ODD_VERSION, REVISION, write_metadata
 from tests.container.pods import SGLANG_ARGUMENTS, events
 from tests.layers import skip_or_fail
+from tests.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

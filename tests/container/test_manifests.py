@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.container.conftest import CHECKOUT
 from tests.container.pod_spec import container_options
 from tests.container.pods import Pod, events, values
 from tests.layers import skip_or_fail
 from tests.manifests.kubectl import kubectl, kustomize
+from tests.sources import CHECKOUT
 
 if TYPE_CHECKING:
     from pathlib import Path

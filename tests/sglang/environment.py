@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.sglang.releases import COMPANIONS, RELEASES
+from tests.sources import copy_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from tests.sglang.releases import Release
 
 HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parents[1]
 INSIDE = HERE / "inside"
 REQUIREMENTS = HERE / "requirements.txt"
 TORCH = "torch==2.13.0"
@@ -217,6 +218,8 @@ def build_environment(root: Path) -> Environment:
 
 
 def install_checkout(environment: Environment, target: Path) -> Path:
-    """Install this checkout into `target` for the environment's interpreter; return the command."""
-    pip(environment.python, "--no-build-isolation", "--target", target, CHECKOUT, what="this checkout")
+    """Install the code under test into `target` for the environment's interpreter; return the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_sources(Path(folder))
+        pip(environment.python, "--no-build-isolation", "--target", target, folder, what="the code under test")
     return target / "bin" / "sglang-roce-entry"
