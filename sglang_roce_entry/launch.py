@@ -35,10 +35,11 @@ from sglang_roce_entry.server.arguments import read_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import NoReturn
 
     from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.errors import Problem
     from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
     from sglang_roce_entry.host.collect import Host
     from sglang_roce_entry.host.facts import IpAddress, Route
@@ -181,6 +182,7 @@ class Launcher:
             plan = self._plan(None)
         self._say_decision(plan)
         self._refuse(plan)
+        said = plan.problems
         lookup = self._await_group(plan)
         if monotonic() - self._read_at > _STALE_FACTS_S:
             before = plan.environment()
@@ -192,6 +194,8 @@ class Launcher:
                 self._log.say(f"changed during the wait: {', '.join(sorted(moved))}")
         else:
             plan = self._plan(lookup)
+        # The leader's address, and what has changed meanwhile, can bring problems of their own.
+        self._say_problems(problem for problem in plan.problems if problem not in said)
         self._refuse(plan)
         return plan
 
@@ -292,7 +296,10 @@ class Launcher:
 
         for line in decision_lines(plan):
             self._log.say(line)
-        for problem in plan.problems:
+        self._say_problems(plan.problems)
+
+    def _say_problems(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
             self._log.problem(problem)
 
     @staticmethod
@@ -304,8 +311,7 @@ class Launcher:
         from sglang_roce_entry.report import environment_lines, handover_lines
 
         if self._inputs.form == BARE_WORD:
-            for problem in plan.problems:
-                self._log.problem(problem)
+            self._say_problems(plan.problems)
         for line in (*environment_lines(plan), *handover_lines(plan)):
             self._log.say(line)
         handover.raise_memlock()

@@ -1,0 +1,57 @@
+"""A launch says what it knows, also what it only learns while it waits, and whatever becomes of its streams."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sglang_roce_entry import launch
+from sglang_roce_entry.command_line import parse_command_line
+from sglang_roce_entry.launch import Launcher, PlanRefused, gather, read_facts
+from sglang_roce_entry.log import Log
+from sglang_roce_entry.records import replace
+from sglang_roce_entry.settings import read_settings
+from tests.command.test_bad_input import group
+from tests.process.command import STANDIN_SOURCE, python_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.command.conftest import Run
+
+WORKER = ("--rdma", "off", "--gpus", "1", "--group-size", "2", "--worker-index", "1", "--leader-address")
+
+
+def with_sglang(record: Path) -> dict[str, str]:
+    """Return the variables with which the stand-in of SGLang is found and leaves ``record``."""
+    return {"PYTHONPATH": python_path(STANDIN_SOURCE), "STANDIN_RECORD": str(record)}
+
+
+def test_what_is_wrong_with_the_leader_s_address_is_said(run: Run, tmp_path: Path) -> None:
+    """It is not known before the name was looked up, which is after the decision was said."""
+    environ = with_sglang(tmp_path / "record")
+    ran = run(*WORKER, "127.0.0.1", "--wait-deadline", "0", "--model-path", "/m", environ=environ)
+    assert ran.code == 0, ran.err
+    assert "[LEADER_IS_LOOPBACK]" in ran.err
+
+
+def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was right at the start may be wrong when the leader is there, and is said once."""
+    host = group().host()
+    words = ("--hca-wait", "0", "--wait-deadline", "0", "--model-path", "/m")
+    invocation = parse_command_line(words)
+    environ = group().facts["environ"]
+    inputs, stages = gather(invocation, read_settings(invocation.flags, environ), environ, host)
+    good = read_facts(inputs, stages, host)
+    reads = [good, replace(good, memlock_bytes=65536, memlock_known=True, ipc_lock=False)]
+    monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    said = io.StringIO()
+    with pytest.raises(PlanRefused) as refused:
+        Launcher(inputs, stages, host, Log("text", said), None).run()
+    assert reads == []
+    assert refused.value.exit_code == 69
+    assert said.getvalue().count(f"error: {refused.value.message} [{refused.value.code}]") == 1
+    assert said.getvalue().count(f"fix: {refused.value.hint}") == 1
