@@ -8,7 +8,7 @@ import sys
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import EntryError, Interrupted
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.log import Log, write_product
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Run:
         from sglang_roce_entry import handover
         from sglang_roce_entry.launch import PlanRefused
 
-        if self._invocation is not None and self._invocation.mode == "check":
+        if failure.code != "STDOUT" and self._invocation is not None and self._invocation.mode == "check":
             from sglang_roce_entry.check.run import refusal
 
             _print(refusal(failure, self._invocation.mode_value))
@@ -177,8 +177,12 @@ class _Run:
 
 def _probed(verdict: Verdict) -> int:
     """Print the one line of a probe and return its exit code."""
-    _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
-    return errors.OK if verdict.passed else errors.UNHEALTHY
+    code = errors.OK if verdict.passed else errors.UNHEALTHY
+    try:
+        _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
+    except EntryError:
+        return code  # the verdict counts, whoever reads the reason
+    return code
 
 
 def _names_a_mode(arguments: tuple[str, ...]) -> bool:
@@ -214,7 +218,5 @@ def _read_text(path: str) -> str:
 
 def _print(text: str) -> int:
     """Write to stdout, byte for byte what a variable held."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    write_product(text.encode("utf-8", "surrogateescape"))
     return errors.OK

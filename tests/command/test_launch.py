@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +16,7 @@ from sglang_roce_entry.launch import Launcher, PlanRefused, gather, read_facts
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.records import replace
 from sglang_roce_entry.settings import read_settings
+from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
 from tests.process.command import STANDIN_SOURCE, python_path
 
@@ -55,3 +59,45 @@ def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.Mo
     assert refused.value.exit_code == 69
     assert said.getvalue().count(f"error: {refused.value.message} [{refused.value.code}]") == 1
     assert said.getvalue().count(f"fix: {refused.value.hint}") == 1
+
+
+CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all three": "<&- >&- 2>&-", "full": "2>/dev/full"}
+
+
+def in_shell(redirection: str, *words: str, environ: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with a redirection of a shell."""
+    script = f'exec "$@" {redirection}'
+    return subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-m", "sglang_roce_entry", *words],
+        capture_output=True,
+        env={**clean_environment(), **environ},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_stream_that_cannot_be_written_keeps_nothing_from_starting(tmp_path: Path, name: str) -> None:
+    record = tmp_path / "record"
+    done = in_shell(CLOSED[name], "--model-path", "/m", environ=with_sglang(record))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(record.read_text())["argv"][-2:] == ["--model-path", "/m"]
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    "mode", [("--dry-run",), ("--print-env=json",), ("--check",), ("--save-snapshot", "-"), ("--help",)]
+)
+def test_output_that_cannot_be_written_is_no_defect_of_ours(mode: tuple[str, ...], redirection: str) -> None:
+    done = in_shell(redirection, "--snapshot", "h20-roce", *mode, environ={})
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.decode().splitlines()[-2:]
+    assert last[0].startswith("sglang-roce-entry: error: stdout cannot be written: "), done.stderr
+    assert last[0].endswith("[STDOUT]")
+    assert last[1].startswith("sglang-roce-entry:   fix: ")
+
+
+def test_a_probe_counts_although_nobody_reads_why() -> None:
+    done = in_shell(">&-", "--probe", "readiness", "--", "--port", "1", environ={})
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == b""
