@@ -31,17 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     run = _Run(environ)
     try:
-        return run.start(arguments)
-    except Interrupted as interrupted:
+        return _outcome(run, arguments)
+    except Interrupted as interrupted:  # also while a failure was told
         run.stand_down()
         run.log.say(f"ended by signal {interrupted.signal_number}")
         return interrupted.exit_code
-    except EntryError as failure:
-        return run.fail(failure)
+    except KeyboardInterrupt:
+        return 128 + 2  # a mode: it installs no handlers
     except BrokenPipeError:
         # The reader of stdout is gone (| head): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
+
+
+def _outcome(run: _Run, arguments: tuple[str, ...]) -> int:
+    try:
+        return run.start(arguments)
+    except EntryError as failure:
+        return run.fail(failure)
+    except BrokenPipeError:
+        raise
     except Exception as defect:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
         return run.fail(_internal(defect))
 
@@ -156,7 +165,7 @@ class _Run:
         return failure.exit_code
 
     def stand_down(self) -> None:
-        """Stop raising an interruption that has come through."""
+        """Raise no interruption any more: one has come through, and the run ends."""
         if self.guard is not None:
             self.guard.stand_down()
 

@@ -51,7 +51,9 @@ class SignalGuard:
             raise Interrupted(self._received)
 
     def stand_down(self) -> None:
-        """Stop raising again: the interruption has come through."""
+        """Raise no more: the interruption has come through, and a second signal changes nothing."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._received = None
         signal.setitimer(signal.ITIMER_REAL, 0)
 
