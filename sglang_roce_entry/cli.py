@@ -79,10 +79,12 @@ class _Run:
         self._invocation: Invocation | None = None
         self.guard: SignalGuard | None = None
         self._launching = True
+        self._arguments: tuple[str, ...] = ()
 
     def start(self, arguments: tuple[str, ...]) -> int:
         from sglang_roce_entry.command_line import parse_command_line
 
+        self._arguments = arguments
         self._launching = not _names_a_mode(arguments)
         if self._launching:
             from sglang_roce_entry.handover import SignalGuard
@@ -152,7 +154,7 @@ class _Run:
         said = isinstance(failure, PlanRefused)
         if not said:
             self.log.problem(failure)
-        if not self._launching:
+        if not self._launching or self._was_to_be_a_mode():
             return failure.exit_code
         handover.write_termination_log(_termination_text(failure))
         try:
@@ -163,6 +165,13 @@ class _Run:
             self.stand_down()
             return interrupted.exit_code
         return failure.exit_code
+
+    def _was_to_be_a_mode(self) -> bool:
+        if self._invocation is not None:
+            return False
+        from sglang_roce_entry.command_line import asks_for_a_mode
+
+        return asks_for_a_mode(self._arguments)
 
     def stand_down(self) -> None:
         """Raise no interruption any more: one has come through, and the run ends."""
@@ -176,7 +185,8 @@ class _Run:
             from sglang_roce_entry.settings import parse_duration_s
 
             try:
-                chosen = parse_duration_s(self._environ.get("SGLANG_ROCE_LINGER", "").strip())
+                flag = self._invocation.flags.get("linger", "").strip() if self._invocation is not None else ""
+                chosen = parse_duration_s(flag or self._environ.get("SGLANG_ROCE_LINGER", "").strip())
             except ValueError:
                 chosen = None
         if chosen is not None:
