@@ -34,6 +34,8 @@ class SignalGuard:
         """Raise ``Interrupted`` in the main thread from now on."""
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGINT, self._interrupt)
+        # A blocked signal stays blocked across exec: what started this may have left it so.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGALRM})
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         self._received = number

@@ -13,6 +13,7 @@ import pytest
 
 from sglang_roce_entry import cli, handover
 from tests.command.conftest import clean_environment
+from tests.process.command import STANDIN_SOURCE, python_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +70,22 @@ def test_ctrl_c_in_a_mode_leaves_no_traceback() -> None:
         error = run.stderr.read()
     assert run.returncode == 130
     assert error == b""
+
+
+def test_a_mask_that_was_inherited_does_not_keep_a_signal_out() -> None:
+    """Whatever starts containers or subreapers may block signals, and the mask outlives an exec."""
+    code = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'sglang_roce_entry', *sys.argv[1:]])"
+    )
+    worker = ("--rdma", "off", "--gpus", "1", "--leader-address", "127.0.0.1", "--group-size", "2")
+    words = (*worker, "--worker-index", "1", "--dist-init", "64940", "--wait-deadline", "30", "--model-path", "/m")
+    environ = {**clean_environment(), "PYTHONPATH": python_path(STANDIN_SOURCE)}
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, env=environ) as run:
+        assert run.stderr is not None
+        assert any(b"waiting for the leader" in line for line in run.stderr)
+        started = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        run.stderr.read()
+    assert run.returncode == 143
+    assert time.monotonic() - started < 10
