@@ -18,7 +18,9 @@ from sglang_roce_entry.records import replace
 from sglang_roce_entry.settings import read_settings
 from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
+from tests.planning import plan_of
 from tests.process.command import STANDIN_SOURCE, python_path
+from tests.trees import Node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +61,32 @@ def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.Mo
     assert refused.value.exit_code == 69
     assert said.getvalue().count(f"error: {refused.value.message} [{refused.value.code}]") == 1
     assert said.getvalue().count(f"fix: {refused.value.hint}") == 1
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
+    """A name with IPv6 addresses alone is no address that SGLang could bind."""
+    node = (
+        Node()
+        .interface("eth0", "fd00::1" if index == "0" else "fd00::2")
+        .set(resolve={"sglang-0.sglang": ["fd00::1"]}, versions={"sglang": "0.5.10", "nccl": "2.28.3"})
+    )
+    words = (
+        *("--rdma", "off", "--gpus", "8", "--group-size", "2", "--worker-index", index, "--wait-deadline", "0"),
+        *("--leader-address", "sglang-0.sglang", "--model-path", "/m"),
+    )
+    invocation = parse_command_line(words)
+    inputs, stages = gather(invocation, read_settings(invocation.flags, {}), {}, node.host())
+    became: list[tuple[str, ...]] = []
+
+    def hand_over(argv: tuple[str, ...], _environ: object) -> None:
+        became.append(argv)
+
+    monkeypatch.setattr("sglang_roce_entry.handover.raise_memlock", lambda: None)
+    monkeypatch.setattr("sglang_roce_entry.handover.hand_over", hand_over)
+    Launcher(inputs, stages, node.host(), Log("text", io.StringIO()), None).run()
+    assert "[fd00::1]:20000" in became[0]
+    assert became[0] == plan_of(node, *words).argv
 
 
 CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all three": "<&- >&- 2>&-", "full": "2>/dev/full"}
