@@ -8,7 +8,7 @@ import sys
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import EntryError, Interrupted
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.log import Log, write_product
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,17 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     run = _Run(environ)
     try:
-        return run.start(arguments)
-    except Interrupted as interrupted:
+        return _outcome(run, arguments)
+    except Interrupted as interrupted:  # also while a failure was told
         run.stand_down()
         run.log.say(f"ended by signal {interrupted.signal_number}")
         return interrupted.exit_code
-    except EntryError as failure:
-        return run.fail(failure)
+    except KeyboardInterrupt:
+        return 128 + 2  # a mode: it installs no handlers
     except BrokenPipeError:
         # The reader of stdout is gone (| head): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
+
+
+def _outcome(run: _Run, arguments: tuple[str, ...]) -> int:
+    try:
+        return run.start(arguments)
+    except EntryError as failure:
+        return run.fail(failure)
+    except BrokenPipeError:
+        raise
     except Exception as defect:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
         return run.fail(_internal(defect))
 
@@ -70,10 +79,12 @@ class _Run:
         self._invocation: Invocation | None = None
         self.guard: SignalGuard | None = None
         self._launching = True
+        self._arguments: tuple[str, ...] = ()
 
     def start(self, arguments: tuple[str, ...]) -> int:
         from sglang_roce_entry.command_line import parse_command_line
 
+        self._arguments = arguments
         self._launching = not _names_a_mode(arguments)
         if self._launching:
             from sglang_roce_entry.handover import SignalGuard
@@ -131,7 +142,7 @@ class _Run:
         from sglang_roce_entry import handover
         from sglang_roce_entry.launch import PlanRefused
 
-        if self._invocation is not None and self._invocation.mode == "check":
+        if failure.code != "STDOUT" and self._invocation is not None and self._invocation.mode == "check":
             from sglang_roce_entry.check.run import refusal
 
             _print(refusal(failure, self._invocation.mode_value))
@@ -143,7 +154,7 @@ class _Run:
         said = isinstance(failure, PlanRefused)
         if not said:
             self.log.problem(failure)
-        if not self._launching:
+        if not self._launching or self._was_to_be_a_mode():
             return failure.exit_code
         handover.write_termination_log(_termination_text(failure))
         try:
@@ -155,8 +166,15 @@ class _Run:
             return interrupted.exit_code
         return failure.exit_code
 
+    def _was_to_be_a_mode(self) -> bool:
+        if self._invocation is not None:
+            return False
+        from sglang_roce_entry.command_line import asks_for_a_mode
+
+        return asks_for_a_mode(self._arguments)
+
     def stand_down(self) -> None:
-        """Stop raising an interruption that has come through."""
+        """Raise no interruption any more: one has come through, and the run ends."""
         if self.guard is not None:
             self.guard.stand_down()
 
@@ -167,7 +185,8 @@ class _Run:
             from sglang_roce_entry.settings import parse_duration_s
 
             try:
-                chosen = parse_duration_s(self._environ.get("SGLANG_ROCE_LINGER", "").strip())
+                flag = self._invocation.flags.get("linger", "").strip() if self._invocation is not None else ""
+                chosen = parse_duration_s(flag or self._environ.get("SGLANG_ROCE_LINGER", "").strip())
             except ValueError:
                 chosen = None
         if chosen is not None:
@@ -177,8 +196,12 @@ class _Run:
 
 def _probed(verdict: Verdict) -> int:
     """Print the one line of a probe and return its exit code."""
-    _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
-    return errors.OK if verdict.passed else errors.UNHEALTHY
+    code = errors.OK if verdict.passed else errors.UNHEALTHY
+    try:
+        _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
+    except EntryError:
+        return code  # the verdict counts, whoever reads the reason
+    return code
 
 
 def _names_a_mode(arguments: tuple[str, ...]) -> bool:
@@ -214,7 +237,5 @@ def _read_text(path: str) -> str:
 
 def _print(text: str) -> int:
     """Write to stdout, byte for byte what a variable held."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    write_product(text.encode("utf-8", "surrogateescape"))
     return errors.OK

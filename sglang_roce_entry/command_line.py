@@ -88,6 +88,21 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
     return invocation
 
 
+def asks_for_a_mode(argv: Sequence[str]) -> bool:
+    """Return whether a mode stands among our own options, also of a command line that is refused."""
+    reader = _Reader(tuple(argv))
+    while reader.more():
+        name, equals, value = reader.peek().partition("=")
+        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, "-h"):
+            return True
+        if not _is_ours(name, reader.value_behind(equals, value)):
+            return False
+        reader.take()
+        if not equals and reader.more() and name not in ("--strict", _KEEP):
+            reader.take()
+    return False
+
+
 class _Reader:
     def __init__(self, argv: tuple[str, ...]) -> None:
         self._argv = argv

@@ -34,6 +34,8 @@ class SignalGuard:
         """Raise ``Interrupted`` in the main thread from now on."""
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGINT, self._interrupt)
+        # A blocked signal stays blocked across exec: what started this may have left it so.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGALRM})
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
         self._received = number
@@ -51,7 +53,9 @@ class SignalGuard:
             raise Interrupted(self._received)
 
     def stand_down(self) -> None:
-        """Stop raising again: the interruption has come through."""
+        """Raise no more: the interruption has come through, and a second signal changes nothing."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._received = None
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -73,8 +77,7 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     Dispositions are set back to their defaults (CPython leaves SIGPIPE and SIGXFSZ ignored, and what
     is ignored stays so across exec), the mask is emptied, and no descriptor but 0, 1 and 2 survives.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     _close_on_exec()
     handlers = _default_signals()
     try:
@@ -87,6 +90,15 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         raise EntryError(
             "EXEC", f"cannot execute {argv[0]!r}: {failure}", "correct the arguments", CANNOT_EXECUTE
         ) from failure
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # closed when the interpreter started
+                stream.flush()
+        except (OSError, ValueError):
+            continue  # a stream that nobody reads must not keep SGLang from starting
 
 
 def _not_executed(name: str, failure: OSError) -> EntryError:

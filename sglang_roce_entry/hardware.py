@@ -93,11 +93,17 @@ class KernelEvents:
         if self._monitor is None or seconds <= 0:
             sleep(max(0.0, seconds))
             return
-        started = monotonic()
-        event = self._monitor.poll(timeout=seconds)
-        if event is not None:
-            # An event comes before its files are complete, and seldom alone.
-            sleep(max(0.0, min(0.1, seconds - (monotonic() - started))))
+        deadline = monotonic() + seconds
+        while monotonic() < deadline:
+            try:
+                # None also comes early: the socket wakes for every subsystem, the filter is libudev's.
+                event = self._monitor.poll(timeout=max(0.0, deadline - monotonic()))
+            except OSError:
+                event = True  # ENOBUFS: there were more than the socket holds
+            if event is not None:
+                # An event comes before its files are complete, and seldom alone.
+                sleep(max(0.0, min(0.1, deadline - monotonic())))
+                return
 
 
 def _monitor() -> Any:

@@ -35,10 +35,11 @@ from sglang_roce_entry.server.arguments import read_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import NoReturn
 
     from sglang_roce_entry.command_line import Invocation
+    from sglang_roce_entry.errors import Problem
     from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
     from sglang_roce_entry.host.collect import Host
     from sglang_roce_entry.host.facts import IpAddress, Route
@@ -129,8 +130,11 @@ def look_up_leader(stages: Stages, host: Host) -> LeaderLookup | None:
             addresses = Resolver().addresses(identity.leader, _QUICK_LOOKUP_S)
         except NotResolved as failure:
             return LeaderLookup(failure=str(failure))
-    only_ipv6 = bool(addresses) and all(address.version == 6 for address in addresses)
-    return LeaderLookup(addresses, None, only_ipv6)
+    return LeaderLookup(addresses, None, _only_ipv6(addresses))
+
+
+def _only_ipv6(addresses: tuple[IpAddress, ...]) -> bool:
+    return bool(addresses) and all(address.version == 6 for address in addresses)
 
 
 def plan_only(inputs: PlanInputs, stages: Stages, host: Host) -> Plan:
@@ -141,11 +145,15 @@ def plan_only(inputs: PlanInputs, stages: Stages, host: Host) -> Plan:
 def look_and_plan(inputs: PlanInputs, stages: Stages, host: Host) -> tuple[Plan, LeaderLookup | None]:
     """Return the plan of a mode, and what its one quick look-up of the leader's name gave."""
     inputs = replace(inputs, facts=read_facts(inputs, stages, host), gpus=read_gpus(host))
-    lookup = look_up_leader(stages, host)
-    if lookup is not None and lookup.only_ipv6 and stages.identity is not None:
-        accepted = leader_address(stages.identity, lookup, inputs.facts)
-        lookup = replace(lookup, accepted=accepted)
+    lookup = _with_literal(look_up_leader(stages, host), stages, inputs.facts)
     return make_plan(inputs, stages, lookup, _route(host, inputs.facts)), lookup
+
+
+def _with_literal(lookup: LeaderLookup | None, stages: Stages, facts: HostFacts) -> LeaderLookup | None:
+    """Return a look-up that nothing has accepted yet with the address to put for a name with IPv6 alone."""
+    if lookup is None or not lookup.only_ipv6 or lookup.accepted is not None or stages.identity is None:
+        return lookup
+    return replace(lookup, accepted=leader_address(stages.identity, lookup, facts))
 
 
 def _route(host: Host, facts: HostFacts) -> Callable[[IpAddress], Route | None]:
@@ -181,7 +189,8 @@ class Launcher:
             plan = self._plan(None)
         self._say_decision(plan)
         self._refuse(plan)
-        lookup = self._await_group(plan)
+        said = plan.problems
+        lookup = _with_literal(self._await_group(plan), self._stages, self._inputs.facts)
         if monotonic() - self._read_at > _STALE_FACTS_S:
             before = plan.environment()
             self._read()
@@ -192,6 +201,8 @@ class Launcher:
                 self._log.say(f"changed during the wait: {', '.join(sorted(moved))}")
         else:
             plan = self._plan(lookup)
+        # The leader's address, and what has changed meanwhile, can bring problems of their own.
+        self._say_problems(problem for problem in plan.problems if problem not in said)
         self._refuse(plan)
         return plan
 
@@ -252,7 +263,8 @@ class Launcher:
             self._log.problem(failure)
             self._log.say("launching all the same (on-timeout exec): torch tries on for 600 s")
             # Nothing is looked up again: the deadline is over, also for a resolver that hangs.
-            return LeaderLookup(name.last_known, failure=None if name.last_known else failure.message)
+            known = name.last_known
+            return LeaderLookup(known, None, _only_ipv6(known), None if known else failure.message)
         return LeaderLookup((awaited.address,), awaited.address, awaited.only_ipv6)
 
     def _await_leader(self, plan: Plan, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
@@ -292,7 +304,10 @@ class Launcher:
 
         for line in decision_lines(plan):
             self._log.say(line)
-        for problem in plan.problems:
+        self._say_problems(plan.problems)
+
+    def _say_problems(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
             self._log.problem(problem)
 
     @staticmethod
@@ -304,8 +319,7 @@ class Launcher:
         from sglang_roce_entry.report import environment_lines, handover_lines
 
         if self._inputs.form == BARE_WORD:
-            for problem in plan.problems:
-                self._log.problem(problem)
+            self._say_problems(plan.problems)
         for line in (*environment_lines(plan), *handover_lines(plan)):
             self._log.say(line)
         handover.raise_memlock()

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import sys
 
+from sglang_roce_entry.errors import USAGE, EntryError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from sglang_roce_entry.errors import EntryError, Problem
+    from sglang_roce_entry.errors import Problem
 
 PREFIX = "sglang-roce-entry:"
+
+
+def write_product(data: bytes) -> None:
+    """Write to stdout. Raises ``EntryError`` where that is closed or full, ``BrokenPipeError`` as it is."""
+    if sys.stdout is None:  # closed when the interpreter started
+        raise _unwritable("it is closed")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        raise _unwritable(failure.strerror or str(failure)) from failure
+
+
+def _unwritable(reason: str) -> EntryError:
+    hint = "look where the output goes: the disk may be full"
+    return EntryError("STDOUT", f"stdout cannot be written: {reason}", hint, USAGE)
 
 
 class Log:
@@ -18,7 +39,8 @@ class Log:
 
     def __init__(self, form: str = "text", stream: TextIO | None = None) -> None:
         self.form = form
-        self._stream = stream or sys.stderr
+        # None where stderr was closed when the interpreter started.
+        self._stream: TextIO | None = stream or sys.stderr
 
     def say(self, message: str, **fields: object) -> None:
         """Write one fact."""
@@ -35,6 +57,8 @@ class Log:
             self._write(severity, f"  fix: {problem.hint}", {})
 
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
+        if self._stream is None:
+            return
         # A value of the user may hold a newline: one fact stays one line.
         line = " ".join(message.split("\n"))
         if self.form == "json":

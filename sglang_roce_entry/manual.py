@@ -48,9 +48,9 @@ options
 """
 
 _TAIL = """
-Every option above is also a variable (--hca-wait: SGLANG_ROCE_HCA_WAIT) and a key of the policy file
-(hca_wait). Precedence: flag, variable, policy, default. An explicit flag beats the pod's NCCL_*
-variables; these, and NCCL's own configuration files, beat everything else.
+Every option above but --snapshot and --policy is also a variable (--hca-wait: SGLANG_ROCE_HCA_WAIT) and a
+key of the policy file (hca_wait). Precedence: flag, variable, policy, default. An explicit flag beats the
+pod's NCCL_* variables; these, and NCCL's own configuration files, beat everything else.
 """
 
 

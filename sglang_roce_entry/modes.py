@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from sglang_roce_entry import report
 from sglang_roce_entry.errors import OK, USAGE, EntryError
 from sglang_roce_entry.launch import gather, look_up_leader, plan_only
+from sglang_roce_entry.log import write_product
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _save(
     if target == "-":
         if os.isatty(1):
             raise EntryError("USAGE", "the archive would go to a terminal", "add > node.tar.gz", USAGE)
-        sys.stdout.buffer.write(archive)
-        sys.stdout.buffer.flush()
+        write_product(archive)
     else:
         try:
             with open(target, "wb") as file:
@@ -106,6 +105,4 @@ def _save(
 
 
 def _write(text: str) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    write_product(text.encode("utf-8", "surrogateescape"))

@@ -138,7 +138,7 @@ def identify(inputs: PlanInputs) -> Stages:
                 if argument is not None:
                     arguments[field_name] = (argument.text, argument.where)
         alone = set(arguments) == {"leader"} and not written
-        if alone and not any(inputs.environ.get(name, "").strip() for name in _LWS_VARIABLES):
+        if alone and not _is_in_a_group(inputs):
             # SGLang's own --dist-init-addr on one node: a fixed port, no group.
             return Stages(Identity(None, 1, 0, "none"), (), port)
         identity = resolve_identity(
@@ -150,6 +150,14 @@ def identify(inputs: PlanInputs) -> Stages:
 
 
 _LWS_VARIABLES = ("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX")
+
+
+def _is_in_a_group(inputs: PlanInputs) -> bool:
+    """Return whether LeaderWorkerSet says anything of this pod: in variables, labels or annotations."""
+    keys = (*inputs.labels, *inputs.annotations)
+    return any(inputs.environ.get(name, "").strip() for name in _LWS_VARIABLES) or any(
+        key.startswith("leaderworkerset.sigs.k8s.io/") for key in keys
+    )
 
 
 def _problem(failure: EntryError) -> Problem:

@@ -11,6 +11,7 @@ import select
 import socket
 from time import monotonic
 
+from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.records import dataclass
 
 TYPE_CHECKING = False
@@ -49,14 +50,11 @@ def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[
             causes[address].add(_cause(code))
 
     def begin(address: IPv4Address | IPv6Address, port: int) -> None:
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        code = one.connect_ex((str(address), port))
-        if code == errno.EINPROGRESS:
+        one, code = _connecting(address, port)
+        if one is not None:
             open_sockets[one.fileno()] = (one, address, port)
             poll.register(one, select.POLLOUT)
         else:
-            one.close()
             settle(code, address, port)
 
     deadline = monotonic() + timeout_s
@@ -80,6 +78,23 @@ def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[
         for one, _, _ in open_sockets.values():
             one.close()
     return _outcome(accepted, causes)
+
+
+def _connecting(address: IPv4Address | IPv6Address, port: int) -> tuple[socket.socket | None, int]:
+    """Return a socket on its way, or ``None`` and the errno of a connect that is over (0: accepted)."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        return None, error.errno or errno.EAFNOSUPPORT  # a kernel without IPv6
+    try:
+        code = one.connect_ex((str(address), port))
+    except OSError:
+        code = errno.ENETUNREACH  # a scope (fe80::1%eth0) that is not here
+    if code == errno.EINPROGRESS:
+        return one, code
+    one.close()
+    return None, code
 
 
 def _outcome(
@@ -120,6 +135,10 @@ def port_is_free(host: str, port: int) -> bool:
     With SO_REUSEADDR as SGLang's servers bind: connections in TIME_WAIT do not count, a listener does.
     Without ``listen`` no worker can mistake the test for the leader.
     """
+    if host == "localhost":
+        host = "127.0.0.1"
+    elif host not in ("", "*") and literal(host) is None:
+        return True  # only a look-up could tell, which may hang
     families = [socket.AF_INET6] if ":" in host else [socket.AF_INET]
     if host in ("", "*"):
         families, host = [socket.AF_INET, socket.AF_INET6], ""

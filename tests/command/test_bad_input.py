@@ -208,3 +208,24 @@ def test_a_defect_is_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 70
     assert "internal error at <string>:2: KeyError: 'x'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+
+
+@pytest.mark.parametrize("argv", [("--snapshot", "h20-roce", "--dry-run=yaml"), ("--strict", "--check=yaml")])
+def test_a_mode_that_is_misspelt_does_not_linger(run: Run, argv: tuple[str, ...]) -> None:
+    """Somebody sits before it, and the termination log belongs to the launch of this pod."""
+    ran = run(*argv, environ=KUBERNETES)
+    assert ran.code == 2
+    assert "is no format" in ran.err
+    assert "exiting in" not in ran.err
+
+
+def test_a_flag_decides_the_linger_also_where_a_variable_is_wrong(run: Run) -> None:
+    ran = run(
+        "--linger", "0", *MODEL, environ={**KUBERNETES, "SGLANG_ROCE_LINGER": "20", "SGLANG_ROCE_RMDA": "off"}
+    )
+    assert ran.code == 78
+    assert "SGLANG_ROCE_RMDA" in ran.err
+    assert "exiting in" not in ran.err

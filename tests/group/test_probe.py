@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from ipaddress import ip_address
 
-from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, connect_any, port_is_free
+import pytest
+
+from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, UNREACHABLE, connect_any, port_is_free
 
 LOOP4, LOOP6 = ip_address("127.0.0.1"), ip_address("::1")
 
@@ -96,3 +99,33 @@ def test_time_wait_does_not_take_a_port() -> None:
             server.close()  # the side that closes first holds TIME_WAIT
             client.recv(1)
     assert port_is_free("*", port)
+
+
+def test_an_address_of_another_scope_is_unreachable() -> None:
+    assert connect_any([ip_address("fe80::1%nosuch0")], [1], 1.0).cause == UNREACHABLE
+
+
+def test_a_family_that_the_kernel_lacks_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ipv6.disable=1``, while the leader's name has an AAAA record as well."""
+    real = socket.socket
+
+    def without_ipv6(family: int, *arguments: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *arguments)
+
+    with _listener() as one:
+        port = one.getsockname()[1]
+        monkeypatch.setattr(socket, "socket", without_ipv6)
+        probe = connect_any([LOOP4, LOOP6], [port], 2.0)
+        assert (probe.cause, probe.address, probe.port) == (ACCEPTED, LOOP4, port)
+        assert connect_any([LOOP6], [port], 2.0).cause == UNREACHABLE
+
+
+def test_a_host_name_is_not_looked_up_for_a_bind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver can hang, and a look-up inside ``bind`` has no time limit and hears no signal."""
+    with _listener() as one:
+        port = one.getsockname()[1]
+        assert not port_is_free("localhost", port)
+        monkeypatch.setattr(socket.socket, "bind", lambda _self, address: pytest.fail(f"asks for {address}"))
+        assert port_is_free("sglang-0.sglang", port)

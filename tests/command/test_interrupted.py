@@ -1,0 +1,91 @@
+"""A signal ends a run with its own code and without a traceback, whenever it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sglang_roce_entry import cli, handover
+from tests.command.conftest import clean_environment
+from tests.process.command import STANDIN_SOURCE, python_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def dispositions() -> Iterator[None]:
+    """Set the signals back that a launch handles."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("dispositions")
+def test_a_signal_while_a_failure_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pod of a launch that failed is deleted while its last words are written."""
+    monkeypatch.setattr(handover, "write_termination_log", lambda _text: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["--no-such-sglang"]) == 143
+    assert "ended by signal 15" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("dispositions")
+def test_a_second_signal_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C twice, or SIGTERM to the group and again to the process."""
+
+    def twice(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("sglang_roce_entry.launch.gather", twice)
+    monkeypatch.setattr("sglang_roce_entry.log.Log.say", twice)
+    assert cli.main(["--model-path", "/m"]) == 130
+
+
+def test_ctrl_c_in_a_mode_leaves_no_traceback() -> None:
+    """A mode installs no handlers: a look-up can take two seconds."""
+    code = (
+        "import sys, time; from sglang_roce_entry import cli, launch\n"
+        "def slow(*_): print('slow', flush=True); time.sleep(60)\n"
+        "launch.look_up_leader = slow\n"
+        "sys.exit(cli.main(['--dry-run']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline() == b"slow\n"
+        time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        error = run.stderr.read()
+    assert run.returncode == 130
+    assert error == b""
+
+
+def test_a_mask_that_was_inherited_does_not_keep_a_signal_out() -> None:
+    """Whatever starts containers or subreapers may block signals, and the mask outlives an exec."""
+    code = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'sglang_roce_entry', *sys.argv[1:]])"
+    )
+    worker = ("--rdma", "off", "--gpus", "1", "--leader-address", "127.0.0.1", "--group-size", "2")
+    words = (*worker, "--worker-index", "1", "--dist-init", "64940", "--wait-deadline", "30", "--model-path", "/m")
+    environ = {**clean_environment(), "PYTHONPATH": python_path(STANDIN_SOURCE)}
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, env=environ) as run:
+        assert run.stderr is not None
+        assert any(b"waiting for the leader" in line for line in run.stderr)
+        started = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        run.stderr.read()
+    assert run.returncode == 143
+    assert time.monotonic() - started < 10
