@@ -263,11 +263,14 @@ def _drop_softly(
     why: Callable[[_Candidate], str],
     gpus: Gpus,
 ) -> _RuleResult:
-    kept = [one for one in candidates if not drop(one)]
-    before, after = [one.hca for one in candidates], [one.hca for one in kept]
-    if not kept or not keeps_every_gpu(before, after, gpus):
-        return candidates, [], []
-    dropped = [PortDecision(one.hca, one.port, reason, why(one)) for one in candidates if drop(one)]
+    # One by one, the slowest first: a port that some GPU needs keeps no other one in.
+    kept = candidates
+    for one in sorted(filter(drop, candidates), key=lambda one: one.port.rate_gbps or 0.0):
+        left = [other for other in kept if other is not one]
+        if left and keeps_every_gpu([other.hca for other in kept], [other.hca for other in left], gpus):
+            kept = left
+    remaining = {id(one) for one in kept}
+    dropped = [PortDecision(one.hca, one.port, reason, why(one)) for one in candidates if id(one) not in remaining]
     return kept, dropped, []
 
 

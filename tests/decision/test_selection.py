@@ -195,6 +195,19 @@ def test_a_slower_card_of_another_model_is_left_out(decide: Decide) -> None:
     assert outcome.codes == []
 
 
+def test_a_slow_card_that_a_gpu_needs_keeps_no_other_slow_card_in(decide: Decide) -> None:
+    root = "pci0000:{0}/0000:{0}:01.0"
+    node = rail(Node(), 0, pci="0000:12:00.0", bridge=root.format(10) + "/0000:11:00.0", numa=0)
+    node.gpu("0000:13:00.0", root.format(10) + "/0000:11:01.0", 0)
+    # The rail of the second GPU is down; a storage card hangs on the same root port, another one does not.
+    node.gpu("0000:23:00.0", root.format(20) + "/0000:21:01.0", 0)
+    rail(node, 1, gbps=25, pci="0000:22:00.0", bridge=root.format(20) + "/0000:21:02.0", device_id="0x1015")
+    rail(node, 2, gbps=25, pci="0000:32:00.0", bridge=root.format(30), device_id="0x1015", numa=1)
+    outcome = decide(node)
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+    assert outcome.left == {"mlx5_2:1": "SLOWER_RATE"}
+
+
 def test_a_degraded_link_of_the_same_model_is_kept_and_said(decide: Decide) -> None:
     node = rail(rail(Node(), 0, pci="0000:10:00.0"), 1, gbps=100, pci="0000:20:00.0")
     outcome = decide(node)
