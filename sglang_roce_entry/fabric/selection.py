@@ -96,7 +96,7 @@ def select_ports(facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> Selectio
             else:
                 rejected[hca.name, port.number] = outcome
     problems: list[Problem] = []
-    for rule in (_user_selector, _management_nic, _slower_rate, _own_function):
+    for rule in (_user_selector, _beside_infiniband, _management_nic, _slower_rate, _own_function):
         kept, dropped, said = rule(candidates, facts, gpus, policy)
         candidates = kept
         problems.extend(said)
@@ -110,7 +110,9 @@ def select_ports(facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> Selectio
         problems.extend(said)
     decided = {**rejected, **used}
     ports = tuple(decided[hca.name, port.number] for hca in facts.hcas for port in hca.ports)
-    infiniband = () if used else _infiniband(facts, policy)
+    infiniband = (
+        () if used else tuple(f"{hca.name}:{port.number}" for hca, port in _infiniband_ports(facts, policy))
+    )
     return Selection(ports, tuple(problems), infiniband, family)
 
 
@@ -182,6 +184,36 @@ def _user_selector(
             detail = f"not selected by {policy.selector_origin} {selector.text!r}"
             dropped.append(PortDecision(one.hca, one.port, Reason.USER_EXCLUDED, detail))
     return kept, dropped, []
+
+
+def _beside_infiniband(
+    candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy
+) -> _RuleResult:
+    """Drop all RoCE ports where InfiniBand is the fabric: every one is far from all GPUs or a slower card.
+
+    NCCL takes the ports of one kind; an Ethernet card for storage or management must not idle the rails.
+    """
+    ports = _infiniband_ports(facts, policy)
+    if not ports or not candidates or policy.selector_final or policy.subnets:
+        return candidates, [], []
+    infiniband = [hca for hca, _ in ports]
+    everything = [*(one.hca for one in candidates), *infiniband]
+    fastest = max(port.rate_gbps or 0.0 for _, port in ports)
+    fast_models = {hca.model for hca, port in ports if port.rate_gbps == fastest}
+
+    def fault(one: _Candidate) -> tuple[str, str] | None:
+        if not near_some_gpu(one.hca, everything, gpus):
+            return Reason.FAR_FROM_GPU, "InfiniBand ports are nearer to every GPU"
+        rate, model = one.port.rate_gbps, one.hca.model
+        if rate is None or rate >= fastest or not model or model in fast_models or None in fast_models:
+            return None
+        return Reason.SLOWER_RATE, f"{rate:g} Gb/s on another card model, InfiniBand has {fastest:g} Gb/s"
+
+    faults = [(one, fault(one)) for one in candidates]
+    dropped = [PortDecision(one.hca, one.port, *found) for one, found in faults if found is not None]
+    if len(dropped) < len(candidates) or not keeps_every_gpu(everything, infiniband, gpus):
+        return candidates, [], []
+    return [], dropped, []
 
 
 def _management_nic(
@@ -345,11 +377,11 @@ def _network_key(network: object) -> tuple[int, int, int]:
     return version, address, length
 
 
-def _infiniband(facts: HostFacts, policy: FabricPolicy) -> tuple[str, ...]:
+def _infiniband_ports(facts: HostFacts, policy: FabricPolicy) -> list[tuple[Hca, Port]]:
     if policy.rdma == OFF:
-        return ()
-    return tuple(
-        f"{hca.name}:{port.number}"
+        return []
+    return [
+        (hca, port)
         for hca in facts.hcas
         for port in hca.ports
         if hca.node_type == CHANNEL_ADAPTER
@@ -357,7 +389,7 @@ def _infiniband(facts: HostFacts, policy: FabricPolicy) -> tuple[str, ...]:
         and port.state == ACTIVE
         and hca.verbs_answer == "ok"
         and (policy.selector is None or policy.selector.matches(hca.name, port.number))
-    )
+    ]
 
 
 def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:

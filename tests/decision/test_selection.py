@@ -316,6 +316,47 @@ def test_infiniband_beside_roce_is_never_mixed_in(decide: Decide) -> None:
     assert outcome.value("NCCL_IB_HCA") == "=mlx5_0:1"
 
 
+def _infiniband_rails(*, gpus: bool = True) -> Node:
+    node = Node()
+    for bus in ("10", "20"):
+        bridge = f"pci0000:{bus}/0000:{bus}:01.0"
+        hca = node.hca(f"ib{bus}", pci=f"0000:{bus}:10.0", bridge=bridge, numa=0)
+        hca.port(link_layer="InfiniBand", gbps=400).gid(0, "fe80::1", V1, None)
+        if gpus:
+            node.gpu(f"0000:{bus}:11.0", bridge, 0)
+    return node
+
+
+def test_a_far_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
+    outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1))
+    assert outcome.left["mlx5_9:1"] == "FAR_FROM_GPU"
+    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+    assert outcome.value("NCCL_IB_HCA") is None
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+    assert outcome.codes == []
+
+
+def test_a_slower_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
+    node = rail(_infiniband_rails(gpus=False), 9, gbps=25, pci="0000:90:00.0", device_id="0x1015")
+    outcome = decide(node)
+    assert outcome.left["mlx5_9:1"] == "SLOWER_RATE"
+    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"hca": "=mlx5_9"}, {"subnets": ("10.9.0.0/16",)}, {"environ": {"NCCL_IB_HCA": "mlx5"}}]
+)
+def test_an_ethernet_card_that_somebody_chose_is_used(decide: Decide, chosen: dict[str, object]) -> None:
+    outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1), **chosen)
+    assert set(outcome.used) == {"mlx5_9:1"}
+
+
+def test_a_near_ethernet_card_is_used_beside_infiniband(decide: Decide) -> None:
+    node = _infiniband_rails()
+    rail(node, 9, gbps=400, pci="0000:10:12.0", bridge="pci0000:10/0000:10:01.0", numa=0)
+    assert set(decide(node).used) == {"mlx5_9:1"}
+
+
 @pytest.mark.parametrize(
     "environ",
     [
