@@ -15,6 +15,7 @@ from sglang_roce_entry.fabric.variables import (
     limit_ports,
     put_hca,
     put_index,
+    put_infiniband,
     put_net,
     put_rdma_switch,
 )
@@ -143,6 +144,7 @@ def _put(
         listed = ", ".join(selection.infiniband)
         reason = f"InfiniBand ports only ({listed}): NCCL's own defaults are right there"
         _withhold_all(variables, reason)
+        put_infiniband(variables, selection.infiniband, policy)
         return [f"using InfiniBand: {listed}"]
     _withhold_all(variables, "no usable HCA port")
     return []

@@ -113,6 +113,18 @@ def put_hca(plan: VariablePlan, ports: Sequence[PortDecision], policy: FabricPol
         plan.put("NCCL_IB_HCA", value, DISCOVERED, reason)
 
 
+def put_infiniband(plan: VariablePlan, labels: Sequence[str], policy: FabricPolicy) -> None:
+    """Decide ``NCCL_IB_HCA`` on InfiniBand: nothing, unless a setting has chosen the ports ``labels``."""
+    if policy.selector is None or policy.selector_final:
+        return
+    value = render_selector((label.rpartition(":")[0], int(label.rpartition(":")[2])) for label in labels)
+    reason = f"the InfiniBand ports that {policy.selector_origin} selects"
+    if policy.selector_origin == "--hca":
+        plan.override("NCCL_IB_HCA", value, reason)
+    else:
+        plan.put("NCCL_IB_HCA", value, USER, reason)
+
+
 def put_index(plan: VariablePlan, decision: IndexDecision) -> None:
     """Decide the GID index for NCCL and its siblings, or what lets each choose right by itself."""
     if decision.index is not None:

@@ -327,6 +327,14 @@ def _infiniband_rails(*, gpus: bool = True) -> Node:
     return node
 
 
+@pytest.mark.parametrize("origin", ["--hca", "SGLANG_ROCE_HCA"])
+def test_chosen_infiniband_ports_are_told_to_nccl(decide: Decide, origin: str) -> None:
+    outcome = decide(_infiniband_rails(), hca="^ib20", hca_origin=origin)
+    assert outcome.decision.selection.infiniband == ("ib10:1",)
+    assert outcome.value("NCCL_IB_HCA") == "=ib10:1"
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+
+
 def test_a_far_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
     outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1))
     assert outcome.left["mlx5_9:1"] == "FAR_FROM_GPU"
