@@ -98,7 +98,7 @@ def decide_fabric(
     put_rdma_switch(variables, policy)
     selection = select_ports(facts, gpus, policy)
     if policy.rdma == OFF:
-        return _without_rdma(policy, selection, variables)
+        return _without_rdma(policy, selection, variables, user_values.check_net_without_rdma(decided))
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]
@@ -177,13 +177,15 @@ def _required(
     return [*requirements.memlock(facts), *requirements.libibverbs(facts)]
 
 
-def _without_rdma(policy: FabricPolicy, selection: Selection, variables: VariablePlan) -> FabricDecision:
+def _without_rdma(
+    policy: FabricPolicy, selection: Selection, variables: VariablePlan, problems: Sequence[Problem]
+) -> FabricDecision:
     reason = "RDMA is switched off"
     _withhold_all(variables, reason)
     variables.keep("NCCL_NET")
     rows = tuple(PortRow(port, None, None, _netdev(port)) for port in selection.ports)
     note = "RDMA is off: NCCL uses TCP"
-    return FabricDecision(policy, selection, rows, IndexDecision(None, reason, {}), (), (note,))
+    return FabricDecision(policy, selection, rows, IndexDecision(None, reason, {}), tuple(problems), (note,))
 
 
 def _with_plugin(

@@ -123,7 +123,7 @@ def _examine(
         return PortDecision(hca, port, reason, detail)
 
     if policy.rdma == OFF:
-        return no(Reason.RDMA_OFF, "RDMA is switched off by the rdma setting")
+        return no(Reason.RDMA_OFF, "RDMA is switched off")
     # iWARP says "Ethernet" too, and EFA "Unknown" or nothing: only both facts together mean RoCE.
     if hca.node_type != CHANNEL_ADAPTER:
         return no(Reason.NOT_ROCE, f"node type {hca.node_type} is no RoCE HCA (iWARP, EFA, usNIC)")

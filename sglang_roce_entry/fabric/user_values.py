@@ -128,6 +128,20 @@ def _whose(port: PortDecision, gid: Gid) -> str:
     return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
 
 
+def check_net_without_rdma(decided: Mapping[str, Given]) -> list[Problem]:
+    """Return a warning on a decided ``NCCL_NET`` that leaves NCCL no network where RDMA is off."""
+    net = decided.get("NCCL_NET")
+    if net is None or net.value.lower() != "ib":
+        return []
+    return [
+        _wrong(
+            "NCCL_NET_IB",
+            f"NCCL_NET={net.value} ({net.where}) allows nothing but RDMA, which is off: NCCL ends with an error",
+            "remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE)",
+        )
+    ]
+
+
 def check_selector(
     decided: Mapping[str, Given], selection: Selection, facts: HostFacts, nccl: tuple[int, ...] | None
 ) -> list[Problem]:

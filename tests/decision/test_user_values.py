@@ -187,6 +187,11 @@ def test_the_pods_disable_switches_rdma_off(decide: Decide) -> None:
     assert flagged.used == {"mlx5_0:1": 3}
 
 
+def test_a_net_that_rdma_off_leaves_nothing_of_is_said(decide: Decide) -> None:
+    assert decide(rail(Node(), 0), environ={"NCCL_NET": "IB"}, rdma="off").codes == ["NCCL_NET_IB"]
+    assert decide(rail(Node(), 0), environ={"NCCL_NET": "Socket"}, rdma="off").codes == []
+
+
 def test_nccl_net_socket_under_required(decide: Decide) -> None:
     node = rail(Node(), 0)
     outcome = decide(node, environ={"NCCL_NET": "Socket"})
