@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
+    from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
     from sglang_roce_entry.server.arguments import UserArguments
     from sglang_roce_entry.settings import Settings
 
@@ -265,7 +265,7 @@ def _command(
             node,
             gpus,
             stages.dist_init_port,
-            inputs.facts.interfaces,
+            _pod_interfaces(inputs.facts),
             compute_tp=inputs.settings.tp == "auto",
         )
     except ConfigurationError as failure:
@@ -273,6 +273,12 @@ def _command(
     if leader is not None and leader.only_ipv6 and leader.accepted is not None:
         command = command.with_literal(leader.accepted)
     return command, [*problems, *command.problems]
+
+
+def _pod_interfaces(facts: HostFacts) -> tuple[Interface, ...]:
+    """Return the interfaces that the pod is reached on: those of the default route, not its rails."""
+    default = tuple(one for one in facts.interfaces if one.name in facts.default_route_interfaces)
+    return default or facts.interfaces
 
 
 def _control(
