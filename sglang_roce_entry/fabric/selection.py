@@ -7,6 +7,8 @@ both ways.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.own_gids import GidView, OwnGid, routable, view_gids
@@ -18,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from sglang_roce_entry.fabric.policy import IpNetwork
     from sglang_roce_entry.host.facts import Gid, Interface
 
 
@@ -338,10 +341,10 @@ def _choose_gid(
     said: list[Problem] = []
     chosen = _by_configured_subnet(own, policy)
     if not chosen:
-        networks = sorted({one.network for one in own if one.network is not None}, key=_network_key)
+        networks = sorted({_network_of(one) for one in own}, key=_network_key)
         # The lowest network, never the first slot: the order of slots is history and moves with
         # every restart of a driver.
-        chosen = [one for one in own if one.network == networks[0]] if networks else list(own)
+        chosen = [one for one in own if _network_of(one) == networks[0]]
         if len(networks) > 1:
             listed = ", ".join(str(network) for network in networks)
             said.append(
@@ -366,6 +369,11 @@ def _by_configured_subnet(own: tuple[OwnGid, ...], policy: FabricPolicy) -> list
         if inside:
             return inside
     return []
+
+
+def _network_of(own: OwnGid) -> IpNetwork:
+    # The network of a foreign GID cannot be seen from here: its address alone.
+    return own.network or ip_network(own.gid.ip)
 
 
 def _network_key(network: object) -> tuple[int, int, int]:

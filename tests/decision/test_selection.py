@@ -140,6 +140,15 @@ def test_foreign_gids_only_on_purpose(decide: Decide) -> None:
     assert "allowed" in allowed.decision.ports[0].decision.detail
 
 
+def test_several_foreign_addresses_are_ambiguous(decide: Decide) -> None:
+    node = Node().interface("eth0", "10.244.0.5/24")
+    node.hca("mlx5_0").port().pair("10.3.0.1", "ens1").pair("10.0.0.9", "ens1")
+    outcome = decide(node, allow_foreign=True)
+    assert outcome.codes == ["AMBIGUOUS_SUBNET"]
+    assert outcome.used == {"mlx5_0:1": 3}  # the lowest address: the order of slots is history
+    assert decide(node, allow_foreign=True, subnets=("10.3.0.0/16",)).used == {"mlx5_0:1": 1}
+
+
 def test_a_port_that_lost_ipv4_is_left_out(decide: Decide) -> None:
     node = rail(rail(Node(), 0), 1)
     node.hca("mlx5_2").port().pair("fe80::3", "net2").pair("fd00::3", "net2")
