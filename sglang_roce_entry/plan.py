@@ -197,8 +197,9 @@ def make_plan(
     fabric = decide_fabric(facts, gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables)
     control = _control(inputs, identity, leader, route)
     put_control(variables, control, explicit=settings.by_flag("interface"))
+    in_effect = variables.in_effect()
     neighbours = decide_neighbours(
-        inputs.user, facts, decided, visible, fabric, control, variables, places=files.places
+        inputs.user, facts, in_effect, visible, fabric, control, variables, places=files.places
     )
     if command is not None and neighbours.tokens:
         command = command.with_added(*neighbours.tokens)
@@ -210,7 +211,7 @@ def make_plan(
         *fabric.problems,
         *variables.problems,
         *control.problems,
-        *user_values.check_sockets(decided, facts.interfaces, host_ip_is_set=control.address is not None),
+        *user_values.check_sockets(in_effect, facts.interfaces, host_ip_is_set=control.address is not None),
         *neighbours.problems,
         *_surroundings(inputs),
         *_leader_problems(identity, leader, facts),

@@ -102,7 +102,8 @@ def decide_fabric(
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]
-    problems += user_values.check_selector(decided, selection, facts, nccl)
+    if policy.selector_origin != "--hca":
+        problems += user_values.check_selector(decided, selection, facts, nccl)
     fitting, said = limit_ports(selection.used)
     problems += said
     used = [port for port in fitting if port.used]

@@ -42,10 +42,15 @@ class VariablePlan:
         self._decided = decided
         self._variables: dict[str, Variable] = {}
         self.problems: list[Problem] = []
+        self._overridden: set[str] = set()
 
     def given(self, name: str) -> Given | None:
         """Return the value that the pod or a configuration file has decided."""
         return self._decided.get(name)
+
+    def in_effect(self) -> Mapping[str, Given]:
+        """Return the decided values without those that a flag of the launcher has overridden."""
+        return {name: one for name, one in self._decided.items() if name not in self._overridden}
 
     def put(self, name: str, value: str, source: str, reason: str) -> None:
         """Set ``name`` unless it is decided already; then the decided value is shown."""
@@ -60,6 +65,7 @@ class VariablePlan:
         given = self._decided.get(name)
         if given is not None and given.value != value:
             reason += f" (overrides {given.value!r} of {given.where})"
+            self._overridden.add(name)
         self._variables[name] = Variable(name, value, USER, reason)
 
     def withhold(self, name: str, reason: str) -> None:
