@@ -8,6 +8,7 @@ import pytest
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.report import as_text
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import count_gpus
@@ -59,6 +60,12 @@ def test_the_host_is_of_the_pods_family_whatever_its_rails_have() -> None:
     unset = "0" * 32
     node.files["/proc/net/ipv6_route"] = f"{unset} 00 {unset} 00 {unset} 00000400 1 0 00000003 eth0\n"
     assert _host_of(node) == "::"
+
+
+def test_arguments_that_are_refused_were_given_all_the_same() -> None:
+    refused = as_text(plan_of(FakeNode(), "--model", "m", "--port", "x"))
+    assert "no SGLang arguments were given" not in refused
+    assert "no SGLang arguments were given" in as_text(plan_of(FakeNode()))
 
 
 def _host_of(node: FakeNode) -> str:
