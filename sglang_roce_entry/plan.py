@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
+    from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
     from sglang_roce_entry.server.arguments import UserArguments
     from sglang_roce_entry.settings import Settings
 
@@ -205,8 +205,9 @@ def make_plan(
     fabric = decide_fabric(facts, gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables)
     control = _control(inputs, identity, leader, route)
     put_control(variables, control, explicit=settings.by_flag("interface"))
+    in_effect = variables.in_effect()
     neighbours = decide_neighbours(
-        inputs.user, facts, decided, visible, fabric, control, variables, places=files.places
+        inputs.user, facts, in_effect, visible, fabric, control, variables, places=files.places
     )
     if command is not None and neighbours.tokens:
         command = command.with_added(*neighbours.tokens)
@@ -218,7 +219,7 @@ def make_plan(
         *fabric.problems,
         *variables.problems,
         *control.problems,
-        *user_values.check_sockets(decided, facts.interfaces, host_ip_is_set=control.address is not None),
+        *user_values.check_sockets(in_effect, facts.interfaces, host_ip_is_set=control.address is not None),
         *neighbours.problems,
         *_surroundings(inputs),
         *_leader_problems(identity, leader, facts),
@@ -273,7 +274,7 @@ def _command(
             node,
             gpus,
             stages.dist_init_port,
-            inputs.facts.interfaces,
+            _pod_interfaces(inputs.facts),
             compute_tp=inputs.settings.tp == "auto",
         )
     except ConfigurationError as failure:
@@ -281,6 +282,12 @@ def _command(
     if leader is not None and leader.only_ipv6 and leader.accepted is not None:
         command = command.with_literal(leader.accepted)
     return command, [*problems, *command.problems]
+
+
+def _pod_interfaces(facts: HostFacts) -> tuple[Interface, ...]:
+    """Return the interfaces that the pod is reached on: those of the default route, not its rails."""
+    default = tuple(one for one in facts.interfaces if one.name in facts.default_route_interfaces)
+    return default or facts.interfaces
 
 
 def _control(

@@ -285,7 +285,8 @@ def _command(plan: Plan) -> list[str]:
     import shlex
 
     if plan.argv is None:
-        return ["none: no SGLang arguments were given" if plan.identity else "none: see Problems"]
+        refused = plan.identity is None or any(problem.code == "ARGUMENT" for problem in plan.problems)
+        return ["none: see Problems" if refused else "none: no SGLang arguments were given"]
     argv = shown_argv(plan)
     if plan.command is None:
         return [" ".join(shlex.quote(token) for token in argv)]

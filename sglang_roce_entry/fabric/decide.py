@@ -15,6 +15,7 @@ from sglang_roce_entry.fabric.variables import (
     limit_ports,
     put_hca,
     put_index,
+    put_infiniband,
     put_net,
     put_rdma_switch,
 )
@@ -97,11 +98,12 @@ def decide_fabric(
     put_rdma_switch(variables, policy)
     selection = select_ports(facts, gpus, policy)
     if policy.rdma == OFF:
-        return _without_rdma(policy, selection, variables)
+        return _without_rdma(policy, selection, variables, user_values.check_net_without_rdma(decided))
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]
-    problems += user_values.check_selector(decided, selection, facts, nccl)
+    if policy.selector_origin != "--hca":
+        problems += user_values.check_selector(decided, selection, facts, nccl)
     fitting, said = limit_ports(selection.used)
     problems += said
     used = [port for port in fitting if port.used]
@@ -143,6 +145,7 @@ def _put(
         listed = ", ".join(selection.infiniband)
         reason = f"InfiniBand ports only ({listed}): NCCL's own defaults are right there"
         _withhold_all(variables, reason)
+        put_infiniband(variables, selection.infiniband, policy)
         return [f"using InfiniBand: {listed}"]
     _withhold_all(variables, "no usable HCA port")
     return []
@@ -175,13 +178,15 @@ def _required(
     return [*requirements.memlock(facts), *requirements.libibverbs(facts)]
 
 
-def _without_rdma(policy: FabricPolicy, selection: Selection, variables: VariablePlan) -> FabricDecision:
+def _without_rdma(
+    policy: FabricPolicy, selection: Selection, variables: VariablePlan, problems: Sequence[Problem]
+) -> FabricDecision:
     reason = "RDMA is switched off"
     _withhold_all(variables, reason)
     variables.keep("NCCL_NET")
     rows = tuple(PortRow(port, None, None, _netdev(port)) for port in selection.ports)
     note = "RDMA is off: NCCL uses TCP"
-    return FabricDecision(policy, selection, rows, IndexDecision(None, reason, {}), (), (note,))
+    return FabricDecision(policy, selection, rows, IndexDecision(None, reason, {}), tuple(problems), (note,))
 
 
 def _with_plugin(

@@ -14,6 +14,7 @@ from sglang_roce_entry.fabric.gid_scan import (
     AF_INET,
     AF_INET6,
     FIRST_WITH_SCAN,
+    FIRST_WITHOUT_EINVAL_ABORT,
     ScanSettings,
     predict_gid_index,
 )
@@ -179,13 +180,16 @@ def _largest_agreement(
         return IndexDecision(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
     why = _why_not_left_to_nccl(nccl)
     dropped = _without(ports, labels, f"the others' at {index}; {why}")
+    chooses = nccl is not None and nccl >= FIRST_WITHOUT_EINVAL_ABORT
+    newer = (
+        "" if chooses else f"use an image with NCCL {'.'.join(map(str, FIRST_WITHOUT_EINVAL_ABORT))} or later, or "
+    )
     problem = value_warning(
         "INDEX_MISMATCH",
         f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
         + ", ".join(port.label for port in dropped)
         + f" {'is' if len(dropped) == 1 else 'are'} left out",
-        f"{why}: use an image with NCCL 2.26 or later, or give all ports the same addresses history "
-        "(driver reload on the node)",
+        f"{why}: {newer}give all ports the same addresses history (driver reload on the node)",
         RDMA_UNUSABLE,
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"

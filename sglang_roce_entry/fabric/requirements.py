@@ -35,7 +35,9 @@ _HINTS = {
     ),
     Reason.NETDEV_DOWN: "bring the interface up: ip link set <netdev> up",
     Reason.NOT_ROCE: "use a node with a RoCE HCA, or say --rdma off",
-    Reason.FAMILY_MISMATCH: "remove the family setting, or configure an address of that family",
+    Reason.FAMILY_MISMATCH: (
+        "remove the family setting (NCCL_IB_ADDR_FAMILY counts as one), or configure an address of that family"
+    ),
     Reason.USER_EXCLUDED: "correct the selector; NCCL's grammar: =mlx5_0:1,mlx5_1:1 (exact) or ^mlx5_9",
 }
 

@@ -7,6 +7,8 @@ both ways.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning, warning
 from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.own_gids import GidView, OwnGid, routable, view_gids
@@ -18,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from sglang_roce_entry.fabric.policy import IpNetwork
     from sglang_roce_entry.host.facts import Gid, Interface
 
 
@@ -96,7 +99,7 @@ def select_ports(facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> Selectio
             else:
                 rejected[hca.name, port.number] = outcome
     problems: list[Problem] = []
-    for rule in (_user_selector, _management_nic, _slower_rate, _own_function):
+    for rule in (_user_selector, _beside_infiniband, _management_nic, _slower_rate, _own_function):
         kept, dropped, said = rule(candidates, facts, gpus, policy)
         candidates = kept
         problems.extend(said)
@@ -110,7 +113,9 @@ def select_ports(facts: HostFacts, gpus: Gpus, policy: FabricPolicy) -> Selectio
         problems.extend(said)
     decided = {**rejected, **used}
     ports = tuple(decided[hca.name, port.number] for hca in facts.hcas for port in hca.ports)
-    infiniband = () if used else _infiniband(facts, policy)
+    infiniband = (
+        () if used else tuple(f"{hca.name}:{port.number}" for hca, port in _infiniband_ports(facts, policy))
+    )
     return Selection(ports, tuple(problems), infiniband, family)
 
 
@@ -121,7 +126,7 @@ def _examine(
         return PortDecision(hca, port, reason, detail)
 
     if policy.rdma == OFF:
-        return no(Reason.RDMA_OFF, "RDMA is switched off by the rdma setting")
+        return no(Reason.RDMA_OFF, "RDMA is switched off")
     # iWARP says "Ethernet" too, and EFA "Unknown" or nothing: only both facts together mean RoCE.
     if hca.node_type != CHANNEL_ADAPTER:
         return no(Reason.NOT_ROCE, f"node type {hca.node_type} is no RoCE HCA (iWARP, EFA, usNIC)")
@@ -182,6 +187,36 @@ def _user_selector(
             detail = f"not selected by {policy.selector_origin} {selector.text!r}"
             dropped.append(PortDecision(one.hca, one.port, Reason.USER_EXCLUDED, detail))
     return kept, dropped, []
+
+
+def _beside_infiniband(
+    candidates: list[_Candidate], facts: HostFacts, gpus: Gpus, policy: FabricPolicy
+) -> _RuleResult:
+    """Drop all RoCE ports where InfiniBand is the fabric: every one is far from all GPUs or a slower card.
+
+    NCCL takes the ports of one kind; an Ethernet card for storage or management must not idle the rails.
+    """
+    ports = _infiniband_ports(facts, policy)
+    if not ports or not candidates or policy.selector_final or policy.subnets:
+        return candidates, [], []
+    infiniband = [hca for hca, _ in ports]
+    everything = [*(one.hca for one in candidates), *infiniband]
+    fastest = max(port.rate_gbps or 0.0 for _, port in ports)
+    fast_models = {hca.model for hca, port in ports if port.rate_gbps == fastest}
+
+    def fault(one: _Candidate) -> tuple[str, str] | None:
+        if not near_some_gpu(one.hca, everything, gpus):
+            return Reason.FAR_FROM_GPU, "InfiniBand ports are nearer to every GPU"
+        rate, model = one.port.rate_gbps, one.hca.model
+        if rate is None or rate >= fastest or not model or model in fast_models or None in fast_models:
+            return None
+        return Reason.SLOWER_RATE, f"{rate:g} Gb/s on another card model, InfiniBand has {fastest:g} Gb/s"
+
+    faults = [(one, fault(one)) for one in candidates]
+    dropped = [PortDecision(one.hca, one.port, *found) for one, found in faults if found is not None]
+    if len(dropped) < len(candidates) or not keeps_every_gpu(everything, infiniband, gpus):
+        return candidates, [], []
+    return [], dropped, []
 
 
 def _management_nic(
@@ -263,11 +298,14 @@ def _drop_softly(
     why: Callable[[_Candidate], str],
     gpus: Gpus,
 ) -> _RuleResult:
-    kept = [one for one in candidates if not drop(one)]
-    before, after = [one.hca for one in candidates], [one.hca for one in kept]
-    if not kept or not keeps_every_gpu(before, after, gpus):
-        return candidates, [], []
-    dropped = [PortDecision(one.hca, one.port, reason, why(one)) for one in candidates if drop(one)]
+    # One by one, the slowest first: a port that some GPU needs keeps no other one in.
+    kept = candidates
+    for one in sorted(filter(drop, candidates), key=lambda one: one.port.rate_gbps or 0.0):
+        left = [other for other in kept if other is not one]
+        if left and keeps_every_gpu([other.hca for other in kept], [other.hca for other in left], gpus):
+            kept = left
+    remaining = {id(one) for one in kept}
+    dropped = [PortDecision(one.hca, one.port, reason, why(one)) for one in candidates if id(one) not in remaining]
     return kept, dropped, []
 
 
@@ -303,10 +341,10 @@ def _choose_gid(
     said: list[Problem] = []
     chosen = _by_configured_subnet(own, policy)
     if not chosen:
-        networks = sorted({one.network for one in own if one.network is not None}, key=_network_key)
+        networks = sorted({_network_of(one) for one in own}, key=_network_key)
         # The lowest network, never the first slot: the order of slots is history and moves with
         # every restart of a driver.
-        chosen = [one for one in own if one.network == networks[0]] if networks else list(own)
+        chosen = [one for one in own if _network_of(one) == networks[0]]
         if len(networks) > 1:
             listed = ", ".join(str(network) for network in networks)
             said.append(
@@ -333,6 +371,11 @@ def _by_configured_subnet(own: tuple[OwnGid, ...], policy: FabricPolicy) -> list
     return []
 
 
+def _network_of(own: OwnGid) -> IpNetwork:
+    # The network of a foreign GID cannot be seen from here: its address alone.
+    return own.network or ip_network(own.gid.ip)
+
+
 def _network_key(network: object) -> tuple[int, int, int]:
     version, address, length = (
         network.version,  # type: ignore[attr-defined]
@@ -342,11 +385,11 @@ def _network_key(network: object) -> tuple[int, int, int]:
     return version, address, length
 
 
-def _infiniband(facts: HostFacts, policy: FabricPolicy) -> tuple[str, ...]:
+def _infiniband_ports(facts: HostFacts, policy: FabricPolicy) -> list[tuple[Hca, Port]]:
     if policy.rdma == OFF:
-        return ()
-    return tuple(
-        f"{hca.name}:{port.number}"
+        return []
+    return [
+        (hca, port)
         for hca in facts.hcas
         for port in hca.ports
         if hca.node_type == CHANNEL_ADAPTER
@@ -354,7 +397,7 @@ def _infiniband(facts: HostFacts, policy: FabricPolicy) -> tuple[str, ...]:
         and port.state == ACTIVE
         and hca.verbs_answer == "ok"
         and (policy.selector is None or policy.selector.matches(hca.name, port.number))
-    )
+    ]
 
 
 def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:

@@ -128,6 +128,20 @@ def _whose(port: PortDecision, gid: Gid) -> str:
     return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
 
 
+def check_net_without_rdma(decided: Mapping[str, Given]) -> list[Problem]:
+    """Return a warning on a decided ``NCCL_NET`` that leaves NCCL no network where RDMA is off."""
+    net = decided.get("NCCL_NET")
+    if net is None or net.value.lower() != "ib":
+        return []
+    return [
+        _wrong(
+            "NCCL_NET_IB",
+            f"NCCL_NET={net.value} ({net.where}) allows nothing but RDMA, which is off: NCCL ends with an error",
+            "remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE)",
+        )
+    ]
+
+
 def check_selector(
     decided: Mapping[str, Given], selection: Selection, facts: HostFacts, nccl: tuple[int, ...] | None
 ) -> list[Problem]:
@@ -256,6 +270,7 @@ def check_sockets(
                     f"remove it, or name one of: {', '.join(names)}",
                 )
             )
+    said += _families(decided, interfaces)
     for name in ("SGLANG_HOST_IP", "HOST_IP"):
         given = decided.get(name)
         if given is None or given.value in own or not own:
@@ -269,6 +284,27 @@ def check_sockets(
                 f"remove {name}; status.hostIP is the node's address, not the pod's",
             )
         )
+    return said
+
+
+def _families(decided: Mapping[str, Given], interfaces: Sequence[Interface]) -> list[Problem]:
+    """Return a warning on a socket family that no interface has an address of: NCCL ends with an error."""
+    ips = [address.ip for interface in interfaces for address in interface.addresses]
+    here = {ip.version for ip in ips if not ip.is_loopback and not ip.is_link_local}
+    said = []
+    for name in ("NCCL_SOCKET_FAMILY", "NVSHMEM_BOOTSTRAP_UID_SOCK_FAMILY"):
+        given = decided.get(name)
+        if given is None or given.value not in _FAMILIES or not here:
+            continue
+        version = 6 if given.value == AF_INET6 else 4
+        if version not in here:
+            said.append(
+                _configured_wrong(
+                    "SOCKET_FAMILY",
+                    f"{name}={given.value} ({given.where}), but this pod has no IPv{version} address",
+                    f"remove {name}: where one is needed it is set",
+                )
+            )
     return said
 
 

@@ -42,10 +42,15 @@ class VariablePlan:
         self._decided = decided
         self._variables: dict[str, Variable] = {}
         self.problems: list[Problem] = []
+        self._overridden: set[str] = set()
 
     def given(self, name: str) -> Given | None:
         """Return the value that the pod or a configuration file has decided."""
         return self._decided.get(name)
+
+    def in_effect(self) -> Mapping[str, Given]:
+        """Return the decided values without those that a flag of the launcher has overridden."""
+        return {name: one for name, one in self._decided.items() if name not in self._overridden}
 
     def put(self, name: str, value: str, source: str, reason: str) -> None:
         """Set ``name`` unless it is decided already; then the decided value is shown."""
@@ -60,6 +65,7 @@ class VariablePlan:
         given = self._decided.get(name)
         if given is not None and given.value != value:
             reason += f" (overrides {given.value!r} of {given.where})"
+            self._overridden.add(name)
         self._variables[name] = Variable(name, value, USER, reason)
 
     def withhold(self, name: str, reason: str) -> None:
@@ -111,6 +117,18 @@ def put_hca(plan: VariablePlan, ports: Sequence[PortDecision], policy: FabricPol
         plan.override("NCCL_IB_HCA", value, f"{reason}, limited by --hca")
     else:
         plan.put("NCCL_IB_HCA", value, DISCOVERED, reason)
+
+
+def put_infiniband(plan: VariablePlan, labels: Sequence[str], policy: FabricPolicy) -> None:
+    """Decide ``NCCL_IB_HCA`` on InfiniBand: nothing, unless a setting has chosen the ports ``labels``."""
+    if policy.selector is None or policy.selector_final:
+        return
+    value = render_selector((label.rpartition(":")[0], int(label.rpartition(":")[2])) for label in labels)
+    reason = f"the InfiniBand ports that {policy.selector_origin} selects"
+    if policy.selector_origin == "--hca":
+        plan.override("NCCL_IB_HCA", value, reason)
+    else:
+        plan.put("NCCL_IB_HCA", value, USER, reason)
 
 
 def put_index(plan: VariablePlan, decision: IndexDecision) -> None:

@@ -153,9 +153,8 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
             "mount the file (ConfigMap) or correct the path; it is relative to the working directory",
         ) from failure
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as failure:
-        reason = " ".join(str(failure).split())
         raise ConfigurationError(
-            "CONFIG_FILE", f"--config {path!r} is not YAML: {reason}", "correct the file"
+            "CONFIG_FILE", f"--config {path!r} is not YAML: {_yaml_fault(failure)}", "correct the file"
         ) from failure
     if document is None:
         return {}
@@ -177,6 +176,15 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
             )
         tokens.extend(_config_tokens(name, value, option))
     return _scan(tuple(tokens), path)
+
+
+def _yaml_fault(failure: Exception) -> str:
+    """Return what is wrong and where, without the line itself: it may hold an API key."""
+    mark = getattr(failure, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(failure).split())
+    fault = getattr(failure, "problem", None) or "it cannot be parsed"
+    return f"{fault}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _config_tokens(name: str, value: object, option: Option | None) -> list[str]:

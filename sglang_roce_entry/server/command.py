@@ -227,8 +227,11 @@ def _check_given(
 ) -> list[Problem]:
     argument = user.values.get("tp_size")
     where = argument.where if argument else "--tp-size (SGLang's default)"
-    ranks = tp * pp
+    # Plain data parallelism runs whole copies side by side (srt/managers/data_parallel_controller.py).
+    copies = 1 if user.attention_dp else user.number("dp_size", 1)
+    ranks = tp * pp * copies
     by_pp = f" × --pp-size {pp}" if pp > 1 else ""
+    by_pp += f" × --dp-size {copies}" if copies > 1 else ""
     if ranks % node.size:
         fix = f"remove {where}: it is computed as GPUs × nodes / pp" if argument else "give --tp-size"
         return [_refused("TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix)]

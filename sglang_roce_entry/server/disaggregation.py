@@ -74,6 +74,12 @@ def reads_map(version: str | None) -> bool:
     return ((0, 5, 5), 3) <= release < ((0, 5, 9), 0) or release >= ((0, 5, 13), 0)
 
 
+def has_option(version: str | None) -> bool:
+    """Return whether SGLang of this version knows the option; 0.4.5 has prefill and decode without it."""
+    release = _release(version)
+    return release is None or release >= ((0, 4, 5), 2)
+
+
 def nixl_reads_option(version: str | None) -> bool:
     """Return whether SGLang's NIXL connector of this version reads the option at all."""
     release = _release(version)
@@ -95,6 +101,8 @@ def device_argument(
     if backend == NIXL and not nixl_reads_option(version):
         who = f"SGLang {version}" if version else "SGLang of unknown version"
         return Devices((), f"{who} does not read it with NIXL (0.5.23 and later do)")
+    if not has_option(version):
+        return Devices((), f"SGLang {version} does not know it (0.4.5.post2 and later do)")
     if not names:
         return Devices((), "no usable HCA port")
     listed = Devices((OPTION, ",".join(names)), "one list for all GPUs")

@@ -255,6 +255,21 @@ def test_right_values_of_the_pod(name: str) -> None:
     assert codes(plan_of(hgx(), *MODEL, environ={name: RIGHT[name]})) == []
 
 
+def test_a_value_that_a_flag_overrides_is_not_held_against_the_node() -> None:
+    environ = {
+        "NCCL_SOCKET_IFNAME": "eth9",
+        "GLOO_SOCKET_IFNAME": "=eth9",
+        "SGLANG_HOST_IP": "10.9.9.9",
+        "NCCL_IB_HCA": "mlx5_0,mlx4",
+    }
+    group = ("--leader-address", "10.8.0.9", "--group-size", "2", "--worker-index", "1")
+    assert len(codes(plan_of(two(), *group, *MODEL, environ=environ))) == 4
+    plan = plan_of(two(), *group, "--interface", "net0", "--hca", "=mlx5_1", *MODEL, environ=environ)
+    assert value(plan, "NCCL_SOCKET_IFNAME") == "=net0"
+    assert value(plan, "NCCL_IB_HCA") == "=mlx5_1:1"
+    assert codes(plan) == []
+
+
 def test_names_that_nvshmem_passes_over() -> None:
     node = Node()
     node.hca("rocep26s0", pci="0000:1a:00.0").port().pair("10.8.0.1", "net0", 2)

@@ -184,3 +184,17 @@ def test_unreadable_types_cannot_be_left_to_an_old_nccl(decide: Decide) -> None:
     node.ports[1].gid(8, "10.1.0.9", None, None)
     assert decide(node, nccl=(2, 23, 4)).left == {"mlx5_1:1": "INDEX_MISMATCH"}
     assert decide(node, nccl=(2, 26, 2)).used == {"mlx5_0:1": 3, "mlx5_1:1": 5}
+
+
+@pytest.mark.parametrize(("nccl", "newer_helps"), [((2, 20, 5), True), (None, True), ((2, 28, 9), False)])
+def test_a_newer_nccl_is_only_advised_where_it_helps(
+    decide: Decide, nccl: tuple[int, ...] | None, newer_helps: bool
+) -> None:
+    # Foreign GIDs of the same networks in front: no release chooses right here.
+    node = Node().interface("net0", "10.0.0.7/24").interface("net1", "10.1.0.7/24")
+    node.hca("mlx5_0").port().pair("10.0.0.1", "net0", 2).pair("10.0.0.7", "net0", 4)
+    node.hca("mlx5_1").port().pair("10.1.0.1", "net1", 2).pair("10.1.0.7", "net1", 6)
+    problem = decide(node, nccl=nccl).decision.problems[0]
+    assert problem.code == "INDEX_MISMATCH"
+    assert ("use an image with NCCL" in problem.hint) == newer_helps
+    assert "addresses history" in problem.hint

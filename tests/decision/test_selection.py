@@ -140,6 +140,15 @@ def test_foreign_gids_only_on_purpose(decide: Decide) -> None:
     assert "allowed" in allowed.decision.ports[0].decision.detail
 
 
+def test_several_foreign_addresses_are_ambiguous(decide: Decide) -> None:
+    node = Node().interface("eth0", "10.244.0.5/24")
+    node.hca("mlx5_0").port().pair("10.3.0.1", "ens1").pair("10.0.0.9", "ens1")
+    outcome = decide(node, allow_foreign=True)
+    assert outcome.codes == ["AMBIGUOUS_SUBNET"]
+    assert outcome.used == {"mlx5_0:1": 3}  # the lowest address: the order of slots is history
+    assert decide(node, allow_foreign=True, subnets=("10.3.0.0/16",)).used == {"mlx5_0:1": 1}
+
+
 def test_a_port_that_lost_ipv4_is_left_out(decide: Decide) -> None:
     node = rail(rail(Node(), 0), 1)
     node.hca("mlx5_2").port().pair("fe80::3", "net2").pair("fd00::3", "net2")
@@ -193,6 +202,19 @@ def test_a_slower_card_of_another_model_is_left_out(decide: Decide) -> None:
     outcome = decide(node)
     assert outcome.left == {"mlx5_2:1": "SLOWER_RATE"}
     assert outcome.codes == []
+
+
+def test_a_slow_card_that_a_gpu_needs_keeps_no_other_slow_card_in(decide: Decide) -> None:
+    root = "pci0000:{0}/0000:{0}:01.0"
+    node = rail(Node(), 0, pci="0000:12:00.0", bridge=root.format(10) + "/0000:11:00.0", numa=0)
+    node.gpu("0000:13:00.0", root.format(10) + "/0000:11:01.0", 0)
+    # The rail of the second GPU is down; a storage card hangs on the same root port, another one does not.
+    node.gpu("0000:23:00.0", root.format(20) + "/0000:21:01.0", 0)
+    rail(node, 1, gbps=25, pci="0000:22:00.0", bridge=root.format(20) + "/0000:21:02.0", device_id="0x1015")
+    rail(node, 2, gbps=25, pci="0000:32:00.0", bridge=root.format(30), device_id="0x1015", numa=1)
+    outcome = decide(node)
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+    assert outcome.left == {"mlx5_2:1": "SLOWER_RATE"}
 
 
 def test_a_degraded_link_of_the_same_model_is_kept_and_said(decide: Decide) -> None:
@@ -301,6 +323,55 @@ def test_infiniband_beside_roce_is_never_mixed_in(decide: Decide) -> None:
     outcome = decide(node)
     assert outcome.left == {"mlx5_9:1": "NOT_ROCE"}
     assert outcome.value("NCCL_IB_HCA") == "=mlx5_0:1"
+
+
+def _infiniband_rails(*, gpus: bool = True) -> Node:
+    node = Node()
+    for bus in ("10", "20"):
+        bridge = f"pci0000:{bus}/0000:{bus}:01.0"
+        hca = node.hca(f"ib{bus}", pci=f"0000:{bus}:10.0", bridge=bridge, numa=0)
+        hca.port(link_layer="InfiniBand", gbps=400).gid(0, "fe80::1", V1, None)
+        if gpus:
+            node.gpu(f"0000:{bus}:11.0", bridge, 0)
+    return node
+
+
+@pytest.mark.parametrize("origin", ["--hca", "SGLANG_ROCE_HCA"])
+def test_chosen_infiniband_ports_are_told_to_nccl(decide: Decide, origin: str) -> None:
+    outcome = decide(_infiniband_rails(), hca="^ib20", hca_origin=origin)
+    assert outcome.decision.selection.infiniband == ("ib10:1",)
+    assert outcome.value("NCCL_IB_HCA") == "=ib10:1"
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+
+
+def test_a_far_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
+    outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1))
+    assert outcome.left["mlx5_9:1"] == "FAR_FROM_GPU"
+    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+    assert outcome.value("NCCL_IB_HCA") is None
+    assert outcome.value("NCCL_IB_GID_INDEX") is None
+    assert outcome.codes == []
+
+
+def test_a_slower_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
+    node = rail(_infiniband_rails(gpus=False), 9, gbps=25, pci="0000:90:00.0", device_id="0x1015")
+    outcome = decide(node)
+    assert outcome.left["mlx5_9:1"] == "SLOWER_RATE"
+    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"hca": "=mlx5_9"}, {"subnets": ("10.9.0.0/16",)}, {"environ": {"NCCL_IB_HCA": "mlx5"}}]
+)
+def test_an_ethernet_card_that_somebody_chose_is_used(decide: Decide, chosen: dict[str, object]) -> None:
+    outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1), **chosen)
+    assert set(outcome.used) == {"mlx5_9:1"}
+
+
+def test_a_near_ethernet_card_is_used_beside_infiniband(decide: Decide) -> None:
+    node = _infiniband_rails()
+    rail(node, 9, gbps=400, pci="0000:10:12.0", bridge="pci0000:10/0000:10:01.0", numa=0)
+    assert set(decide(node).used) == {"mlx5_9:1"}
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,11 @@ def test_the_pods_disable_switches_rdma_off(decide: Decide) -> None:
     assert flagged.used == {"mlx5_0:1": 3}
 
 
+def test_a_net_that_rdma_off_leaves_nothing_of_is_said(decide: Decide) -> None:
+    assert decide(rail(Node(), 0), environ={"NCCL_NET": "IB"}, rdma="off").codes == ["NCCL_NET_IB"]
+    assert decide(rail(Node(), 0), environ={"NCCL_NET": "Socket"}, rdma="off").codes == []
+
+
 def test_nccl_net_socket_under_required(decide: Decide) -> None:
     node = rail(Node(), 0)
     outcome = decide(node, environ={"NCCL_NET": "Socket"})
@@ -338,6 +343,9 @@ def test_an_empty_port_means_any_from_2_30_7_on() -> None:
         ({"NCCL_SOCKET_IFNAME": "=eth0"}, None),
         ({"NCCL_SOCKET_IFNAME": "eth"}, None),
         ({"GLOO_SOCKET_IFNAME": "=eth0"}, "GLOO_IFNAME_UNKNOWN"),
+        ({"NCCL_SOCKET_FAMILY": "AF_INET6"}, "SOCKET_FAMILY"),
+        ({"NVSHMEM_BOOTSTRAP_UID_SOCK_FAMILY": "AF_INET6"}, "SOCKET_FAMILY"),
+        ({"NCCL_SOCKET_FAMILY": "AF_INET"}, None),
         ({"GLOO_SOCKET_IFNAME": "eth0"}, None),
         ({"HOST_IP": "10.9.9.9"}, "HOST_IP_FOREIGN"),
         ({"HOST_IP": "10.0.0.1"}, None),

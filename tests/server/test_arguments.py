@@ -129,6 +129,13 @@ def test_config_files_that_sglang_would_refuse(argv: tuple[str, ...], config: st
         read(*argv, config=config)
 
 
+def test_a_broken_config_file_is_not_quoted() -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        read("--config", "x.yaml", config="tp-size: 8\napi-key: sk-12345: 6\n")
+    assert "line 2" in failure.value.message
+    assert "sk-12345" not in failure.value.message
+
+
 @pytest.mark.parametrize("argv", [("--config=x.yaml",), ("--conf", "x.yaml")])
 def test_config_forms_that_sglang_never_reads(argv: tuple[str, ...]) -> None:
     assert [problem.code for problem in read(*argv).problems] == ["CONFIG_IGNORED"]

@@ -8,9 +8,11 @@ import pytest
 
 from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.report import as_text
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import count_gpus
+from tests.planning import plan_of
 from tests.trees import Node as FakeNode
 
 if TYPE_CHECKING:
@@ -50,6 +52,26 @@ def test_a_worker() -> None:
         "--model-path", "/m",
     )  # fmt: skip
     assert command.problems == ()
+
+
+def test_the_host_is_of_the_pods_family_whatever_its_rails_have() -> None:
+    node = FakeNode().interface("eth0", "fd00::1/64").interface("net1", "10.0.0.1/24")
+    assert _host_of(node) == "0.0.0.0"
+    unset = "0" * 32
+    node.files["/proc/net/ipv6_route"] = f"{unset} 00 {unset} 00 {unset} 00000400 1 0 00000003 eth0\n"
+    assert _host_of(node) == "::"
+
+
+def test_arguments_that_are_refused_were_given_all_the_same() -> None:
+    refused = as_text(plan_of(FakeNode(), "--model", "m", "--port", "x"))
+    assert "no SGLang arguments were given" not in refused
+    assert "no SGLang arguments were given" in as_text(plan_of(FakeNode()))
+
+
+def _host_of(node: FakeNode) -> str:
+    argv = plan_of(node, "--model", "m").argv
+    assert argv is not None
+    return argv[argv.index("--host") + 1]
 
 
 def test_one_node_gets_only_a_host() -> None:
@@ -125,6 +147,9 @@ def test_computed_tensor_parallel_size(argv: tuple[str, ...], gpus: int, size: i
         (("--tp", "16", "--device", "cpu"), {"gpus": 0}, None),
         (("--tp", "8"), {"size": 1, "index": 0}, None),
         (("--dp-size", "2", "--tp", "4"), {"size": 1, "index": 0}, None),
+        (("--dp-size", "4", "--tp", "4"), {"size": 1, "index": 0}, "TP_GPUS"),
+        (("--dp-size", "9"), {"size": 1, "index": 0}, "TP_GPUS"),
+        (("--dp-size", "4", "--tp", "8", "--enable-dp-attention"), {"size": 1, "index": 0}, None),
         (("--port", "20000"), {}, "PORT_CLASH"),
         (("--port", "20013"), {}, None),
         (("--port", "20013", "--enable-dp-attention"), {}, "PORT_CLASH"),

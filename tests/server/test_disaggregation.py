@@ -71,6 +71,11 @@ def test_nothing_for_a_nixl_that_does_not_read_it() -> None:
     assert device_argument("mooncake", "0.5.23", [], {}).tokens == ()
 
 
+def test_nothing_for_releases_without_the_option() -> None:
+    assert device_argument("mooncake", "0.4.5.post1", NAMES, {}).tokens == ()
+    assert device_argument("mooncake", "0.4.5.post2", NAMES, {}).tokens != ()
+
+
 @pytest.mark.parametrize(
     ("argv", "uses"),
     [
