@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.start(arguments)
     except Interrupted as interrupted:
         run.stand_down()
-        run.log.say(f"ended by signal {interrupted.signal_number}")
+        run.log.say(f"ended by {interrupted.name}, exit code {interrupted.exit_code}")
         return interrupted.exit_code
     except EntryError as failure:
         return run.fail(failure)

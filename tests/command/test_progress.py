@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.command.conftest import clean_environment
 from tests.process.command import STANDIN_SOURCE, python_path
 from tests.symptoms import WORKER
 
@@ -41,3 +46,20 @@ def test_for_machines(run: Run) -> None:
     assert 0 < waits[0]["next_try_s"] <= 1
     assert lines[-1]["code"] == "LEADER_TIMEOUT"
     assert lines[-1]["hint"]
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(2, "SIGINT", 130), (15, "SIGTERM", 143)])
+def test_an_interrupted_wait_names_the_signal(number: int, name: str, code: int) -> None:
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "sglang_roce_entry", *WAITING, "--wait-deadline", "300", "--model-path", "/m"],
+        env={**clean_environment(), **ENVIRON}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert waiting.stderr is not None
+    with waiting, waiting.stderr as said:
+        for line in said:
+            if ": waiting for the leader" in line:
+                waiting.send_signal(number)
+                break
+        rest = said.read().splitlines()
+    assert waiting.returncode == code
+    assert rest[-1:] == [f"sglang-roce-entry: ended by {name}, exit code {code}"]

@@ -53,6 +53,17 @@ def test_environment_is_the_plans(run: Run) -> None:
     assert values["NCCL_IB_TC"] == "106"
 
 
+def test_variables_that_stay_unset_share_a_line_for_each_reason(run: Run) -> None:
+    done = run(["--rdma", "off", "true"])
+    lines = [line for line in done.stderr.splitlines() if " not set: " in line]
+    assert lines == [
+        "sglang-roce-entry: not set: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME, NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME, "
+        "SGLANG_HOST_IP (one node needs no control interface)",
+        "sglang-roce-entry: not set: MC_GID_INDEX, NCCL_IB_GID_INDEX, NCCL_IB_HCA, NVSHMEM_IB_GID_INDEX, "
+        "UCX_IB_GID_INDEX (RDMA is switched off)",
+    ]
+
+
 @pytest.mark.parametrize("code", [0, 1, 9, 124, 255])
 def test_exit_code_passes_through(run: Run, code: int) -> None:
     assert run(["--rdma", "off", "sh", "-c", f"exit {code}"]).code == code
