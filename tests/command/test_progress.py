@@ -37,6 +37,8 @@ def test_for_machines(run: Run) -> None:
     ran = run("--log-format", "json", *WAITING, "--model-path", "/m", environ=ENVIRON)
     assert ran.code == 124, ran.err
     lines = [json.loads(line) for line in ran.err.splitlines()]
+    for line in lines:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     waits = [line for line in lines if "cause" in line]
     assert waits, lines
     assert waits[0]["waiting_for"] == "the leader 127.0.0.1"
