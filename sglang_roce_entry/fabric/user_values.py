@@ -57,7 +57,7 @@ def check_index(
     name: str = "NCCL_IB_GID_INDEX",
     reader: str = "NCCL",
 ) -> list[Problem]:
-    """Return a warning for the used ports on which a decided GID index is wrong in the same way; ``reader`` reads ``name``.
+    """Return a warning for the used ports on which a GID index is wrong alike; ``reader`` reads ``name``.
 
     ``nccl`` is ``None`` for any other reader than NCCL.
     """
