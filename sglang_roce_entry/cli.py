@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _outcome(run, arguments)
     except Interrupted as interrupted:  # also while a failure was told
         run.stand_down()
-        run.log.say(f"ended by signal {interrupted.signal_number}")
+        run.log.say(f"ended by {interrupted.name}, exit code {interrupted.exit_code}")
         return interrupted.exit_code
     except KeyboardInterrupt:
         return 128 + 2  # a mode: it installs no handlers

@@ -61,6 +61,11 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
     @property
+    def name(self) -> str:
+        """The signal's name, by its number on Linux."""
+        return {2: "SIGINT", 15: "SIGTERM"}.get(self.signal_number, f"signal {self.signal_number}")
+
+    @property
     def exit_code(self) -> int:
         """The code a shell would report for a death by this signal."""
         return 128 + self.signal_number

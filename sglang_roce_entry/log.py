@@ -63,9 +63,8 @@ class Log:
         line = " ".join(message.split("\n"))
         if self.form == "json":
             import json
-            from time import time
 
-            document = {"time": round(time(), 3), "level": level, "message": line, **fields}
+            document = {"time": _now(), "level": level, "message": line, **fields}
             text = json.dumps(document, ensure_ascii=True)
         else:
             text = f"{PREFIX} {line}"
@@ -74,3 +73,11 @@ class Log:
             self._stream.flush()
         except (OSError, ValueError):
             return  # a closed stderr must not keep SGLang from starting
+
+
+def _now() -> str:
+    """Return the time in UTC, as RFC 3339 writes it, with milliseconds."""
+    from time import gmtime, strftime, time
+
+    now_s = time()
+    return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(now_s))}.{int(now_s % 1 * 1000):03d}Z"

@@ -38,7 +38,7 @@ modes (print and exit)
   --probe startup|readiness|liveness [-- SGLANG ARGUMENTS]
                              for exec probes and HEALTHCHECK: 0 or 1, and one line why
   --save-snapshot FILE       record this node for a replay or a bug report (- for stdout)
-      [--keep-identifiers]   with the MACs, GUIDs and GPU UUIDs that it leaves out else
+      [--keep-identifiers]   with the MACs, GUIDs and GPU UUIDs, which it leaves out otherwise
   --version
   --help
 

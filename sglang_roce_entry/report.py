@@ -139,13 +139,22 @@ def decision_lines(plan: Plan) -> list[str]:
 
 
 def environment_lines(plan: Plan) -> list[str]:
-    """Return the log's account of every variable, one a line."""
-    return [
+    """Return the log's account of the variables: one a line, and one line for all that one reason leaves unset."""
+    lines = [
         f"{one.name}={one.value} ({one.source}: {_one_line(one.reason)})"
-        if one.value is not None
-        else f"{one.name} not set ({_one_line(one.reason)})"
         for one in plan.variables
+        if one.value is not None
     ]
+    return [*lines, *(f"not set: {', '.join(names)} ({reason})" for reason, names in _withheld(plan).items())]
+
+
+def _withheld(plan: Plan) -> dict[str, list[str]]:
+    """Return the names of the variables that stay unset, by reason."""
+    withheld: dict[str, list[str]] = {}
+    for variable in plan.variables:
+        if variable.value is None:
+            withheld.setdefault(_one_line(variable.reason), []).append(variable.name)
+    return withheld
 
 
 def handover_lines(plan: Plan) -> list[str]:
@@ -259,11 +268,7 @@ def _environment(plan: Plan) -> list[str]:
         if variable.value is not None:
             lines.append(f"{variable.name}={variable.value}")
             lines.append(f"    {variable.source}: {_one_line(variable.reason)}")
-    withheld: dict[str, list[str]] = {}
-    for variable in plan.variables:
-        if variable.value is None:
-            withheld.setdefault(_one_line(variable.reason), []).append(variable.name)
-    for reason, names in withheld.items():
+    for reason, names in _withheld(plan).items():
         lines.append(f"not set: {', '.join(names)}")
         lines.append(f"    {reason}")
     return lines or ["nothing to set"]
@@ -315,5 +320,7 @@ def _verdict(plan: Plan) -> str:
     if first is None:
         warnings = len(plan.problems)
         suffix = f" ({warnings} warning{'s' if warnings != 1 else ''})" if warnings else ""
+        if plan.argv is None:
+            return f"With SGLang's arguments a launch would go ahead{suffix}."
         return f"A launch would go ahead{suffix}."
     return f"A launch would end with exit code {plan.exit_code} ({first.code})."

@@ -57,7 +57,7 @@ def check_index(
     name: str = "NCCL_IB_GID_INDEX",
     reader: str = "NCCL",
 ) -> list[Problem]:
-    """Return a warning for every used port on which a decided GID index is wrong; ``reader`` reads ``name``.
+    """Return a warning for the used ports on which a GID index is wrong alike; ``reader`` reads ``name``.
 
     ``nccl`` is ``None`` for any other reader than NCCL.
     """
@@ -87,15 +87,17 @@ def check_index(
                 )
             )
         return said
+    alike: dict[tuple[str, str], list[str]] = {}
     for port in used:
         wrong = _index_fault(port, forced)
-        if wrong is None:
-            continue
-        right = ", ".join(str(choice.gid.index) for choice in port.choices)
+        if wrong is not None:
+            right = ", ".join(str(choice.gid.index) for choice in port.choices)
+            alike.setdefault((wrong, right), []).append(port.label)
+    for (wrong, right), labels in alike.items():
         said.append(
             _wrong(
                 "GID_INDEX_WRONG",
-                f"{name}={given.value} ({given.where}) is wrong on {port.label}: {wrong}",
+                f"{name}={given.value} ({given.where}) is wrong on {', '.join(labels)}: {wrong}",
                 f"remove {name}, the right index is found at every start (here: {right})",
             )
         )
@@ -112,10 +114,11 @@ def _index_fault(port: PortDecision, index: int) -> str | None:
         return f"index {index} is empty"
     if gid.type is None:
         return f"index {index} is hidden from this pod"
+    # Without the address, which is another one on each port: one sentence for all rails.
     if gid.type != ROCE_V2:
-        return f"index {index} is {gid.type.removeprefix('IB/')} ({gid.ip})"
+        return f"index {index} is {gid.type.removeprefix('IB/')}"
     if not routable(gid.ip):
-        return f"index {index} is the link-local {gid.ip}"
+        return f"index {index} is a link-local address"
     return f"index {index} is {gid.ip}, {_whose(port, gid)}"
 
 

@@ -48,9 +48,10 @@ class SnapshotError(ConfigurationError):
 
     def __init__(self, name: str, reason: str, hint: str | None = None) -> None:
         known = ", ".join(packaged_names())
+        colon = "" if reason.startswith(("is ", "has ", "unpacks ")) else ":"
         super().__init__(
             "SNAPSHOT",
-            f"snapshot {name!r}: {reason}",
+            f"snapshot {name!r}{colon} {reason}",
             hint or f"give a folder or .tar.gz that --save-snapshot wrote, or one of: {known}",
         )
 

@@ -100,6 +100,8 @@ def test_a_mode_without_sglang_arguments(run: Run) -> None:
     document = run("--snapshot", "h20-roce", "--dry-run=json").document
     assert document["argv"] is None
     assert document["exit_code"] == 0
+    verdict = run("--snapshot", "h20-roce", "--dry-run").out.splitlines()[-1]
+    assert verdict == "With SGLang's arguments a launch would go ahead."
 
 
 def test_print_env_json_is_the_environment_alone(run: Run) -> None:

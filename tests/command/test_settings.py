@@ -35,6 +35,11 @@ def test_empty_means_unset() -> None:
     assert settings.hca_wait == 60.0
 
 
+def test_the_variables_of_the_tests_do_no_harm() -> None:
+    exported = {"SGLANG_ROCE_TEST_CACHE": "/c", "SGLANG_ROCE_TESTS_REQUIRE": "all", "SGLANG_ROCE_ENTRY": "/e"}
+    assert read({}, exported) == read()
+
+
 def test_defaults_stand_in_one_table() -> None:
     settings = Settings()
     for setting in SETTINGS:

@@ -13,20 +13,22 @@ import pytest
 
 from tests.command.conftest import clean_environment
 from tests.consumers.sglang_source import Validator
-from tests.consumers.wheels import MOONCAKE, UCX, NotFetched, unpacked, wheel
+from tests.consumers.wheels import MOONCAKE, UCX, NotFetched, cache_folder, unpacked, wheel
 from tests.layers import is_required, skip_or_fail
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LAYER = "consumers"
-_HINT = f"; SGLANG_ROCE_TESTS_REQUIRE={LAYER} fetches 140 MB of released wheels"
 
 Ask = Callable[[Mapping[str, str]], str]
 
 
 def _missing(failure: NotFetched) -> None:
-    skip_or_fail(LAYER, f"{failure}{'' if is_required(LAYER) else _HINT}")
+    if is_required(LAYER):
+        skip_or_fail(LAYER, str(failure))
+    how = f"SGLANG_ROCE_TESTS_REQUIRE={LAYER} fetches them"
+    skip_or_fail(LAYER, f"needs 140 MB of released wheels in {cache_folder()}: {how}")
 
 
 def _run(command: list[str], environ: Mapping[str, str]) -> str:

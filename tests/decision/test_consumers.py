@@ -191,7 +191,7 @@ def test_the_users_device_stays() -> None:
 WRONG = {
     "Mooncake index": ({"MC_GID_INDEX": "2"}, MODEL, "GID_INDEX_WRONG", "MC_GID_INDEX=2 (the pod's environment) is wrong"),
     "NVSHMEM index": ({"NVSHMEM_IB_GID_INDEX": "0"}, MODEL, "GID_INDEX_WRONG", "NVSHMEM_IB_GID_INDEX=0"),
-    "UCX index": ({"UCX_IB_GID_INDEX": "1"}, MODEL, "GID_INDEX_WRONG", "link-local fe80::"),
+    "UCX index": ({"UCX_IB_GID_INDEX": "1"}, MODEL, "GID_INDEX_WRONG", "a link-local address"),
     "no number": ({"MC_GID_INDEX": "auto"}, MODEL, "GID_INDEX_NOT_A_NUMBER", "Mooncake reads it as 0"),
     "UCX conflict": (
         {"UCX_IB_GID_INDEX": "3", "UCX_IB_ROCE_SUBNETS": "10.0.0.0/8"}, MODEL, "UCX_GID_CONFLICT", "UCX refuses",

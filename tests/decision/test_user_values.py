@@ -19,6 +19,7 @@ from sglang_roce_entry.fabric.selector import parse_selector, render_selector
 from sglang_roce_entry.fabric.user_values import check_sockets, user_scan
 from sglang_roce_entry.host.collect import collect
 from tests.decision.conftest import Decide, rail
+from tests.decision.golden import hgx
 from tests.trees import V1, Node
 
 
@@ -32,7 +33,7 @@ def _with_slot(index: int, ip: str | None, kind: str | None = "RoCE v2", netdev:
 
 
 WRONG = {
-    "RoCE v1": (_with_slot(3, "10.0.0.1", V1), "RoCE v1 (10.0.0.1)"),
+    "RoCE v1": (_with_slot(3, "10.0.0.1", V1), "index 3 is RoCE v1"),
     "foreign": (_with_slot(3, "10.9.9.9", "RoCE v2", "eth9"), "10.9.9.9"),
     "foreign on our name": (_with_slot(3, "10.0.0.77"), "10.0.0.77"),
     "empty": (_with_slot(3, None), "index 3 is empty"),
@@ -55,6 +56,15 @@ def test_a_wrong_index_is_kept_and_said(decide: Decide, name: str) -> None:
     assert outcome.value("MC_GID_INDEX") == "7"
     (strict,) = hardened(outcome.decision.problems, strict=True)
     assert (strict.severity, strict.exit_code) == ("error", 69)
+
+
+def test_a_wrong_index_on_eight_rails_is_one_sentence(decide: Decide) -> None:
+    """The usual one, 1, is a link-local address: another one on each rail."""
+    outcome = decide(hgx(), environ={"NCCL_IB_GID_INDEX": "1"})
+    assert outcome.codes == ["GID_INDEX_WRONG"]
+    labels = ", ".join(f"mlx5_{number}:1" for number in range(8))
+    message = outcome.problem("GID_INDEX_WRONG")
+    assert message.endswith(f" is wrong on {labels}: index 1 is a link-local address")
 
 
 def test_a_right_index_is_kept_without_a_word(decide: Decide) -> None:

@@ -63,7 +63,7 @@ def missing_part() -> str | None:
     }
     path = os.pathsep.join((os.environ.get("PATH", ""), SYSTEM_PATH))
     absent = sorted({package for program, package in packages.items() if shutil.which(program, path=path) is None})
-    return f"needs the packages {', '.join(absent)}" if absent else None
+    return f"needs the Debian packages {', '.join(absent)}" if absent else None
 
 
 def real_interpreter() -> str:

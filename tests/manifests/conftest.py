@@ -28,7 +28,7 @@ def _missing() -> str | None:
     packages = {"jsonschema": "jsonschema", "kubernetes_validate": "kubernetes-validate"}
     absent = [package for module, package in packages.items() if find_spec(module) is None]
     if absent:
-        return f"the manifests layer needs the Python packages {' and '.join(absent)}"
+        return f"needs {' and '.join(absent)}: pip install -r tests/manifests/requirements.txt"
     return kubectl().missing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,15 @@ def test_environment_is_the_plans(run: Run) -> None:
     assert wanted
     assert {name: values.get(name) for name in wanted} == wanted
     assert values["NCCL_IB_TC"] == "106"
+
+
+def test_variables_that_stay_unset_share_a_line_for_each_reason(run: Run) -> None:
+    done = run(["--rdma", "off", "true"])
+    lines = [line for line in done.stderr.splitlines() if " not set: " in line]
+    assert [re.sub(r": [A-Z].*, ", ": ..., ", line) for line in lines] == [
+        "sglang-roce-entry: not set: ..., SGLANG_HOST_IP (one node needs no control interface)",
+        "sglang-roce-entry: not set: ..., UCX_IB_GID_INDEX (RDMA is switched off)",
+    ]
 
 
 @pytest.mark.parametrize("code", [0, 1, 9, 124, 255])

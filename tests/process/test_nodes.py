@@ -25,10 +25,12 @@ pytestmark = pytest.mark.netns
 
 # Opens a cluster as a test does, says which processes it has, and goes on for ever.
 ABANDONED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.process.nodes import Cluster
 
+# A shell's background job, and so these tests in it, inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Cluster(Path(sys.argv[1]), None) as cluster:
     node = cluster.add_node("sglang-0")
     plain = node.start(["60"], command=["sleep"])
