@@ -194,7 +194,7 @@ def _beside_infiniband(
 ) -> _RuleResult:
     """Drop all RoCE ports where InfiniBand is the fabric: every one is far from all GPUs or a slower card.
 
-    NCCL takes the ports of one kind; an Ethernet card for storage or management must not idle the rails.
+    The two are never mixed, and an Ethernet card for storage or management must not idle the rails.
     """
     ports = _infiniband_ports(facts, policy)
     if not ports or not candidates or policy.selector_final or policy.subnets:
@@ -210,6 +210,8 @@ def _beside_infiniband(
         rate, model = one.port.rate_gbps, one.hca.model
         if rate is None or rate >= fastest or not model or model in fast_models or None in fast_models:
             return None
+        if len(ports) < len(candidates):
+            return None  # one fast card for storage beside many slower rails
         return Reason.SLOWER_RATE, f"{rate:g} Gb/s on another card model, InfiniBand has {fastest:g} Gb/s"
 
     faults = [(one, fault(one)) for one in candidates]

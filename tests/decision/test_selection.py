@@ -368,6 +368,14 @@ def test_an_ethernet_card_that_somebody_chose_is_used(decide: Decide, chosen: di
     assert set(outcome.used) == {"mlx5_9:1"}
 
 
+def test_a_fast_infiniband_card_does_not_idle_many_ethernet_rails(decide: Decide) -> None:
+    node = Node()
+    node.hca("ib0", pci="0000:90:00.0").port(link_layer="InfiniBand", gbps=400).gid(0, "fe80::1", V1, None)
+    for number in (0, 1):
+        rail(node, number, pci=f"0000:{number + 1}0:00.0", device_id="0x101b")
+    assert set(decide(node).used) == {"mlx5_0:1", "mlx5_1:1"}
+
+
 def test_a_near_ethernet_card_is_used_beside_infiniband(decide: Decide) -> None:
     node = _infiniband_rails()
     rail(node, 9, gbps=400, pci="0000:10:12.0", bridge="pci0000:10/0000:10:01.0", numa=0)
