@@ -196,7 +196,8 @@ class Launcher:
             self._read()
             self._await_hardware()
             plan = self._plan(lookup)
-            moved = {k: v for k, v in before.items() if plan.environment().get(k, v) != v}
+            now = plan.environment()
+            moved = [name for name, value in before.items() if now.get(name) != value]
             if moved:
                 self._log.say(f"changed during the wait: {', '.join(sorted(moved))}")
         else:

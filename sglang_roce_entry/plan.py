@@ -333,7 +333,8 @@ def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, fac
             errors.warning(
                 "LEADER_UNRESOLVED",
                 f"the leader's address is not known here: {leader.failure}",
-                "a launch waits for it; in Kubernetes look at the leader pod and its headless Service",
+                "a launch waits for it (as long as --wait-deadline says); in Kubernetes look at the leader pod "
+                "and its headless Service",
             )
         ]
     if identity.is_leader and leader.addresses and leader_address(identity, leader, facts) is None:

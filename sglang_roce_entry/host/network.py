@@ -76,7 +76,10 @@ def default_route_interfaces(tree: Tree) -> tuple[str, ...]:
 
 
 def _usable(flags_hex: str) -> bool:
-    flags = int(flags_hex, 16)
+    try:
+        flags = int(flags_hex, 16)
+    except ValueError:
+        return False  # a damaged recording
     return bool(flags & 0x1) and not flags & 0x200
 
 

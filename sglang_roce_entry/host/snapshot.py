@@ -239,7 +239,7 @@ class RecordedAnswers:
                     int(value.get("speed_mbps") or 0),
                     tuple(ip_interface(text) for text in value.get("addresses", ())),
                 )
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                 reason = f"{FACTS}: interface {interface!r} is malformed: {error}"
                 raise SnapshotError(self._name, reason) from error
 

@@ -63,6 +63,25 @@ def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.Mo
     assert said.getvalue().count(f"fix: {refused.value.hint}") == 1
 
 
+def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose value has changed."""
+    host = group().host()
+    invocation = parse_command_line(("--rdma", "optional", "--wait-deadline", "0", "--model-path", "/m"))
+    environ = group().facts["environ"]
+    inputs, stages = gather(invocation, read_settings(invocation.flags, environ), environ, host)
+    good = read_facts(inputs, stages, host)
+    reads = [good, replace(good, hcas=())]
+    monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    monkeypatch.setattr("sglang_roce_entry.handover.raise_memlock", lambda: None)
+    monkeypatch.setattr("sglang_roce_entry.handover.hand_over", lambda *_: None)
+    said = io.StringIO()
+    Launcher(inputs, stages, host, Log("text", said), None).run()
+    changed = next(line for line in said.getvalue().splitlines() if "changed during the wait: " in line)
+    assert "NCCL_IB_HCA" in changed
+    assert "NCCL_IB_GID_INDEX" in changed
+
+
 @pytest.mark.parametrize("index", ["0", "1"])
 def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     """A name with IPv6 addresses alone is no address that SGLang could bind."""

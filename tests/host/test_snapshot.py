@@ -176,3 +176,18 @@ def test_this_machine_records_and_replays(tmp_path: Path) -> None:
     assert second.default_route_interfaces == first.default_route_interfaces
     assert second.search_domains == first.search_domains
     assert second.nccl_versions == (first.nccl_versions or ())
+
+
+def test_a_number_beyond_all_numbers_is_malformed(tmp_path: Path) -> None:
+    """JSON's 1e999 reads as infinity."""
+    (tmp_path / "facts.json").write_text('{"format": 1, "interfaces": {"eth0": {"up": true, "mtu": 1e999}}}')
+    with pytest.raises(SnapshotError, match="malformed"):
+        load(str(tmp_path))
+
+
+def test_a_damaged_route_is_no_route(tmp_path: Path) -> None:
+    node = Node().interface("eth0", "10.0.0.1/24").default_route("eth0")
+    node.files["/proc/net/route"] += "eth1\t00000000\t0100000A\tzz\t0\t0\t0\t00000000\t0\t0\t0\n"
+    node.write(tmp_path)
+    host, environ = load(str(tmp_path))
+    assert collect(host, environ).default_route_interfaces == ("eth0",)
