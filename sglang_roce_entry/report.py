@@ -116,8 +116,13 @@ def as_json(document: Any) -> str:
 
 
 def shown_argv(plan: Plan) -> tuple[str, ...]:
-    """Return the command with secrets hidden."""
-    return redacted(plan.argv or ())
+    """Return the command with secrets hidden, also those that it sets for another (``env HF_TOKEN=...``)."""
+    return tuple(_without_secret(token) for token in redacted(plan.argv or ()))
+
+
+def _without_secret(token: str) -> str:
+    name, equals, _ = token.partition("=")
+    return f"{name}=***" if equals and name.isidentifier() and is_secret_variable(name) else token
 
 
 def decision_lines(plan: Plan) -> list[str]:

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "handover": set(),
     "log": set(),
 }
-VOCABULARY = {"errors", "natural", "records"}
+VOCABULARY = {"errors", "natural", "records", "yaml_text"}
 #: Modules of another room that hold values only.
 VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
 #: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.
