@@ -73,8 +73,7 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     Dispositions are set back to their defaults (CPython leaves SIGPIPE and SIGXFSZ ignored, and what
     is ignored stays so across exec), the mask is emptied, and no descriptor but 0, 1 and 2 survives.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     _close_on_exec()
     handlers = _default_signals()
     try:
@@ -87,6 +86,15 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         raise EntryError(
             "EXEC", f"cannot execute {argv[0]!r}: {failure}", "correct the arguments", CANNOT_EXECUTE
         ) from failure
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            continue  # a full disk must not keep SGLang from starting
 
 
 def _not_executed(name: str, failure: OSError) -> EntryError:

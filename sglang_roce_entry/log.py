@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -13,12 +14,48 @@ if TYPE_CHECKING:
 PREFIX = "sglang-roce-entry:"
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` as a line that a terminal only shows: spaces for breaks, escapes for control characters.
+
+    A value of the pod may hold either. Bytes that are no UTF-8 (surrogates here) stay what they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or "\udc80" <= one <= "\udcff" else " " if one.isspace() else ascii(one)[1:-1]
+        for one in text
+    )
+
+
+def write_stdout(product: str | bytes) -> None:
+    """Write to stdout, byte for byte what a variable held. Raises ``EntryError``, ``BrokenPipeError``."""
+    data = product if isinstance(product, bytes) else product.encode("utf-8", "surrogateescape")
+    if sys.stdout is None:
+        raise _not_written("it is closed")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise _not_written(failure.strerror or str(failure)) from failure
+
+
+def _not_written(why: str) -> EntryError:
+    from sglang_roce_entry.errors import USAGE, EntryError
+
+    return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
+
+
 class Log:
     """Writes to stderr. ``form`` is ``text`` or ``json``."""
 
     def __init__(self, form: str = "text", stream: TextIO | None = None) -> None:
         self.form = form
-        self._stream = stream or sys.stderr
+        self._stream: TextIO | None = stream or sys.stderr
 
     def say(self, message: str, **fields: object) -> None:
         """Write one fact."""
@@ -35,8 +72,9 @@ class Log:
             self._write(severity, f"  fix: {problem.hint}", {})
 
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
-        # A value of the user may hold a newline: one fact stays one line.
-        line = " ".join(message.split("\n"))
+        if self._stream is None:
+            return  # started without a stderr, which must not keep SGLang from starting
+        line = one_line(message)
         if self.form == "json":
             import json
             from time import time

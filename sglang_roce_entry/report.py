@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang_roce_entry.log import one_line
 from sglang_roce_entry.server.spellings import redacted
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ def as_shell(plan: Plan) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(" ".join(text.split()))
 
 
 def environment_document(plan: Plan) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def as_text(plan: Plan) -> str:
 
 
 def _section(title: str, lines: Iterable[str]) -> str:
-    return f"{title}\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
+    return f"{title}\n" + "\n".join(f"  {one_line(line)}".rstrip() for line in lines) + "\n"
 
 
 def _who(plan: Plan) -> list[str]:

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "group": set(),
     "server": {"group", "host"},
     # The pure lines of a check; only run and way know how the facts come about.
-    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings"},
+    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings", "log"},
     "settings": {"fabric"},
     "handover": set(),
     "log": set(),
