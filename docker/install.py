@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def main(arguments: list[str]) -> int:
         steps[arguments[0]](Path(arguments[1]))
     except RefusedBuildError as refused:
         sys.stderr.write(f"docker/install.py: {refused}\n")
+        return 1
+    except subprocess.CalledProcessError as failure:
+        sys.stderr.write(f"docker/install.py: {shlex.join(failure.cmd)} failed; its message is above\n")
         return 1
     return 0
 
@@ -150,11 +154,16 @@ def require_command(version: str) -> None:
             f"{COMMAND} was installed into {sysconfig.get_path('scripts')}, "
             "which is not in the PATH of this base image"
         )
-    check = subprocess.run(  # noqa: S603 - the command that was just installed
-        [command, "--version"], user=NOBODY, group=NOBODY, extra_groups=[], check=False, cwd="/"
-    )
+    # Only root can become another user; an image that is built as its own user is tried as that.
+    other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+    try:
+        check = subprocess.run([command, "--version"], check=False, cwd="/", **other)  # type: ignore[call-overload]  # noqa: S603
+    except OSError as failure:
+        raise RefusedBuildError(f"{command} cannot be run: {failure}") from failure
     if check.returncode != 0:
-        raise RefusedBuildError(f"{command} does not run as uid {NOBODY}; its message is above")
+        raise RefusedBuildError(
+            f"{command} does not run as uid {other.get('user', os.getuid())}; its message is above"
+        )
 
 
 def installed() -> dict[str, str]:

@@ -8,7 +8,7 @@ import sys
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import EntryError, Interrupted
-from sglang_roce_entry.log import Log, write_product
+from sglang_roce_entry.log import Log, one_line, write_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (the process's own by default); return the exit code."""
     # What a start makes stays until its end: to look for garbage in it costs a twentieth and finds none.
     gc.set_threshold(_GARBAGE_AFTER)
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _fill_standard_descriptors()
     arguments = tuple(sys.argv[1:] if argv is None else argv)
     environ = dict(os.environ)
     run = _Run(environ)
@@ -53,6 +55,13 @@ def _outcome(run: _Run, arguments: tuple[str, ...]) -> int:
         raise
     except Exception as defect:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
         return run.fail(_internal(defect))
+
+
+def _fill_standard_descriptors() -> None:
+    """Open what is closed of 0, 1 and 2, before a socket or a device gets that number and is written to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _internal(defect: Exception) -> EntryError:
@@ -142,7 +151,7 @@ class _Run:
         from sglang_roce_entry import handover
         from sglang_roce_entry.launch import PlanRefused
 
-        if failure.code != "STDOUT" and self._invocation is not None and self._invocation.mode == "check":
+        if self._invocation is not None and self._invocation.mode == "check" and failure.code != "OUTPUT":
             from sglang_roce_entry.check.run import refusal
 
             _print(refusal(failure, self._invocation.mode_value))
@@ -196,11 +205,12 @@ class _Run:
 
 def _probed(verdict: Verdict) -> int:
     """Print the one line of a probe and return its exit code."""
+    line = f"{'ok' if verdict.passed else 'failed'}: {one_line(' '.join(verdict.reason.split()))}\n"
     code = errors.OK if verdict.passed else errors.UNHEALTHY
     try:
-        _print(f"{'ok' if verdict.passed else 'failed'}: {' '.join(verdict.reason.split())}\n")
-    except EntryError:
-        return code  # the verdict counts, whoever reads the reason
+        write_stdout(line)
+    except (EntryError, OSError):
+        return code  # it is the answer by itself
     return code
 
 
@@ -225,7 +235,7 @@ def _termination_text(failure: EntryError) -> str:
 
 
 def _shortened(text: str, characters: int = 700) -> str:
-    line = " ".join(text.split("\n"))
+    line = one_line(text)
     half = characters // 2
     return line if len(line) <= characters else f"{line[:half]} [...] {line[-half:]}"
 
@@ -237,5 +247,5 @@ def _read_text(path: str) -> str:
 
 def _print(text: str) -> int:
     """Write to stdout, byte for byte what a variable held."""
-    write_product(text.encode("utf-8", "surrogateescape"))
+    write_stdout(text)
     return errors.OK

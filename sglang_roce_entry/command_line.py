@@ -230,7 +230,8 @@ def _refuse_misspelling(token: str) -> None:
     """Refuse what is one slip away from an option of ours: SGLang would only say so after its imports."""
     if not token.startswith("--"):
         if token.startswith("-") and token != "-":
-            raise UsageError(f"{token} is no option", "see --help; SGLang has no short options but -h")
+            name = token.partition("=")[0]  # what stands behind it may be a key
+            raise UsageError(f"{name} is no option", "see --help; SGLang has no short options but -h")
         return
     from sglang_roce_entry.server.spellings import find_option
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from sglang_roce_entry.errors import USAGE, EntryError
@@ -15,10 +16,24 @@ if TYPE_CHECKING:
 PREFIX = "sglang-roce-entry:"
 
 
-def write_product(data: bytes) -> None:
-    """Write to stdout. Raises ``EntryError`` where that is closed or full, ``BrokenPipeError`` as it is."""
-    if sys.stdout is None:  # closed when the interpreter started
-        raise _unwritable("it is closed")
+def one_line(text: str) -> str:
+    """Return ``text`` as a line that a terminal only shows: spaces for breaks, escapes for control characters.
+
+    A value of the pod may hold either. Bytes that are no UTF-8 (surrogates here) stay what they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or "\udc80" <= one <= "\udcff" else " " if one.isspace() else ascii(one)[1:-1]
+        for one in text
+    )
+
+
+def write_stdout(product: str | bytes) -> None:
+    """Write to stdout, byte for byte what a variable held. Raises ``EntryError``, ``BrokenPipeError``."""
+    data = product if isinstance(product, bytes) else product.encode("utf-8", "surrogateescape")
+    if sys.stdout is None:
+        raise _not_written("it is closed")
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
@@ -26,12 +41,15 @@ def write_product(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as failure:
-        raise _unwritable(failure.strerror or str(failure)) from failure
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise _not_written(failure.strerror or str(failure)) from failure
 
 
-def _unwritable(reason: str) -> EntryError:
-    hint = "look where the output goes: the disk may be full"
-    return EntryError("STDOUT", f"stdout cannot be written: {reason}", hint, USAGE)
+def _not_written(why: str) -> EntryError:
+    from sglang_roce_entry.errors import EntryError
+
+    return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
 
 
 class Log:
@@ -58,9 +76,8 @@ class Log:
 
     def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
         if self._stream is None:
-            return
-        # A value of the user may hold a newline: one fact stays one line.
-        line = " ".join(message.split("\n"))
+            return  # started without a stderr, which must not keep SGLang from starting
+        line = one_line(message)
         if self.form == "json":
             import json
 

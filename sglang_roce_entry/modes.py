@@ -7,7 +7,7 @@ import os
 from sglang_roce_entry import report
 from sglang_roce_entry.errors import OK, USAGE, EntryError
 from sglang_roce_entry.launch import gather, look_up_leader, plan_only
-from sglang_roce_entry.log import write_product
+from sglang_roce_entry.log import write_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
     elif invocation.mode_value == "json":
-        _write(report.as_json(report.as_document(plan)))
+        write_stdout(report.as_json(report.as_document(plan)))
     else:
-        _write(report.as_text(plan))
+        write_stdout(report.as_text(plan))
     return plan.exit_code
 
 
@@ -46,7 +46,7 @@ def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str
     from sglang_roce_entry.check import run
 
     items, code = run.run_check(invocation, settings, environ, host)
-    _write(run.rendered(items, code, invocation.mode_value))
+    write_stdout(run.rendered(items, code, invocation.mode_value))
     return code
 
 
@@ -54,9 +54,9 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
     for problem in plan.problems:
         log.problem(problem)
     if form == "json":
-        _write(report.as_json(report.environment_document(plan)))
+        write_stdout(report.as_json(report.environment_document(plan)))
     else:
-        _write(report.as_shell(plan))
+        write_stdout(report.as_shell(plan))
 
 
 def _save(
@@ -79,7 +79,7 @@ def _save(
     if target == "-":
         if os.isatty(1):
             raise EntryError("USAGE", "the archive would go to a terminal", "add > node.tar.gz", USAGE)
-        write_product(archive)
+        write_stdout(archive)
     else:
         try:
             with open(target, "wb") as file:
@@ -102,7 +102,3 @@ def _save(
         + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
     )
     return OK
-
-
-def _write(text: str) -> None:
-    write_product(text.encode("utf-8", "surrogateescape"))

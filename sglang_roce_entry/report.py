@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang_roce_entry.log import one_line
 from sglang_roce_entry.server.spellings import redacted
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ def as_shell(plan: Plan) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(" ".join(text.split()))
 
 
 def environment_document(plan: Plan) -> dict[str, Any]:
@@ -116,8 +117,13 @@ def as_json(document: Any) -> str:
 
 
 def shown_argv(plan: Plan) -> tuple[str, ...]:
-    """Return the command with secrets hidden."""
-    return redacted(plan.argv or ())
+    """Return the command with secrets hidden, also those that it sets for another (``env HF_TOKEN=...``)."""
+    return tuple(_without_secret(token) for token in redacted(plan.argv or ()))
+
+
+def _without_secret(token: str) -> str:
+    name, equals, _ = token.partition("=")
+    return f"{name}=***" if equals and name.isidentifier() and is_secret_variable(name) else token
 
 
 def decision_lines(plan: Plan) -> list[str]:
@@ -190,7 +196,7 @@ def as_text(plan: Plan) -> str:
 
 
 def _section(title: str, lines: Iterable[str]) -> str:
-    return f"{title}\n" + "\n".join(f"  {line}".rstrip() for line in lines) + "\n"
+    return f"{title}\n" + "\n".join(f"  {one_line(line)}".rstrip() for line in lines) + "\n"
 
 
 def _who(plan: Plan) -> list[str]:

@@ -303,20 +303,19 @@ def _nearest(name: str, known: Mapping[str, Setting]) -> str:
 
 
 def _read_policy(path: str, read_file: Callable[[str], str]) -> dict[str, str]:
-    import yaml
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
     try:
-        document = yaml.safe_load(read_file(path))
+        document = yaml_document(read_file(path))
     except OSError as failure:
         raise ConfigurationError(
             "POLICY",
             f"policy file {path!r} cannot be read: {failure.strerror or failure}",
             "mount it (ConfigMap) or correct --policy",
         ) from failure
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as failure:
-        reason = " ".join(str(failure).split())
+    except (NotYamlError, UnicodeDecodeError) as failure:
         raise ConfigurationError(
-            "POLICY", f"policy file {path!r} is not YAML: {reason}", "correct the file"
+            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
         ) from failure
     if document is None:
         return {}
@@ -345,7 +344,7 @@ def _policy_text(path: str, key: str, value: object) -> str:
         return "yes" if value else "off" if key in ("rdma", "tp") else "no"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
         return str(value)
     raise ConfigurationError(
         "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"

@@ -26,12 +26,12 @@ ALLOWED: dict[str, set[str]] = {
     "group": set(),
     "server": {"group", "host"},
     # The pure lines of a check; only run and way know how the facts come about.
-    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings"},
+    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings", "log"},
     "settings": {"fabric"},
     "handover": set(),
     "log": set(),
 }
-VOCABULARY = {"errors", "natural", "records"}
+VOCABULARY = {"errors", "natural", "records", "yaml_text"}
 #: Modules of another room that hold values only.
 VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
 #: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.

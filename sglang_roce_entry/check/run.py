@@ -10,6 +10,7 @@ from sglang_roce_entry.check import launch, memory, names, rdma, variables, vers
 from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
 from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.launch import gather, look_and_plan
+from sglang_roce_entry.log import one_line
 from sglang_roce_entry.report import as_json
 
 TYPE_CHECKING = False
@@ -139,7 +140,7 @@ def as_text(items: Sequence[CheckItem], code: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(" ".join(text.split()))
 
 
 def _verdict(items: Sequence[CheckItem], code: int) -> str:

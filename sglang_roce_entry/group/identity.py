@@ -167,7 +167,7 @@ def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
         if name == label:
             return Claim("0", f"{where} {name!r} is the leader's name", "pod name")
         suffix = name.removeprefix(f"{label}-")
-        if suffix != name and suffix.isascii() and suffix.isdecimal() and int(suffix) > 0:
+        if suffix != name and suffix.isascii() and suffix.isdecimal() and len(suffix) < 10 and int(suffix) > 0:
             return Claim(suffix, f"{where} {name!r}", "pod name")
     return None
 
@@ -237,7 +237,7 @@ def _agree(
 
 def _same(field: str, one: str, other: str) -> bool:
     if field != "leader":
-        return one.strip().isdecimal() and other.isdecimal() and int(one) == int(other)
+        return one.strip().isdecimal() and other.isdecimal() and one.strip().lstrip("0") == other.lstrip("0")
     first, second = (text.strip("[]").rstrip(".").lower() for text in (one, other))
     literals = literal(first), literal(second)
     if all(literals):

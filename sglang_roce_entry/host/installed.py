@@ -126,7 +126,7 @@ def _metadata_version() -> str | None:
 def parse_version(text: str | None) -> tuple[int, ...] | None:
     """Return the leading numbers of a version: ``2.26.2.post1`` gives ``(2, 26, 2)``; ``None`` without any."""
     numbers = []
-    for part in (text or "").split("."):
+    for part in (text or "")[:64].split("."):
         digits = ""
         for character in part:
             if not character.isdecimal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
+from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.facts import Interface
 from sglang_roce_entry.host.tree import names_or_empty
 from sglang_roce_entry.natural import natural_key
@@ -25,7 +26,14 @@ def live_interfaces() -> tuple[Interface, ...]:
     """Return the interfaces of this network namespace, whatever /sys is mounted (psutil)."""
     import psutil
 
-    stats = psutil.net_if_stats()
+    try:
+        stats = psutil.net_if_stats()
+    except OSError as failure:
+        raise ConfigurationError(
+            "NO_PROC",
+            f"the interfaces of this pod cannot be listed: {failure}",
+            "mount /proc in this container; SGLang needs it too",
+        ) from failure
     addresses = psutil.net_if_addrs()
     found = []
     for name, stat in stats.items():

@@ -219,9 +219,10 @@ def parse_rate_gbps(text: str | None) -> float | None:
     if not text:
         return None
     try:
-        return float(text.split()[0])
+        rate = float(text.split()[0])
     except (ValueError, IndexError):
         return None
+    return rate if 0 <= rate < 1e6 else None  # float() reads "nan" and "inf" as well
 
 
 def leading_number(text: str | None) -> int | None:

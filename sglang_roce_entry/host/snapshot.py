@@ -40,6 +40,12 @@ _TOP = ("sys", "proc", "etc", "dev")
 _MAX_UNPACKED_BYTES = 256 << 20
 _MAX_MEMBERS = 250_000
 _MAX_MEMBER_BYTES = 16 << 20
+#: Sysfs paths have 300 characters at most. A tree of folders is kept name by name: some bytes of an
+#: archive can name a million of them.
+_MAX_PATH_CHARACTERS = 1024
+_MAX_FOLDERS = 500_000
+#: Larger than any number of a node (``cap_eff``, a byte count), and not slow to read.
+_MAX_DIGITS = 24
 _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "snapshots")
 
 
@@ -86,8 +92,20 @@ def load(name: str) -> tuple[Host, dict[str, str]]:
     for extra, text in _strings(name, facts, "files").items():
         # normpath keeps two leading slashes, which POSIX allows to mean something else.
         files.setdefault(os.path.normpath("/" + extra.lstrip("/")), text.encode("utf-8", "surrogateescape"))
+    named = (*_mapping(name, facts, "open"), *_mapping(name, facts, "interfaces"))
+    _refuse_large_tree(name, {*files, *links, *errors, *directories, *named})
     host = Host(MemoryTree(files, links, errors, directories), RecordedAnswers(name, facts))
     return host, _strings(name, facts, "environ")
+
+
+def _refuse_large_tree(name: str, paths: Iterable[str]) -> None:
+    folders = set()
+    for path in paths:
+        if len(path) > _MAX_PATH_CHARACTERS:
+            raise SnapshotError(name, f"has a path of {len(path)} characters: {path[:80]}...")
+        folders.add(path.rpartition("/")[0])
+    if sum(folder.count("/") for folder in folders) > _MAX_FOLDERS:
+        raise SnapshotError(name, f"has more than {_MAX_FOLDERS} folders")
 
 
 _Content = tuple[dict[str, bytes], dict[str, str], frozenset[str]]
@@ -109,6 +127,9 @@ def _from_archive(name: str, packed: bytes) -> _Content:
                     directories.add(path)
                 elif member.issym():
                     links[path] = _link_target(name, path, member.linkname)
+                elif member.issparse() or member.size < 0:
+                    # Its size is only said: a kilobyte of archive would become gigabytes.
+                    raise SnapshotError(name, f"{member.name} is a sparse file or has no size")
                 elif member.isreg():
                     if member.size > _MAX_MEMBER_BYTES:
                         raise SnapshotError(name, f"{member.name} is larger than any file of a node")
@@ -116,7 +137,7 @@ def _from_archive(name: str, packed: bytes) -> _Content:
                     files[path] = stream.read() if stream else b""
                 else:
                     raise SnapshotError(name, f"{member.name} is neither file, folder nor symlink")
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise SnapshotError(name, f"is damaged: {error}") from error
     return files, links, frozenset(directories)
 
@@ -176,6 +197,8 @@ def _inside(name: str, member: str) -> str | None:
 
 
 def _link_target(name: str, path: str, target: str) -> str:
+    if len(target) > _MAX_PATH_CHARACTERS:
+        raise SnapshotError(name, f"the link {path} has a target of {len(target)} characters")
     if target.startswith("/"):
         raise SnapshotError(name, f"the link {path} leads outside the snapshot (to {target})")
     depth = path.count("/") - 1
@@ -190,7 +213,9 @@ def _facts(name: str, raw: bytes | None) -> dict[str, Any]:
     if raw is None:
         raise SnapshotError(name, f"has no {FACTS}")
     try:
-        facts = json.loads(raw)
+        facts = json.loads(raw, parse_int=_whole)
+        # Half a surrogate pair is no text, and NaN and Infinity are no JSON.
+        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogateescape")
     except (ValueError, RecursionError) as error:
         raise SnapshotError(name, f"{FACTS} is not JSON: {error}") from error
     if not isinstance(facts, dict):
@@ -202,6 +227,12 @@ def _facts(name: str, raw: bytes | None) -> dict[str, Any]:
     if version != FORMAT:
         raise SnapshotError(name, f"has format {version!r}, this program reads format {FORMAT}")
     return facts
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _mapping(name: str, facts: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -239,7 +270,7 @@ class RecordedAnswers:
                     int(value.get("speed_mbps") or 0),
                     tuple(ip_interface(text) for text in value.get("addresses", ())),
                 )
-            except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 reason = f"{FACTS}: interface {interface!r} is malformed: {error}"
                 raise SnapshotError(self._name, reason) from error
 

@@ -114,8 +114,8 @@ class MemoryTree:
             path = parent
 
     def attribute(self, path: str) -> str:
-        """Return one sysfs attribute, stripped. Raises ``OSError``."""
-        return self._read(path).decode("utf-8", "surrogateescape").strip()
+        """Return one sysfs attribute, stripped, as much as the kernel would. Raises ``OSError``."""
+        return self._read(path)[:_ATTRIBUTE_BYTES].decode("utf-8", "surrogateescape").strip()
 
     def text(self, path: str) -> str:
         """Return a whole file. Raises ``OSError``."""
@@ -155,7 +155,7 @@ class MemoryTree:
         found: list[tuple[str, bytes | OSError]] = []
         for name in self.names(path):
             try:
-                found.append((name, self._read(f"{path}/{name}")))
+                found.append((name, self._read(f"{path}/{name}")[:_ATTRIBUTE_BYTES]))
             except OSError as error:
                 found.append((name, error))
         return found

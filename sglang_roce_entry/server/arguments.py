@@ -142,19 +142,19 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
         )
-    import yaml
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
     try:
-        document = yaml.safe_load(read_file(path))
+        document = yaml_document(read_file(path))
     except OSError as failure:
         raise ConfigurationError(
             "CONFIG_FILE",
             f"--config {path!r} cannot be read: {failure.strerror or failure}",
             "mount the file (ConfigMap) or correct the path; it is relative to the working directory",
         ) from failure
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as failure:
+    except (NotYamlError, UnicodeDecodeError) as failure:
         raise ConfigurationError(
-            "CONFIG_FILE", f"--config {path!r} is not YAML: {_yaml_fault(failure)}", "correct the file"
+            "CONFIG_FILE", f"--config {path!r} is not YAML: {failure}", "correct the file"
         ) from failure
     if document is None:
         return {}
@@ -178,15 +178,6 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
     return _scan(tuple(tokens), path)
 
 
-def _yaml_fault(failure: Exception) -> str:
-    """Return what is wrong and where, without the line itself: it may hold an API key."""
-    mark = getattr(failure, "problem_mark", None)
-    if mark is None:
-        return " ".join(str(failure).split())
-    fault = getattr(failure, "problem", None) or "it cannot be parsed"
-    return f"{fault}, line {mark.line + 1}, column {mark.column + 1}"
-
-
 def _config_tokens(name: str, value: object, option: Option | None) -> list[str]:
     """Return the tokens that SGLang makes of one key of its YAML file."""
     if isinstance(value, bool):
@@ -194,5 +185,10 @@ def _config_tokens(name: str, value: object, option: Option | None) -> list[str]
             return [name, str(value).lower()]  # by 0.5.9; 0.5.6 refuses "host: yes" and drops "host: no"
         return [name] if value else []
     if isinstance(value, list):
-        return [name, *(str(item) for item in value)] if value else []
-    return [name, str(value)]
+        return [name, *(_text(item) for item in value)] if value else []
+    return [name, _text(value)]
+
+
+def _text(value: object) -> str:
+    # Python writes no number of more than 4,300 digits, and nothing here needs one.
+    return "9" * 20 if isinstance(value, int) and abs(value) > 10**20 else str(value)

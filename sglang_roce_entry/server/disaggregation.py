@@ -56,7 +56,7 @@ def read_uses(user: UserArguments) -> Uses:
 
 def _release(version: str | None) -> tuple[tuple[int, ...], int] | None:
     """Return ``0.5.5.post3`` as ((0, 5, 5), 3), a candidate as its release; ``None`` if it is no version."""
-    plain, _, post = (version or "").partition(".post")
+    plain, _, post = (version or "")[:64].partition(".post")
     numbers = []
     for part in plain.split(".")[:3]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]

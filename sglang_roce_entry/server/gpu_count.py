@@ -167,10 +167,11 @@ def _choose(entries: Sequence[str], present: tuple[Gpu, ...], total: int | None)
     known = all(gpu.uuid for gpu in present)
     for entry in entries:
         if entry.isdecimal():
-            if total is not None and int(entry) >= total:
+            index = int(entry.lstrip("0")[:10] or "0")  # any more digits are no GPU either
+            if total is not None and index >= total:
                 return chosen, entry
-            if int(entry) < len(present):
-                chosen.append(present[int(entry)])
+            if index < len(present):
+                chosen.append(present[index])
         elif entry.startswith("GPU-") and present and known:
             # A UUID may be shortened as long as it is unique.
             matching = [gpu for gpu in present if gpu.uuid and gpu.uuid.startswith(entry)]

@@ -120,7 +120,8 @@ def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
     hide_next = False
     for token in argv:
         name, equals, _ = token.partition("=")
-        option = find_option(name) if name.startswith("--") else None
+        # SGLang refuses --api_key; its value is a key still.
+        option = find_option(name.replace("_", "-")) if name.startswith("--") else None
         secret = option is not None and option.secret
         # Whatever follows is hidden: a key that begins like an option may be refused, it is a key still.
         shown.append("***" if hide_next else f"{name}=***" if secret and equals else token)

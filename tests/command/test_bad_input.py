@@ -160,6 +160,57 @@ def test_policy_files(run: Run, tmp_path: Path, text: str) -> None:
     assert "policy.yaml" in ran.err
 
 
+YAML = {
+    "mapping in a line": 'api-key: hunter2"\n  tp-size: [hunter2\n',
+    "escape": 'api-key: "hunter2\\q"\n',
+    "alias": "api-key: *hunter2\n",
+    "integer": "api-key: !!int hunter2\n",
+    "empty integer": "tp-size: !!int ''\n",
+    "boolean": "tp-size: !!bool hunter2\n",
+    "time": "tp-size: !!timestamp hunter2\n",
+    "key": "? !!float ''\n: hunter2\n",
+}
+
+
+@pytest.mark.parametrize("name", sorted(YAML))
+def test_yaml_that_is_none_is_said_without_its_words(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "f.yaml").write_text(YAML[name])
+    for argv in (
+        ("--policy", "f.yaml", "--print-env"),
+        ("--print-env", *MODEL, "--config", "f.yaml"),
+        ("--check", *MODEL, "--config", "f.yaml"),
+        ("--probe", "readiness", "--", "--config", "f.yaml"),
+    ):
+        ran = run(*argv)
+        assert ran.code == (1 if "--probe" in argv else 78), ran.out + ran.err
+        assert "f.yaml' is not YAML: " in ran.out + ran.err
+        assert "hunter2" not in ran.out + ran.err
+
+
+def test_numbers_in_yaml_that_python_cannot_write(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(f"linger: 0x{'f' * 6000}\n")
+    assert run("--policy", "f.yaml", "--print-env").code == 78
+    (tmp_path / "f.yaml").write_text(f"port: 0x{'f' * 6000}\n")
+    assert run("--print-env", *MODEL, "--config", "f.yaml", node=group()).code == 78
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("-api-key=hunter2",),
+        ("--dry-run", "--api_key=hunter2"),
+        ("--dry-run", "--api_key", "hunter2"),
+        ("--dry-run=json", *MODEL, "--admin-api", "hunter2"),
+        ("--check", "--api-key", "hunter2"),
+        ("--dry-run", "env", "HF_TOKEN=hunter2", "true"),
+        ("env", "HF_TOKEN=hunter2", "true"),
+    ],
+)
+def test_secrets_of_the_command_line_are_not_shown(run: Run, argv: tuple[str, ...]) -> None:
+    ran = run(*argv, environ={"SGLANG_ROCE_LINGER": "0"})
+    assert "hunter2" not in ran.out + ran.err
+
+
 def test_service_variables_of_that_name_are_ignored(run: Run) -> None:
     environ = {
         "SGLANG_ROCE_LEADER_SERVICE_HOST": "10.96.0.7",

@@ -140,7 +140,7 @@ def test_output_that_cannot_be_written_is_no_defect_of_ours(mode: tuple[str, ...
     assert done.returncode == 2, done.stderr
     last = done.stderr.decode().splitlines()[-2:]
     assert last[0].startswith("sglang-roce-entry: error: stdout cannot be written: "), done.stderr
-    assert last[0].endswith("[STDOUT]")
+    assert last[0].endswith("[OUTPUT]")
     assert last[1].startswith("sglang-roce-entry:   fix: ")
 
 

@@ -200,6 +200,33 @@ def test_a_name_that_does_not_resolve() -> None:
     assert ask(Target("no.such.name.invalid", 1), "/health", SHORT_S).kind in (UNREACHABLE, HUNG)
 
 
+def test_a_resolver_that_hangs_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def hangs(*_: object, **__: object) -> None:
+        over.wait(20)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    answer = ask(Target("leader.invalid", 1), "/ping", 0.6)
+    over.set()
+    assert answer.kind == UNREACHABLE
+    assert "resolver" in answer.detail
+
+
+def test_a_full_queue_is_told_from_a_server_that_accepts() -> None:
+    with socket.socket() as full, ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        answer = ask(Target("127.0.0.1", full.getsockname()[1]), "/health", 1.0)
+    assert answer.kind == HUNG
+    assert "does not even accept" in answer.detail
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("openssl") is None:

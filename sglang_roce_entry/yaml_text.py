@@ -1,0 +1,25 @@
+"""YAML of the user: its document, or why it is none without a word of what stands in it."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class NotYamlError(ValueError):
+    """A text that is no YAML; where and why, but never its words: they can be keys and passwords."""
+
+
+def yaml_document(text: str) -> Any:
+    """Return the document in ``text``. Raises :class:`NotYamlError`."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    # The constructors of PyYAML raise more than YAMLError: "!!int ''" IndexError, "!!bool x" KeyError.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as failure:
+        mark = getattr(failure, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        why = str(getattr(failure, "problem", None) or failure).replace('"', "'").partition("'")[0].strip(" ,:")
+        raise NotYamlError(f"{where}{' '.join(why.split())[:200] or type(failure).__name__}") from None
