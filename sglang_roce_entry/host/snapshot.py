@@ -162,6 +162,8 @@ def _from_folder(name: str, folder: str) -> _Content:
     links: dict[str, str] = {}
     directories: set[str] = set()
     total = 0
+    if not os.path.lexists(os.path.join(folder, FACTS)):
+        raise SnapshotError(name, f"has no {FACTS}")  # before a walk over what may be a whole disk
     for base, subfolders, names in os.walk(folder):
         for entry in (*subfolders, *names):
             full = os.path.join(base, entry)
