@@ -59,6 +59,13 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
         write_stdout(report.as_shell(plan))
 
 
+class _Secrets:
+    """Holds the name of every variable that is not to be shown, also of those that a file of NCCL sets."""
+
+    def __contains__(self, name: object) -> bool:
+        return report.is_secret_variable(str(name))
+
+
 def _save(
     invocation: Invocation,
     host: Host,
@@ -70,10 +77,9 @@ def _save(
     from sglang_roce_entry.check.run import own_name_addresses
     from sglang_roce_entry.host.snapshot import pack, record
 
-    secret = frozenset(name for name in environ if report.is_secret_variable(name))
     own_name = own_name_addresses(host)
     files, links, facts = record(
-        host, environ, secret=secret, resolved=resolved, own_name=own_name, keep_identifiers=kept
+        host, environ, secret=_Secrets(), resolved=resolved, own_name=own_name, keep_identifiers=kept
     )
     archive = pack(files, links, facts)
     if target == "-":

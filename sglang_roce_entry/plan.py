@@ -339,11 +339,18 @@ def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, fac
         ]
     if identity.is_leader and leader.addresses and leader_address(identity, leader, facts) is None:
         listed = ", ".join(str(address) for address in leader.addresses)
+        fixed = listed == identity.leader
+        found = f"the leader's address {listed} is" if fixed else f"{identity.leader} is {listed},"
+        record = (
+            "to appear here; correct the leader address or the worker index"
+            if fixed
+            else ("to change in DNS; check the worker index if it never does")
+        )
         return [
             errors.warning(
                 "OWN_NAME_FOREIGN",
-                f"this is the leader, but {identity.leader} is {listed}, no address of this pod",
-                "a launch waits for the record to change; check the worker index if it never does",
+                f"this is the leader, but {found} no address of this pod",
+                f"a launch waits for it {record}",
             )
         ]
     return []

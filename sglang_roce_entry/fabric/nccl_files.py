@@ -42,7 +42,7 @@ def check_files(
         for number, line in enumerate(lines, 1):
             fault = _fault(line.removesuffix("\r"))
             if fault is not None:
-                where = f"{path} line {number}: {line.strip()[:60]!r}"
+                where = f"{path} line {number}: {_shown(line.strip())!r}"
                 problems.append(_wrong("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces"))
     return problems
 
@@ -59,6 +59,14 @@ def _conf_file(read: set[str], nccl: tuple[int, ...] | None, conf_file: str | No
     return [
         _wrong("NCCL_CONF_FILE", f"NCCL_CONF_FILE={conf_file}: {why}", "mount the file, or remove the variable")
     ]
+
+
+def _shown(line: str) -> str:
+    """Return what may be shown of a line: of what is not NCCL's the first word, the rest can be a key."""
+    if line.startswith("NCCL_"):
+        return line[:60]
+    first = line.replace("=", " ").split()[:1]
+    return f"{first[0][:60]} ..." if first and first[0] != line else line[:60]
 
 
 def _fault(line: str) -> str | None:

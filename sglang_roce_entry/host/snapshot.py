@@ -26,7 +26,7 @@ from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
     from typing import Any
 
     from sglang_roce_entry.host.asked import Tree
@@ -163,6 +163,8 @@ def _from_folder(name: str, folder: str) -> _Content:
     links: dict[str, str] = {}
     directories: set[str] = set()
     total = 0
+    if not os.path.lexists(os.path.join(folder, FACTS)):
+        raise SnapshotError(name, f"has no {FACTS}")  # before a walk over what may be a whole disk
     for base, subfolders, names in os.walk(folder):
         for entry in (*subfolders, *names):
             full = os.path.join(base, entry)
@@ -409,14 +411,14 @@ def record(
     host: Host,
     environ: Mapping[str, str],
     *,
-    secret: frozenset[str],
+    secret: Container[str],
     resolved: Mapping[str, Iterable[IpAddress]],
     own_name: tuple[IpAddress, ...] | None = None,
     keep_identifiers: bool = False,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
-    ``secret`` are names of variables to leave out, ``resolved`` the addresses looked up for this run,
+    ``secret`` holds the names of variables to leave out, ``resolved`` the addresses looked up for this run,
     ``own_name`` those that the host name has (the name itself is not recorded). Hardware identifiers
     are replaced by numbers unless ``keep_identifiers``.
     """

@@ -176,3 +176,12 @@ def test_a_production_node_in_seconds_and_a_few_hundred_kilobytes(run: Run, tmp_
     # Processor time of both runs, start-up included: other load on this machine does not count.
     assert spent_s < 6, spent_s
     assert (tmp_path / "node.tar.gz").stat().st_size < 400_000
+
+
+def test_secrets_in_a_file_of_nccl_stay_on_the_node(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "nccl.conf").write_text("NCCL_DEBUG=INFO\nMC_API_KEY=s3cr3t\nSGLANG_TOKEN=s3cr3t\n")
+    ran = run("--save-snapshot", "node.tar.gz", environ={"NCCL_CONF_FILE": str(tmp_path / "nccl.conf")})
+    assert ran.code == 0
+    plain = gzip.decompress((tmp_path / "node.tar.gz").read_bytes())
+    assert b"NCCL_DEBUG=INFO" in plain
+    assert b"s3cr3t" not in plain

@@ -90,3 +90,11 @@ def test_a_plugin_in_nccls_own_file() -> None:
     node = hgx()
     node.files["/etc/nccl.conf"] = "NCCL_NET=gIB\n"
     assert plan_of(node).fabric.plugin == "Google gIB"
+
+
+@pytest.mark.parametrize("line", ["hunter without equals", "HF_TOKEN = hunter", "export  HF_TOKEN= hunter"])
+def test_what_is_not_nccls_is_not_shown(line: str) -> None:
+    (problem,) = check(f"{line}\n")
+    assert " ...'" in problem.message
+    assert "= hunter" not in problem.message
+    assert "without" not in problem.message

@@ -161,6 +161,12 @@ def test_a_folder_with_a_link_outside_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+def test_a_folder_that_is_no_snapshot_is_not_walked() -> None:
+    # /proc and /sys of this machine are below it, with files that never end.
+    with pytest.raises(SnapshotError, match=r"has no facts\.json"):
+        load("/")
+
+
 def test_a_missing_one_names_the_packaged_ones() -> None:
     with pytest.raises(SnapshotError) as caught:
         load("h20-roces")
