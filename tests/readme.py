@@ -55,12 +55,17 @@ def _exit_codes() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *rows])
 
 
+def _benchmark() -> str:
+    return (README.parent / "tests" / "benchmarks" / "startup.md").read_text(encoding="utf-8").rstrip()
+
+
 BLOCKS = {
     "dry-run cx7-pod": _dry_run,
     "check cx7-pod": _check,
     "symptoms": table,
     "settings": _settings,
     "exit codes": _exit_codes,
+    "benchmark": _benchmark,
 }
 
 

@@ -248,7 +248,7 @@ def test_this_machine_records_and_replays(tmp_path: Path) -> None:
 def test_a_number_beyond_all_numbers_is_malformed(tmp_path: Path) -> None:
     """JSON's 1e999 reads as infinity."""
     (tmp_path / "facts.json").write_text('{"format": 1, "interfaces": {"eth0": {"up": true, "mtu": 1e999}}}')
-    with pytest.raises(SnapshotError, match="facts.json"):
+    with pytest.raises(SnapshotError, match=r"facts\.json"):
         load(str(tmp_path))
 
 
