@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.benchmarks import against, scale, startup, wait_latency
+from tests.benchmarks import against, guest, scale, startup, wait_latency
 from tests.benchmarks.figures import NEEDED, write_figures
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Benchmark(Protocol):
 BENCHMARKS: dict[str, Benchmark] = {
     "startup": startup,
     "against": against,
+    "guest": guest,
     "wait-latency": wait_latency,
     "scale": scale,
 }
