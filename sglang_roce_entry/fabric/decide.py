@@ -93,12 +93,13 @@ def decide_fabric(
 
     ``nccl`` is the oldest NCCL that may run here, ``None`` if its version is not known.
     """
-    policy = effective_policy(policy, decided, nccl)
+    wanted, policy = policy.rdma, effective_policy(policy, decided, nccl)
     plugin = external_plugin(decided, facts.net_plugin_paths)
     put_rdma_switch(variables, policy)
     selection = select_ports(facts, gpus, policy)
     if policy.rdma == OFF:
-        return _without_rdma(policy, selection, variables, user_values.check_net_without_rdma(decided))
+        said = user_values.check_without_rdma(decided, required=wanted == REQUIRED)
+        return _without_rdma(policy, selection, variables, said)
     if plugin is not None:
         return _with_plugin(plugin, policy, selection, variables)
     problems = [*requirements.foreign_sysfs(facts), *selection.problems]

@@ -131,17 +131,29 @@ def _whose(port: PortDecision, gid: Gid) -> str:
     return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
 
 
-def check_net_without_rdma(decided: Mapping[str, Given]) -> list[Problem]:
-    """Return a warning on a decided ``NCCL_NET`` that leaves NCCL no network where RDMA is off."""
+def check_without_rdma(decided: Mapping[str, Given], *, required: bool) -> list[Problem]:
+    """Return warnings where RDMA is off: on what switched it off if it is ``required``, on ``NCCL_NET=IB``."""
+    said = []
+    disable = decided.get("NCCL_IB_DISABLE")
+    if required and disable is not None:
+        said.append(
+            value_warning(
+                "RDMA_DISABLED",
+                f"NCCL_IB_DISABLE={disable.value} ({disable.where}) makes NCCL use TCP, but RDMA is required",
+                "remove NCCL_IB_DISABLE, or say --rdma off",
+                RDMA_UNUSABLE,
+            )
+        )
     net = decided.get("NCCL_NET")
     if net is None or net.value.lower() != "ib":
-        return []
+        return said
     return [
+        *said,
         _wrong(
             "NCCL_NET_IB",
             f"NCCL_NET={net.value} ({net.where}) allows nothing but RDMA, which is off: NCCL ends with an error",
             "remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE)",
-        )
+        ),
     ]
 
 

@@ -191,7 +191,8 @@ def test_an_nccl_hca_that_takes_a_port_without_gid(decide: Decide) -> None:
 def test_the_pods_disable_switches_rdma_off(decide: Decide) -> None:
     outcome = decide(rail(Node(), 0), environ={"NCCL_IB_DISABLE": "1"})
     assert outcome.left == {"mlx5_0:1": "RDMA_OFF"}
-    assert outcome.codes == []
+    assert outcome.codes == ["RDMA_DISABLED"]
+    assert decide(rail(Node(), 0), environ={"NCCL_IB_DISABLE": "1"}, rdma="optional").codes == []
     flagged = decide(rail(Node(), 0), environ={"NCCL_IB_DISABLE": "1"}, rdma_explicit=True)
     assert flagged.value("NCCL_IB_DISABLE") == "0"
     assert flagged.used == {"mlx5_0:1": 3}
