@@ -8,7 +8,7 @@ import sys
 
 from sglang_roce_entry import errors
 from sglang_roce_entry.errors import EntryError, Interrupted
-from sglang_roce_entry.log import Log, one_line, write_stdout
+from sglang_roce_entry.log import Log, one_line, squeezed, write_stdout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class _Run:
 
 def _probed(verdict: Verdict) -> int:
     """Print the one line of a probe and return its exit code."""
-    line = f"{'ok' if verdict.passed else 'failed'}: {one_line(' '.join(verdict.reason.split()))}\n"
+    line = f"{'ok' if verdict.passed else 'failed'}: {squeezed(verdict.reason)}\n"
     code = errors.OK if verdict.passed else errors.UNHEALTHY
     try:
         write_stdout(line)

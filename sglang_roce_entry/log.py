@@ -29,6 +29,11 @@ def one_line(text: str) -> str:
     )
 
 
+def squeezed(text: str) -> str:
+    """Return ``text`` as such a line, with single spaces."""
+    return one_line(" ".join(text.split()))
+
+
 def write_stdout(product: str | bytes) -> None:
     """Write to stdout, byte for byte what a variable held. Raises ``EntryError``, ``BrokenPipeError``."""
     data = product if isinstance(product, bytes) else product.encode("utf-8", "surrogateescape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.log import one_line
+from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.server.spellings import redacted
 
 TYPE_CHECKING = False
@@ -27,16 +27,12 @@ def as_shell(plan: Plan) -> str:
 
     lines = []
     for variable in plan.variables:
-        comment = _one_line(f"{variable.source}: {variable.reason}")
+        comment = squeezed(f"{variable.source}: {variable.reason}")
         if variable.value is None:
             lines.append(f"# {variable.name} is not set; {comment}")
         else:
             lines.append(f"export {variable.name}={shlex.quote(variable.value)} # {comment}")
     return "\n".join(lines) + "\n"
-
-
-def _one_line(text: str) -> str:
-    return one_line(" ".join(text.split()))
 
 
 def environment_document(plan: Plan) -> dict[str, Any]:
@@ -147,7 +143,7 @@ def decision_lines(plan: Plan) -> list[str]:
 def environment_lines(plan: Plan) -> list[str]:
     """Return the log's account of the variables: one a line, and one line for all that one reason leaves unset."""
     lines = [
-        f"{one.name}={one.value} ({one.source}: {_one_line(one.reason)})"
+        f"{one.name}={one.value} ({one.source}: {squeezed(one.reason)})"
         for one in plan.variables
         if one.value is not None
     ]
@@ -159,7 +155,7 @@ def _withheld(plan: Plan) -> dict[str, list[str]]:
     withheld: dict[str, list[str]] = {}
     for variable in plan.variables:
         if variable.value is None:
-            withheld.setdefault(_one_line(variable.reason), []).append(variable.name)
+            withheld.setdefault(squeezed(variable.reason), []).append(variable.name)
     return withheld
 
 
@@ -273,7 +269,7 @@ def _environment(plan: Plan) -> list[str]:
     for variable in plan.variables:
         if variable.value is not None:
             lines.append(f"{variable.name}={variable.value}")
-            lines.append(f"    {variable.source}: {_one_line(variable.reason)}")
+            lines.append(f"    {variable.source}: {squeezed(variable.reason)}")
     for reason, names in _withheld(plan).items():
         lines.append(f"not set: {', '.join(names)}")
         lines.append(f"    {reason}")
@@ -315,9 +311,9 @@ def _command(plan: Plan) -> list[str]:
 def _problems(plan: Plan) -> list[str]:
     lines = []
     for problem in sorted(plan.problems, key=lambda one: not one.fatal):
-        lines.append(f"{problem.severity.upper()} {problem.code}: {_one_line(problem.message)}")
+        lines.append(f"{problem.severity.upper()} {problem.code}: {squeezed(problem.message)}")
         if problem.hint:
-            lines.append(f"    fix: {_one_line(problem.hint)}")
+            lines.append(f"    fix: {squeezed(problem.hint)}")
     return lines or ["none"]
 
 

@@ -10,7 +10,7 @@ from sglang_roce_entry.check import launch, memory, names, rdma, variables, vers
 from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
 from sglang_roce_entry.host.inspection import inspect
 from sglang_roce_entry.launch import gather, look_and_plan
-from sglang_roce_entry.log import one_line
+from sglang_roce_entry.log import squeezed
 from sglang_roce_entry.report import as_json
 
 TYPE_CHECKING = False
@@ -133,14 +133,10 @@ def as_text(items: Sequence[CheckItem], code: int) -> str:
     width = max((len(one.name) for one in items), default=0)
     lines = []
     for one in items:
-        lines.append(f"{one.status:<4}  {one.name:<{width}}  {_one_line(one.evidence)}".rstrip())
+        lines.append(f"{one.status:<4}  {one.name:<{width}}  {squeezed(one.evidence)}".rstrip())
         if one.remedy:
-            lines.append(f"{'':4}  {'':{width}}  fix: {_one_line(one.remedy)}")
+            lines.append(f"{'':4}  {'':{width}}  fix: {squeezed(one.remedy)}")
     return "\n".join([*lines, "", _verdict(items, code)]) + "\n"
-
-
-def _one_line(text: str) -> str:
-    return one_line(" ".join(text.split()))
 
 
 def _verdict(items: Sequence[CheckItem], code: int) -> str:

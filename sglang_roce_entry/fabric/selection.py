@@ -18,7 +18,7 @@ from sglang_roce_entry.records import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from sglang_roce_entry.fabric.policy import IpNetwork
     from sglang_roce_entry.host.facts import Gid, Interface
@@ -426,8 +426,3 @@ def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:
             sentences.append(f"{decision.label} on {netdev} {state}")
             break
     return tuple(sentences)
-
-
-def by_label(ports: Iterable[PortDecision]) -> str:
-    """Return the labels of ``ports`` in one text."""
-    return ", ".join(port.label for port in ports)

@@ -8,7 +8,7 @@ of GPUs.
 from __future__ import annotations
 
 from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
-from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, bracketed, literal, parse_endpoint
+from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
 from sglang_roce_entry.records import dataclass, replace
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
 
@@ -274,8 +274,3 @@ def _check_attention(user: UserArguments, tp: int) -> list[Problem]:
 
 def _refused(code: str, message: str, hint: str) -> Problem:
     return error(code, message, hint, CONFIGURATION)
-
-
-def leader_host(endpoint: Endpoint) -> str:
-    """Return the host of an endpoint as an identity source writes it (IPv6 in brackets)."""
-    return bracketed(endpoint.host) if literal(endpoint.host) else endpoint.host
