@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-from sglang_roce_entry.errors import USAGE, EntryError
+from sglang_roce_entry.problems import USAGE, EntryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.problems import Problem
 
 PREFIX = "sglang-roce-entry:"
 
@@ -52,7 +52,7 @@ def write_stdout(product: str | bytes) -> None:
 
 
 def _not_written(why: str) -> EntryError:
-    from sglang_roce_entry.errors import EntryError
+    from sglang_roce_entry.problems import EntryError
 
     return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.command_line import parse_command_line
-from sglang_roce_entry.launch import gather, plan_only
-from sglang_roce_entry.settings import read_settings
+from sglang_roce_entry.command.command_line import parse_command_line
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.launch.launch import gather, plan_only
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sglang_roce_entry.plan import Plan
+    from sglang_roce_entry.plan.plan import Plan
     from tests.trees import Node
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sglang_roce_entry.errors import EXIT_CODES
-from sglang_roce_entry.settings import SETTINGS
+from sglang_roce_entry.command.settings import SETTINGS
+from sglang_roce_entry.problems import EXIT_CODES
 from tests.symptoms import table
 
 README = Path(__file__).parent.parent / "README.md"

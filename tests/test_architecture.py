@@ -111,7 +111,7 @@ HEAVY = (
 
 def _loaded(*argv: str) -> set[str]:
     code = (
-        "import sys; from sglang_roce_entry.cli import main\n"
+        "import sys; from sglang_roce_entry.command.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
     )

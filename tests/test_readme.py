@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sglang_roce_entry.fabric.policy import Reason
+from sglang_roce_entry.fabric.constraints import Reason
 from tests.readme import README, written
 
 

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.host.collect import Host
-from sglang_roce_entry.host.snapshot import RecordedAnswers
+from sglang_roce_entry.host.snapshot.snapshot import RecordedAnswers
 from sglang_roce_entry.host.tree import MemoryTree
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from sglang_roce_entry.host.installed import parse_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.problems import Problem
 
 _GIB = 1 << 30
 #: docker's and containerd's own 64 MiB are too small for NCCL and SGLang's processes.

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.problems import Problem
 
 CLUSTER_DNS = "dnsPolicy: ClusterFirstWithHostNet"
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
-from sglang_roce_entry.fabric.policy import OFF, Reason
+from sglang_roce_entry.fabric.constraints import OFF, Reason
+from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE
-from sglang_roce_entry.host.inspection import LOSS_COUNTERS, MARK_COUNTERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sglang_roce_entry.errors import Problem
-    from sglang_roce_entry.fabric.decide import PortRow
+    from sglang_roce_entry.fabric.choice import PortRow
     from sglang_roce_entry.host.facts import Interface
+    from sglang_roce_entry.problems import Problem
 
 #: Which item a plan without usable ports is said under: by what came furthest.
 _PLACE = (

@@ -13,15 +13,15 @@ from sglang_roce_entry.check.items import (
     skip,
     warn,
 )
-from sglang_roce_entry.errors import CONFIGURATION
 from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.problems import CONFIGURATION
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.problems import Problem
 
 #: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
 _PROVIDERS = {

@@ -6,7 +6,7 @@ SGLang asks for the route to 8.8.8.8. On a node with several interfaces these th
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import CONFIGURATION, Problem, error, warning
+from sglang_roce_entry.problems import CONFIGURATION, Problem, error, warning
 from sglang_roce_entry.records import dataclass
 
 TYPE_CHECKING = False

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, error, warning
-from sglang_roce_entry.fabric.policy import Reason
+from sglang_roce_entry.fabric.constraints import Reason
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, warning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sglang_roce_entry.fabric.policy import FabricPolicy
-    from sglang_roce_entry.fabric.selection import Selection
+    from sglang_roce_entry.fabric.constraints import FabricPolicy
+    from sglang_roce_entry.fabric.rules import Selection
     from sglang_roce_entry.host.facts import HostFacts
 
 #: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.

@@ -11,8 +11,8 @@ A GPU or HCA that the file does not name keeps the place that the kernel shows, 
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.host.rdma import is_pci_address
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
 from sglang_roce_entry.records import dataclass, replace
 
 TYPE_CHECKING = False

@@ -8,8 +8,8 @@ all is one node; half of it is an error, never a default.
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import ConfigurationError, Problem, warning
 from sglang_roce_entry.group.endpoint import EndpointError, literal, parse_host
+from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 from sglang_roce_entry.records import dataclass
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class IdentityInputs:
 
 
 def resolve_identity(inputs: IdentityInputs) -> Identity:
-    """Return who this pod is. Raises :class:`~sglang_roce_entry.errors.ConfigurationError`."""
+    """Return who this pod is. Raises :class:`~sglang_roce_entry.problems.ConfigurationError`."""
     claims = {field: _claims(inputs, field) for field in ("leader", "size", "index")}
     leader = _leader(claims["leader"])
     size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE) if claims["size"] else None

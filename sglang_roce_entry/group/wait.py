@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from time import monotonic, sleep
 
-from sglang_roce_entry.errors import CONFIGURATION, DEADLINE, EntryError
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
-from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
-from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 from sglang_roce_entry.records import dataclass
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tenacity import RetryCallState
 
-    from sglang_roce_entry.group.probe import Probe
+    from sglang_roce_entry.group.connect import Probe
 
     IpAddress = IPv4Address | IPv6Address
     Result = TypeVar("Result")
@@ -248,7 +248,7 @@ def await_leader(
 ) -> Awaited:
     """Return the leader's address as soon as any of ``ports`` accepts there.
 
-    Raises :class:`~sglang_roce_entry.errors.EntryError` (124) at the deadline.
+    Raises :class:`~sglang_roce_entry.problems.EntryError` (124) at the deadline.
     """
     started = around.clock()
     listed = ", ".join(str(port) for port in ports)
@@ -308,7 +308,7 @@ def await_own_name(
     """Return the leader's own address as soon as its name resolves to one of this pod's addresses.
 
     The record can be late, or still that of the pod before. Raises
-    :class:`~sglang_roce_entry.errors.EntryError` (124) at the deadline.
+    :class:`~sglang_roce_entry.problems.EntryError` (124) at the deadline.
     """
     started = around.clock()
 
@@ -346,7 +346,7 @@ def await_free_ports(
 ) -> None:
     """Return as soon as every (host, port, purpose) is free.
 
-    Raises :class:`~sglang_roce_entry.errors.EntryError` (78) if one stays taken.
+    Raises :class:`~sglang_roce_entry.problems.EntryError` (78) if one stays taken.
     """
 
     def attempt(within_s: float) -> None:  # noqa: ARG001 - a bind takes no time

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
-from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.facts import Interface
 from sglang_roce_entry.host.tree import names_or_empty
 from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.problems import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ On the command line the last occurrence wins, and everything on it wins over ``-
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import ConfigurationError, Problem, warning
+from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 from sglang_roce_entry.records import dataclass, field
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
 

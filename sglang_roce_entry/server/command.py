@@ -7,8 +7,8 @@ of GPUs.
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
+from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.records import dataclass, replace
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
 

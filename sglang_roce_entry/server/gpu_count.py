@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
 from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import GpuCount
 

@@ -5,8 +5,8 @@ SGLang finds a clash only when it binds: the rendezvous after the imports, HTTP 
 
 from __future__ import annotations
 
-from sglang_roce_entry.errors import CONFIGURATION, ConfigurationError, Problem, error
 from sglang_roce_entry.group.endpoint import MAX_PORT
+from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

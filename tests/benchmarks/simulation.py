@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, Probe
-from sglang_roce_entry.group.resolve import FRESH_S, NotResolved, Resolver
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, Probe
+from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy, await_leader, life_ports
 from tests.torch.wire import TorchPatience
 

@@ -255,7 +255,7 @@ def test_a_defect_is_no_traceback(tmp_path: Path) -> None:
     from tests.command.conftest import clean_environment
 
     code = (
-        "import sys; from sglang_roce_entry import launch; from sglang_roce_entry.cli import main\n"
+        "import sys; from sglang_roce_entry.launch import launch; from sglang_roce_entry.command.cli import main\n"
         "def broken(*_): raise KeyError('x')\n"
         "launch.identify = broken\n"
         "sys.exit(main(['--model-path', '/m']))"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sglang_roce_entry.command_line import parse_command_line
-from sglang_roce_entry.errors import UsageError
-from sglang_roce_entry.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.command.command_line import parse_command_line
+from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.problems import UsageError
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry import cli, handover
+from sglang_roce_entry.command import cli
+from sglang_roce_entry.launch import handover
 from tests.command.conftest import clean_environment
 from tests.process.command import STANDIN_SOURCE, python_path
 
@@ -46,7 +47,7 @@ def test_a_second_signal_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     def twice(*_arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("sglang_roce_entry.launch.gather", twice)
+    monkeypatch.setattr("sglang_roce_entry.launch.launch.gather", twice)
     monkeypatch.setattr("sglang_roce_entry.log.Log.say", twice)
     assert cli.main(["--model-path", "/m"]) == 130
 
@@ -54,7 +55,7 @@ def test_a_second_signal_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ctrl_c_in_a_mode_leaves_no_traceback() -> None:
     """A mode installs no handlers: a look-up can take two seconds."""
     code = (
-        "import sys, time; from sglang_roce_entry import cli, launch\n"
+        "import sys, time; from sglang_roce_entry.command import cli; from sglang_roce_entry.launch import launch\n"
         "def slow(*_): print('slow', flush=True); time.sleep(60)\n"
         "launch.look_up_leader = slow\n"
         "sys.exit(cli.main(['--dry-run']))"

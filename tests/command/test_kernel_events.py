@@ -6,7 +6,7 @@ import errno
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry import hardware
+from sglang_roce_entry.launch import hardware
 
 if TYPE_CHECKING:
     import pytest

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry import launch
-from sglang_roce_entry.command_line import parse_command_line
-from sglang_roce_entry.launch import Launcher, PlanRefused, gather, read_facts
+from sglang_roce_entry.command.command_line import parse_command_line
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.launch import launch
+from sglang_roce_entry.launch.launch import Launcher, PlanRefused, gather, read_facts
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.records import replace
-from sglang_roce_entry.settings import read_settings
 from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
 from tests.planning import plan_of
@@ -73,8 +73,8 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
     reads = [good, replace(good, hcas=())]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
     monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
-    monkeypatch.setattr("sglang_roce_entry.handover.raise_memlock", lambda: None)
-    monkeypatch.setattr("sglang_roce_entry.handover.hand_over", lambda *_: None)
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda *_: None)
     said = io.StringIO()
     Launcher(inputs, stages, host, Log("text", said), None).run()
     changed = next(line for line in said.getvalue().splitlines() if "changed during the wait: " in line)
@@ -101,8 +101,8 @@ def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytes
     def hand_over(argv: tuple[str, ...], _environ: object) -> None:
         became.append(argv)
 
-    monkeypatch.setattr("sglang_roce_entry.handover.raise_memlock", lambda: None)
-    monkeypatch.setattr("sglang_roce_entry.handover.hand_over", hand_over)
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", hand_over)
     Launcher(inputs, stages, node.host(), Log("text", io.StringIO()), None).run()
     assert "[fd00::1]:20000" in became[0]
     assert became[0] == plan_of(node, *words).argv

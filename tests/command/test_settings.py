@@ -6,8 +6,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from sglang_roce_entry.errors import ConfigurationError, EntryError, UsageError
-from sglang_roce_entry.settings import SETTINGS, Settings, is_service_link, parse_duration_s, read_settings
+from sglang_roce_entry.command.settings import SETTINGS, Settings, is_service_link, parse_duration_s, read_settings
+from sglang_roce_entry.problems import ConfigurationError, EntryError, UsageError
 
 
 def read(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.server.disaggregation import nixl_reads_option, reads_map
+from sglang_roce_entry.server.transfer import nixl_reads_option, reads_map
 from tests.consumers.wheels import SGLANG
 from tests.decision.golden import hgx
 from tests.packaged import h20_roce

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.decide import FabricDecision, decide_fabric
-from sglang_roce_entry.fabric.nccl_settings import decided_values
-from sglang_roce_entry.fabric.policy import FabricPolicy
-from sglang_roce_entry.fabric.selector import parse_selector
-from sglang_roce_entry.fabric.variables import Variable, VariablePlan
+from sglang_roce_entry.fabric.choice import FabricDecision, decide_fabric
+from sglang_roce_entry.fabric.constraints import FabricPolicy
+from sglang_roce_entry.fabric.consumers.variables import Variable, VariablePlan
+from sglang_roce_entry.fabric.nccl.selector import parse_selector
+from sglang_roce_entry.fabric.nccl.settings import decided_values
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
 

@@ -11,7 +11,7 @@ from tests.planning import codes, message, names, plan_of, value
 from tests.trees import Node
 
 if TYPE_CHECKING:
-    from sglang_roce_entry.plan import Plan
+    from sglang_roce_entry.plan.plan import Plan
 
 MODEL = ("--model-path", "/m")
 MOONCAKE = (*MODEL, "--disaggregation-mode", "prefill")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fingerprint import fingerprint
-from sglang_roce_entry.report import decision_lines
+from sglang_roce_entry.report.fingerprint import fingerprint
+from sglang_roce_entry.report.text import decision_lines
 from tests.decision.golden import LWS, hgx, two_per_gpu
 from tests.planning import plan_of
 

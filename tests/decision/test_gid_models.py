@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.fabric import mooncake, ucx
-from sglang_roce_entry.fabric.gid_scan import AF_INET6, ScanSettings, predict_gid_index
-from sglang_roce_entry.fabric.own_gids import view_gids
+from sglang_roce_entry.fabric.candidates import view_gids
+from sglang_roce_entry.fabric.consumers import mooncake, ucx
+from sglang_roce_entry.fabric.nccl.scan import AF_INET6, ScanSettings, predict_gid_index
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import ROCE_V1, ROCE_V2, Gid, Port
 from tests.trees import Node

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from sglang_roce_entry.fabric.gid_scan import ScanSettings, predict_gid_index
+from sglang_roce_entry.fabric.nccl.scan import ScanSettings, predict_gid_index
 from sglang_roce_entry.host.facts import Gid
 from sglang_roce_entry.host.rdma import parse_gid
 from tests.decision.conftest import Decide, rail

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.nccl_files import check_files
+from sglang_roce_entry.fabric.nccl.files import check_files
 from tests.decision.golden import hgx
 from tests.planning import codes, plan_of, value
 
 if TYPE_CHECKING:
-    from sglang_roce_entry.errors import Problem
+    from sglang_roce_entry.problems import Problem
 
 PATH = "/etc/nccl.conf"
 

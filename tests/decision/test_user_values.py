@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.errors import hardened
-from sglang_roce_entry.fabric.nccl_settings import (
+from sglang_roce_entry.fabric.consumers.nccl import check_sockets, user_scan
+from sglang_roce_entry.fabric.nccl.selector import parse_selector, render_selector
+from sglang_roce_entry.fabric.nccl.settings import (
     decided_values,
     parse_address_range,
     parse_c_integer,
     parse_nccl_file,
 )
-from sglang_roce_entry.fabric.selector import parse_selector, render_selector
-from sglang_roce_entry.fabric.user_values import check_sockets, user_scan
 from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.problems import hardened
 from tests.decision.conftest import Decide, rail
 from tests.decision.golden import hgx
 from tests.trees import V1, Node

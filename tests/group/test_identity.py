@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
+from sglang_roce_entry.problems import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

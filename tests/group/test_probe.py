@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, UNREACHABLE, connect_any, port_is_free
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, UNREACHABLE, connect_any, port_is_free
 
 LOOP4, LOOP6 = ip_address("127.0.0.1"), ip_address("::1")
 

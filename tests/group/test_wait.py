@@ -13,9 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sglang_roce_entry.errors import EntryError
-from sglang_roce_entry.group.probe import ACCEPTED, REFUSED, TIMED_OUT, Probe
-from sglang_roce_entry.group.resolve import NotResolved, Resolver
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
+from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import (
     LeaderName,
     NotYet,
@@ -27,6 +26,7 @@ from sglang_roce_entry.group.wait import (
     life_ports,
     wait_until,
 )
+from sglang_roce_entry.problems import EntryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sglang_roce_entry.fabric.decide import decide_fabric
-from sglang_roce_entry.fabric.policy import FabricPolicy
-from sglang_roce_entry.fabric.variables import VariablePlan
+from sglang_roce_entry.fabric.choice import decide_fabric
+from sglang_roce_entry.fabric.constraints import FabricPolicy
+from sglang_roce_entry.fabric.consumers.variables import VariablePlan
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.snapshot import load
+from sglang_roce_entry.host.snapshot.snapshot import load
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 EXPECTED: dict[str, Any] = json.loads((CAPTURES / "expected-tables.json").read_text())

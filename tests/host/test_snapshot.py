@@ -13,7 +13,7 @@ import pytest
 
 from sglang_roce_entry.host.collect import collect, live_host
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.snapshot import SnapshotError, load, pack, packaged_names, record
+from sglang_roce_entry.host.snapshot.snapshot import SnapshotError, load, pack, packaged_names, record
 from tests.healthy import healthy
 from tests.packaged import PACKAGED, folder
 from tests.trees import Node

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.gid_scan import Prediction, predict_gid_index
-from sglang_roce_entry.fabric.nccl_settings import decided_values
-from sglang_roce_entry.fabric.user_values import user_scan
+from sglang_roce_entry.fabric.consumers.nccl import user_scan
+from sglang_roce_entry.fabric.nccl.scan import Prediction, predict_gid_index
+from sglang_roce_entry.fabric.nccl.settings import decided_values
 from sglang_roce_entry.host.facts import Gid
 from tests.nccl.judge import NcclDiedError
 from tests.nccl.nodes import NodePort, Slot, Table, build_node, classic

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.gid_scan import predict_gid_index
+from sglang_roce_entry.fabric.nccl.scan import predict_gid_index
 from sglang_roce_entry.host.collect import read_fabric
-from sglang_roce_entry.host.snapshot import load
+from sglang_roce_entry.host.snapshot.snapshot import load
 from tests.nccl.nodes import (
     NodePort,
     Served,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.selector import parse_selector, render_selector
+from sglang_roce_entry.fabric.nccl.selector import parse_selector, render_selector
 from tests.nccl.nodes import NodePort, build_node, classic
 from tests.nccl.tables import random_selector
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.errors import ConfigurationError
+from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.spellings import OPTIONS, find_option, redacted
 

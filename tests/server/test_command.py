@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.errors import ConfigurationError
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.report import as_text
+from sglang_roce_entry.problems import ConfigurationError
+from sglang_roce_entry.report.text import as_text
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import count_gpus

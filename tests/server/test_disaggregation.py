@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.disaggregation import (
+from sglang_roce_entry.server.transfer import (
     Uses,
     check_given,
     device_argument,

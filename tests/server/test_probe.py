@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.server.health import (
+from sglang_roce_entry.server.probe.http import (
     ANSWERED,
     HUNG,
     NOT_HTTP,
@@ -27,7 +27,7 @@ from sglang_roce_entry.server.health import (
     Target,
     ask,
 )
-from sglang_roce_entry.server.probe import KINDS, LIVENESS, READINESS, STARTUP, probe
+from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
 from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick, sglang_arguments
 from tests.layers import skip_or_fail
 

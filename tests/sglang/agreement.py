@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sglang_roce_entry.errors import EntryError
+from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.spellings import OPTIONS, redacted
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.group.probe import ACCEPTED, connect_any
+from sglang_roce_entry.group.connect import ACCEPTED, connect_any
 from tests.process.command import entry_interpreter
 from tests.process.group import DIST_PORT
 from tests.process.kernel_view import is_listening, tcp_counters
@@ -31,7 +31,7 @@ WAITS_FOR_HTTP = """
 import sys
 from sglang_roce_entry.group import wait
 wait.SIGNS_OF_LIFE = (10000,)
-from sglang_roce_entry.cli import main
+from sglang_roce_entry.command.cli import main
 sys.exit(main())
 """
 

@@ -1,0 +1,122 @@
+"""Who this pod is, what it would run, and everything of the plan that has no line of its own."""
+
+from __future__ import annotations
+
+import shlex
+
+from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, of_problems, ok, skip
+from sglang_roce_entry.check.rdma import place_of_unusable
+from sglang_roce_entry.report.text import shown_argv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sglang_roce_entry.problems import Problem
+
+#: The item under which a problem of the plan is said, by its code. A code that is not here gets a
+#: line of its own, so that nothing of the plan is lost.
+_PLACES = {
+    "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN"),
+    "gid": ("INDEX_MISMATCH", "AMBIGUOUS_SUBNET"),
+    "rate": ("DEGRADED_LINK",),
+    "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),
+    "image": ("LIBIBVERBS_MISSING",),
+    "variables": (
+        "HCA_UNKNOWN",
+        "HCA_UNUSABLE",
+        "HCA_LIST_TOO_LONG",
+        "ADDR_FAMILY_UNKNOWN",
+        "ADDR_RANGE_MALFORMED",
+        "NCCL_NET_SOCKET",
+        "RDMA_DISABLED",
+        "SOCKET_IFNAME_MATCHES_NOTHING",
+        "GLOO_IFNAME_UNKNOWN",
+        "ADDR_RANGE_OTHER_FAMILY",
+        "SOCKET_IFNAME_ELSEWHERE",
+        "DEVICE_UNKNOWN",
+        "MC_GID_INHERITED",
+        "MOONCAKE_GID",
+        "NVSHMEM_ONE_HCA",
+        "NVSHMEM_PE_MAPPING",
+        "NVSHMEM_PREFIX",
+        "UCX_GID",
+        "UCX_GID_CONFLICT",
+        "UCX_NET_DEVICES_UNKNOWN",
+        "UCX_SILENCES_MAP",
+        "UCX_WITHOUT_TCP",
+    ),
+    "mtu": ("MTU_DIFFERS",),
+    "nccl file": ("NCCL_CONF_FILE", "NCCL_FILE_CRLF", "NCCL_FILE_LINE"),
+    "own address": ("HOST_IP_FOREIGN",),
+    "interface": ("INTERFACE_MISSING", "INTERFACE_WITHOUT_ADDRESS", "LEADER_IS_LOOPBACK"),
+    "gpus": ("GPUS_DISAGREE", "GPUS_IDLE", "TP_GPUS", "TP_UNKNOWN", "VISIBLE_DEVICES", "MIG_UNSUPPORTED"),
+    "command": (
+        *("CONFIG_IGNORED", "CONFIG_KEY", "IB_DEVICE", "PORT_CLASH", "PORTS_OUT_OF_RANGE"),
+        *("TP_NODES", "PP_NODES", "DP_NODES", "ATTENTION_DP", "ARGUMENT", "DIST_INIT_ADDR"),
+    ),
+    "sglang": ("SGLANG_MISSING", "NONZERO_RANKS_RETURN", "SERVICE_LINK"),
+    "identity": (
+        "INDEX_OUT_OF_RANGE",
+        "LEADER_ADDRESS",
+        "IDENTITY_NUMBER",
+        "HALF_IDENTITY",
+        "IDENTITY_CONTRADICTION",
+        "POD_NAME_DISAGREES",
+    ),
+    "leader name": ("LEADER_UNRESOLVED", "OWN_NAME_FOREIGN"),
+}
+_BY_CODE = {code: name for name, codes in _PLACES.items() for code in codes}
+#: Said by :mod:`sglang_roce_entry.check.leader_path`, where it is known better.
+LEADER = "leader name"
+
+
+def by_item(examined: Examined) -> dict[str, list[Problem]]:
+    """Return the plan's problems by the item that they are said under."""
+    found: dict[str, list[Problem]] = {}
+    for problem in examined.plan.problems:
+        name = _BY_CODE.get(problem.code)
+        if problem.code == "NO_USABLE_HCA":
+            name = place_of_unusable(examined)
+        elif name is None and problem.code.startswith("GID_"):
+            name = "variables"
+        found.setdefault(name or problem.code.lower().replace("_", " "), []).append(problem)
+    return found
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on identity, GPUs and command."""
+    return (
+        *of_problems("identity", problems.get("identity", []), _identity(examined)),
+        *of_problems("gpus", problems.get("gpus", []), _gpus(examined)),
+        *of_problems("command", problems.get("command", []), _command(examined)),
+    )
+
+
+def rest(problems: dict[str, list[Problem]], said: set[str]) -> tuple[CheckItem, ...]:
+    """Return the problems whose item no other module has written."""
+    return tuple(
+        of_problem(name, problem) for name, found in problems.items() if name not in said for problem in found
+    )
+
+
+def _identity(examined: Examined) -> CheckItem:
+    identity = examined.plan.identity
+    if identity is None or not identity.in_group:
+        return ok("identity", "one node: no group is named (LWS_*, SGLANG_ROCE_*, --nnodes)")
+    role = "the leader" if identity.is_leader else f"worker {identity.index}"
+    return ok("identity", f"{role} of {identity.size} nodes, leader {identity.leader} (from {identity.source})")
+
+
+def _gpus(examined: Examined) -> CheckItem:
+    gpus = examined.plan.gpus
+    if gpus.count is None:
+        return skip(
+            "gpus", "nothing tells: no /dev/nvidia*, CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES or --gpus"
+        )
+    return ok("gpus", f"{gpus.count} ({gpus.source})")
+
+
+def _command(examined: Examined) -> CheckItem:
+    argv = shown_argv(examined.plan)
+    if not argv:
+        return skip("command", "no SGLang arguments were given")
+    return ok("command", " ".join(shlex.quote(token) for token in argv))

@@ -1,0 +1,86 @@
+"""What others have decided for NCCL: variables of the pod, NCCL's configuration files, its log."""
+
+from __future__ import annotations
+
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
+from sglang_roce_entry.fabric.nccl.settings import parse_nccl_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sglang_roce_entry.problems import Problem
+
+#: What ``NCCL_DEBUG`` may say (src/debug.cc, ``ncclDebugInit``, case-insensitive).
+_LEVELS = ("VERSION", "WARN", "INFO", "ABORT", "TRACE", "NONE")
+#: Variables that this program would otherwise read from the hardware.
+_STEERING = (
+    "NCCL_IB_HCA",
+    "NCCL_IB_GID_INDEX",
+    "NCCL_IB_DISABLE",
+    "NCCL_IB_ADDR_FAMILY",
+    "NCCL_IB_ADDR_RANGE",
+    "NCCL_IB_ROCE_VERSION_NUM",
+    "NCCL_NET",
+    "NCCL_NET_PLUGIN",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_SOCKET_FAMILY",
+    "GLOO_SOCKET_IFNAME",
+    "MC_GID_INDEX",
+    "NVSHMEM_IB_GID_INDEX",
+    "UCX_IB_GID_INDEX",
+)
+
+
+def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+    """Return the lines on variables and files."""
+    return (
+        *_variables(examined, problems.get("variables", [])),
+        *_files(examined, problems.get("nccl file", [])),
+        *_debug(examined),
+    )
+
+
+def _variables(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    pinned = [f"{name}={value}" for name in _STEERING if (value := examined.environ.get(name))]
+    if not pinned:
+        fine = ok("variables", "the pod sets none of those that are read from the hardware")
+    else:
+        fine = ok("variables", f"the pod pins {listed(pinned)}: right on this node, and kept as they are")
+    return of_problems("variables", problems, fine)
+
+
+def _files(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+    files = examined.plan.facts.nccl_files
+    lines: list[CheckItem] = [of_problem("nccl file", problem) for problem in problems]
+    for path, text in files:
+        names = parse_nccl_file(text)
+        steering = [f"{name}={names[name]}" for name in _STEERING if names.get(name)]
+        if steering:
+            lines.append(
+                warn(
+                    "nccl file",
+                    f"{path} sets {listed(steering)}: it is kept before anything that is discovered",
+                    f"remove these lines from {path}, unless they are meant for every node with this image",
+                )
+            )
+    read = ", ".join(path for path, _ in files)
+    return tuple(lines) or (ok("nccl file", read or "none (NCCL_CONF_FILE, ~/.nccl.conf, /etc/nccl.conf)"),)
+
+
+def _debug(examined: Examined) -> tuple[CheckItem, ...]:
+    level = examined.environ.get("NCCL_DEBUG", "")
+    file = examined.environ.get("NCCL_DEBUG_FILE", "")
+    where = f"to {file} inside the container" if file else "to the container's log"
+    more = "NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=INIT,NET shows the HCAs, GIDs and network that it takes"
+    if level and level.upper() not in _LEVELS:
+        evidence = f"NCCL_DEBUG={level} is no level of NCCL's: it says nothing"
+        return (warn("nccl log", evidence, "write WARN or INFO"),)
+    if not level:
+        if examined.environ.get("NCCL_DEBUG_SUBSYS"):
+            return (warn("nccl log", "NCCL_DEBUG_SUBSYS without NCCL_DEBUG has no effect", more),)
+        return (ok("nccl log", f"NCCL_DEBUG is not set: NCCL says nothing; {more}"),)
+    if level.upper() == "TRACE":
+        evidence = f"NCCL_DEBUG={level}: released builds have no trace, it is INFO ({where})"
+        return (ok("nccl log", evidence),)
+    return (ok("nccl log", f"NCCL_DEBUG={level}, {where}" + ("" if level.upper() == "INFO" else f"; {more}")),)

@@ -1,0 +1,1 @@
+"""The command line: settings, modes, manual; where an error becomes two lines and an exit code."""

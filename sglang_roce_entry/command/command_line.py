@@ -1,0 +1,251 @@
+"""The launcher's own command line, and where it ends.
+
+Our options count only before the first token that is not ours, in exact spelling. From there on, or
+after ``--``, everything is SGLang's. A bare first word is a command of its own.
+"""
+
+from __future__ import annotations
+
+from sglang_roce_entry.command.settings import BY_FLAG, Setting
+from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.problems import UsageError
+from sglang_roce_entry.records import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Modes: the formats behind "=", or what value they need.
+_FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
+_PLAIN_MODES = ("--version", "--help")
+_KEEP = "--keep-identifiers"  # of --save-snapshot
+_VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
+_VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
+
+#: SGLang's abbreviations of other options; by their values they can be told apart.
+_SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
+
+#: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
+_CLOSE = 0.86
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A parsed command line. ``rest`` is SGLang's, or the bare word with its arguments."""
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    mode: str | None = None  # "print-env", "dry-run", ...
+    mode_value: str = ""
+    policy: str | None = None
+    snapshot: str | None = None
+    rest: tuple[str, ...] = ()
+    form: str = LAUNCH
+    keep_identifiers: bool = False
+
+
+def parse_command_line(argv: Sequence[str]) -> Invocation:
+    """Return what ``argv`` (without the program's name) says. Raises ``UsageError``."""
+    reader = _Reader(tuple(argv))
+    flags: dict[str, str] = {}
+    mode: tuple[str, str] | None = None
+    places: dict[str, str] = {}
+    form = LAUNCH
+    while reader.more():
+        token = reader.peek()
+        if token == "--":
+            reader.take()
+            break
+        name, equals, value = token.partition("=")
+        name = "--help" if token == "-h" else name
+        if not _is_ours(name, reader.value_behind(equals, value)):
+            form = LAUNCH if token.startswith("-") else BARE_WORD
+            _refuse_misspelling(token)
+            break
+        reader.take()
+        setting = BY_FLAG.get(name)
+        if setting is not None:
+            flags[setting.key] = _setting_value(reader, setting, equals, value)
+        elif name == _KEEP:
+            places[name] = _mode_value(reader, name, equals, value)
+        elif name in _VALUE_OPTIONS:
+            places[name] = reader.value(name, equals, value, _VALUE_OPTIONS[name])
+        else:
+            chosen = name.removeprefix("--"), _mode_value(reader, name, equals, value)
+            if mode is not None and mode[0] != chosen[0]:
+                raise UsageError(f"--{mode[0]} and {name} are two modes", "give one of them")
+            mode = chosen
+    invocation = Invocation(
+        flags=flags,
+        mode=mode[0] if mode else None,
+        mode_value=mode[1] if mode else "",
+        policy=places.get("--policy"),
+        snapshot=places.get("--snapshot"),
+        rest=reader.rest(),
+        form=form,
+        keep_identifiers=_KEEP in places,
+    )
+    _check(invocation)
+    return invocation
+
+
+def asks_for_a_mode(argv: Sequence[str]) -> bool:
+    """Return whether a mode stands among our own options, also of a command line that is refused."""
+    reader = _Reader(tuple(argv))
+    while reader.more():
+        name, equals, value = reader.peek().partition("=")
+        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, "-h"):
+            return True
+        if not _is_ours(name, reader.value_behind(equals, value)):
+            return False
+        reader.take()
+        if not equals and reader.more() and name not in ("--strict", _KEEP):
+            reader.take()
+    return False
+
+
+class _Reader:
+    def __init__(self, argv: tuple[str, ...]) -> None:
+        self._argv = argv
+        self._position = 0
+
+    def more(self) -> bool:
+        return self._position < len(self._argv)
+
+    def peek(self) -> str:
+        return self._argv[self._position]
+
+    def take(self) -> str:
+        token = self._argv[self._position]
+        self._position += 1
+        return token
+
+    def rest(self) -> tuple[str, ...]:
+        return self._argv[self._position :]
+
+    def value_behind(self, equals: str, value: str) -> str | None:
+        if equals:
+            return value
+        following = self._position + 1
+        return self._argv[following] if following < len(self._argv) else None
+
+    def value(self, name: str, equals: str, value: str, metavar: str) -> str:
+        if equals:
+            return value
+        if not self.more() or (self.peek().startswith("--") and self.peek() != "-"):
+            raise UsageError(f"{name} has no value behind it", f"write {name} {metavar}")
+        return self.take()
+
+
+def _all_ours() -> frozenset[str]:
+    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP})
+
+
+def _is_ours(name: str, value: str | None) -> bool:
+    if name not in _all_ours():
+        return False
+    if name == "--tp":
+        return value in ("auto", "off")
+    if name == "--dist-init":
+        return value is None or value.isdecimal()
+    return True
+
+
+def _setting_value(reader: _Reader, setting: Setting, equals: str, value: str) -> str:
+    if setting.key == "strict" and not equals:
+        return "yes"
+    text = reader.value(setting.flag, equals, value, setting.metavar)
+    try:
+        if text.strip():
+            setting.parse(text.strip())
+    except ValueError as problem:
+        raise UsageError(
+            f"{setting.flag} {text!r} {problem}", f"write {setting.flag} {setting.metavar}: {setting.summary}"
+        ) from problem
+    return text
+
+
+def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
+    if name in _FORMATS:
+        formats = _FORMATS[name]
+        if equals and value not in formats:
+            choices = " or ".join(f"{name}={choice}" for choice in formats)
+            raise UsageError(f"{name}={value} is no format", f"write {choices}")
+        return value or formats[0]
+    if name in _VALUE_MODES:
+        given = reader.value(name, equals, value, _VALUE_MODES[name])
+        if name == "--probe" and given not in _VALUE_MODES[name].split("|"):
+            raise UsageError(f"{name} {given} is no probe", f"write {name} {_VALUE_MODES[name]}")
+        return given
+    if equals:
+        raise UsageError(f"{name} takes no value", f"write {name}")
+    return ""
+
+
+def _check(invocation: Invocation) -> None:
+    if invocation.keep_identifiers and invocation.mode != "save-snapshot":
+        raise UsageError(f"{_KEEP} is about --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
+    if invocation.mode == "probe" and invocation.snapshot is not None:
+        raise UsageError("--probe asks a server that runs; a snapshot has none", "leave --snapshot out")
+    if invocation.mode == "probe" and invocation.form == BARE_WORD:
+        raise UsageError(
+            f"{invocation.rest[0]} behind --probe is no SGLang argument",
+            "give its arguments after --: -- --port 30000",
+        )
+    if invocation.form == LAUNCH:
+        _refuse_ours_among(invocation.rest)
+    if invocation.mode is not None:
+        return
+    if invocation.snapshot is not None:
+        raise UsageError(
+            "--snapshot replays another node, which cannot be launched on",
+            "add a mode: --dry-run, --check or --print-env",
+        )
+    if not invocation.rest:
+        raise UsageError(
+            "no SGLang arguments were given",
+            "put them in the container's args (--model-path ...), or look with --dry-run or --help",
+        )
+
+
+def _refuse_ours_among(rest: Sequence[str]) -> None:
+    ours = _all_ours() - {"--help"}  # SGLang has a --help of its own
+    for position, token in enumerate(rest):
+        name, equals, value = token.partition("=")
+        behind = value if equals else rest[position + 1] if position + 1 < len(rest) else None
+        if name in ours and _is_ours(name, behind):
+            shared = f" (with {_SHARED[name]} it is ours)" if name in _SHARED else ""
+            raise UsageError(
+                f"{name} stands among SGLang's arguments{shared}",
+                "put our options before the first argument of SGLang",
+            )
+
+
+def _may_be_close(one: str, other: str) -> bool:
+    """Return whether ``difflib`` could find the two close: its own upper bound, without its import."""
+    common = sum(min(one.count(character), other.count(character)) for character in set(one))
+    return 2 * common >= _CLOSE * (len(one) + len(other))
+
+
+def _refuse_misspelling(token: str) -> None:
+    """Refuse what is one slip away from an option of ours: SGLang would only say so after its imports."""
+    if not token.startswith("--"):
+        if token.startswith("-") and token != "-":
+            name = token.partition("=")[0]  # what stands behind it may be a key
+            raise UsageError(f"{name} is no option", "see --help; SGLang has no short options but -h")
+        return
+    from sglang_roce_entry.server.spellings import find_option
+
+    name = token.partition("=")[0]
+    if find_option(name) is not None or name in _all_ours():
+        return
+    squeezed = name.replace("_", "-")
+    if squeezed in _all_ours():
+        raise UsageError(f"{name} is no option", f"did you mean {squeezed}?")
+    similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
+    if not similar:
+        return
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
+    if close:
+        raise UsageError(f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --")

@@ -1,0 +1,110 @@
+"""The modes: they show, they never wait, and they change nothing but the file they are told to write."""
+
+from __future__ import annotations
+
+import os
+
+from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
+from sglang_roce_entry.log import write_stdout
+from sglang_roce_entry.problems import OK, USAGE, EntryError
+from sglang_roce_entry.report import text as report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sglang_roce_entry.command.command_line import Invocation
+    from sglang_roce_entry.command.settings import Settings
+    from sglang_roce_entry.host.collect import Host
+    from sglang_roce_entry.host.facts import IpAddress
+    from sglang_roce_entry.log import Log
+    from sglang_roce_entry.plan.plan import Plan
+
+
+def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
+    """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode == "check":
+        return _check(invocation, settings, environ, host)
+    inputs, stages = gather(invocation, settings, environ, host)
+    if invocation.mode == "save-snapshot":
+        lookup = look_up_leader(stages, host)
+        addresses = lookup.addresses if lookup is not None else ()
+        name = stages.identity.leader if stages.identity is not None else None
+        resolved = {name: addresses} if name and addresses else {}
+        return _save(invocation, host, environ, resolved, log)
+    plan = plan_only(inputs, stages, host)
+    if invocation.mode == "print-env":
+        _print_environment(plan, invocation.mode_value, log)
+    elif invocation.mode_value == "json":
+        write_stdout(report.as_json(report.as_document(plan)))
+    else:
+        write_stdout(report.as_text(plan))
+    return plan.exit_code
+
+
+def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
+    from sglang_roce_entry.check import run
+
+    items, code = run.run_check(invocation, settings, environ, host)
+    write_stdout(run.rendered(items, code, invocation.mode_value))
+    return code
+
+
+def _print_environment(plan: Plan, form: str, log: Log) -> None:
+    for problem in plan.problems:
+        log.problem(problem)
+    if form == "json":
+        write_stdout(report.as_json(report.environment_document(plan)))
+    else:
+        write_stdout(report.as_shell(plan))
+
+
+class _Secrets:
+    """Holds the name of every variable that is not to be shown, also of those that a file of NCCL sets."""
+
+    def __contains__(self, name: object) -> bool:
+        return report.is_secret_variable(str(name))
+
+
+def _save(
+    invocation: Invocation,
+    host: Host,
+    environ: Mapping[str, str],
+    resolved: Mapping[str, tuple[IpAddress, ...]],
+    log: Log,
+) -> int:
+    target, kept = invocation.mode_value, invocation.keep_identifiers
+    from sglang_roce_entry.check.run import own_name_addresses
+    from sglang_roce_entry.host.snapshot.snapshot import pack, record
+
+    own_name = own_name_addresses(host)
+    files, links, facts = record(
+        host, environ, secret=_Secrets(), resolved=resolved, own_name=own_name, keep_identifiers=kept
+    )
+    archive = pack(files, links, facts)
+    if target == "-":
+        if os.isatty(1):
+            raise EntryError("USAGE", "the archive would go to a terminal", "add > node.tar.gz", USAGE)
+        write_stdout(archive)
+    else:
+        try:
+            with open(target, "wb") as file:
+                file.write(archive)
+        except OSError as failure:
+            raise EntryError(
+                "SNAPSHOT_WRITE",
+                f"{target!r} cannot be written: {failure.strerror or failure}",
+                "name a writable place, or - for stdout",
+                USAGE,
+            ) from failure
+    count = sum(not name.endswith("/") for name in files)
+    log.say(
+        f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
+        f"devices, {len(facts['environ'])} variables (none whose name says secret); "
+        f"{len(archive)} bytes"
+    )
+    log.say(
+        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
+    )
+    return OK

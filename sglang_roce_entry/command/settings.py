@@ -1,0 +1,351 @@
+"""The settings: one table, three places to write them.
+
+Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default. Empty means unset.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from sglang_roce_entry.problems import ConfigurationError, UsageError
+from sglang_roce_entry.records import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from sglang_roce_entry.fabric.constraints import IpNetwork
+
+PREFIX = "SGLANG_ROCE_"
+_OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. ``parse`` turns text into the value or raises ``ValueError`` with the reason."""
+
+    key: str  # as in the policy file: x_y
+    parse: Callable[[str], Any]
+    default: Any
+    metavar: str
+    summary: str
+
+    @property
+    def flag(self) -> str:
+        """``--x-y``."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """``SGLANG_ROCE_X_Y``."""
+        return PREFIX + self.key.upper()
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"is none of: {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def parse_switch(text: str) -> bool:
+    """Return the boolean of ``1``, ``yes``, ``true``, ``on`` and their opposites."""
+    lowered = text.lower()
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ValueError("is neither yes nor no")
+
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration_s(text: str) -> float:
+    """Return seconds of ``90``, ``90s``, ``1.5m`` or ``1h``."""
+    number = text.rstrip("smh")
+    unit = text[len(number) :]
+    plain = number.replace(".", "", 1)
+    if unit not in _UNITS_S or not plain.isascii() or not plain.isdecimal():
+        raise ValueError("is no duration (90, 90s, 30m, 1h)")
+    value = float(number) * _UNITS_S[unit]
+    if value > 7 * 24 * 3600:
+        raise ValueError("is longer than a week")
+    return value
+
+
+def _parse_timeout_s(text: str) -> float:
+    value = parse_duration_s(text)
+    if value <= 0:
+        raise ValueError("leaves no time for an answer")
+    return value
+
+
+def _parse_subnets(text: str) -> tuple[IpNetwork, ...]:
+    networks = []
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        try:
+            networks.append(ip_network(part))
+        except ValueError as problem:
+            subject = "is" if len(parts) == 1 else f"has {part!r}, which is"
+            raise ValueError(f"{subject} no network{_meant(part)}") from problem
+    return tuple(networks)
+
+
+def _meant(part: str) -> str:
+    """Return the network of an address with a prefix length, for the message."""
+    try:
+        return f" ({ip_network(part, strict=False)} is)"
+    except ValueError:
+        return ""
+
+
+def _parse_port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 6:
+        raise ValueError("is no port number")
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise ValueError("is out of range (1 to 65535)")
+    return value
+
+
+def _parse_gpus(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 4 or int(text) == 0:
+        raise ValueError("is neither auto nor a number of GPUs")
+    return int(text)
+
+
+def _parse_selector(text: str) -> str:
+    from sglang_roce_entry.fabric.nccl.selector import parse_selector
+
+    if not parse_selector(text).entries:
+        raise ValueError("names no device (=mlx5_0:1,mlx5_1:1 exact, mlx5 a prefix, ^mlx5_9 all but)")
+    if any(character.isspace() for character in text):
+        raise ValueError("has spaces, which NCCL takes as part of the name")
+    return text
+
+
+def _parse_interface(text: str) -> str | None:
+    if text == "auto":
+        return None
+    if len(text) > 15 or "/" in text or any(c.isspace() or c in "=^," for c in text):
+        raise ValueError("is no interface name (one exact name, without '=', '^' or a list)")
+    return text
+
+
+def _text(text: str) -> str:
+    return text
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "rdma",
+        _one_of("required", "optional", "off"),
+        None,
+        "required|optional|off",
+        "required in a group, else optional; off: NCCL_IB_DISABLE=1",
+    ),
+    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors"),
+    Setting("hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar (all)"),
+    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "for HCAs that are coming up (60)"),
+    Setting("subnets", _parse_subnets, (), "CIDR,...", "preferred in this order; admit 169.254/16"),
+    Setting("family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "of the GIDs (auto)"),
+    Setting(
+        "foreign_gids",
+        _one_of("refuse", "allow"),
+        "refuse",
+        "refuse|allow",
+        "use the host's GIDs from an overlay pod, knowingly (refuse)",
+    ),
+    Setting("interface", _parse_interface, None, "NAME", "control interface (the one towards the leader)"),
+    Setting("leader_address", _text, None, "HOST", "override the leader's address"),
+    Setting("group_size", _text, None, "N", "override the group size"),
+    Setting("worker_index", _text, None, "N", "override the worker index"),
+    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port D (20000)"),
+    Setting("wait_deadline", parse_duration_s, 1800.0, "SECONDS", "for the leader (1800); 0: do not wait"),
+    Setting(
+        "on_timeout",
+        _one_of("exit", "exec"),
+        "exit",
+        "exit|exec",
+        "exit 124, or launch anyway: torch tries on for 600 s (exit)",
+    ),
+    Setting("gpus", _parse_gpus, None, "N", "GPUs of this node (auto)"),
+    Setting("tp", _one_of("auto", "off"), "auto", "auto|off", "compute --tp-size for groups (auto)"),
+    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "of --probe in all (25; liveness 10)"),
+    Setting("linger", parse_duration_s, None, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
+    Setting("log_format", _one_of("text", "json"), "text", "text|json", "of the log on stderr (text)"),
+)
+
+BY_FLAG = {setting.flag: setting for setting in SETTINGS}
+_BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting's value, and where each that is not a default was written."""
+
+    rdma: str | None = None
+    strict: bool = False
+    hca: str | None = None
+    hca_wait: float = 60.0
+    subnets: tuple[IpNetwork, ...] = ()
+    family: str = "auto"
+    foreign_gids: str = "refuse"
+    interface: str | None = None
+    leader_address: str | None = None
+    group_size: str | None = None
+    worker_index: str | None = None
+    dist_init: int = 20000
+    wait_deadline: float = 1800.0
+    on_timeout: str = "exit"
+    gpus: int | None = None
+    tp: str = "auto"
+    probe_timeout: float | None = None
+    linger: float | None = None
+    log_format: str = "text"
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def origin(self, key: str) -> str:
+        """Return where a setting was written: ``--x-y``, ``SGLANG_ROCE_X_Y``, ``x_y in policy.yaml``."""
+        return self.origins.get(key, "default")
+
+    def by_flag(self, key: str) -> bool:
+        """Return whether a setting was given as a flag, which beats the pod's own NCCL variables."""
+        return self.origins.get(key, "").startswith("--")
+
+
+def read_settings(
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    policy_path: str | None = None,
+    read_file: Callable[[str], str] | None = None,
+) -> Settings:
+    """Return the settings. ``flags`` maps keys to texts. Raises ``EntryError``.
+
+    A bad flag is a usage error; an unknown or bad variable or policy key a configuration error.
+    """
+    _refuse_unknown_variables(environ)
+    policy = _read_policy(policy_path, read_file) if policy_path and read_file else {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        sources = (
+            (flags.get(setting.key, ""), setting.flag),
+            (environ.get(setting.variable, ""), setting.variable),
+            (policy.get(setting.key, ""), f"{setting.key} in {policy_path}"),
+        )
+        for text, origin in sources:
+            if not text.strip():
+                continue
+            try:
+                values[setting.key] = setting.parse(text.strip())
+            except ValueError as problem:
+                raise _bad_value(setting, origin, text, problem) from problem
+            origins[setting.key] = origin
+            break
+    return Settings(**values, origins=origins)
+
+
+def _bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:
+    message = f"{origin} {text!r} {problem}" if origin.startswith("--") else f"{origin}={text!r} {problem}"
+    hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
+    if origin.startswith("--"):
+        return UsageError(message, hint)
+    return ConfigurationError("SETTING", message, f"values: {setting.metavar} ({setting.summary})")
+
+
+#: What Kubernetes injects for a Service whose name begins with "sglang-roce": docs of the kubelet,
+#: "Environment variables" of Services (enableServiceLinks).
+_SERVICE_ENDINGS = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT")
+_PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
+
+
+def is_service_link(name: str) -> bool:
+    """Return whether Kubernetes injects a variable of this name for a Service."""
+    if name.endswith(_SERVICE_ENDINGS) or "_SERVICE_PORT_" in name:
+        return True
+    parts = name.split("_")
+    return any(
+        one == "PORT" and number.isdecimal() and protocol in _PROTOCOLS
+        for one, number, protocol in zip(parts, parts[1:], parts[2:])  # noqa: B905 - a sliding window
+    )
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    for name in sorted(environ):
+        if name.startswith(_OF_THE_TESTS):
+            continue  # exported by somebody who works on this program
+        if name.startswith(PREFIX) and name not in _BY_VARIABLE and not is_service_link(name):
+            raise ConfigurationError(
+                "UNKNOWN_VARIABLE",
+                f"{name} is no setting of sglang-roce-entry",
+                f"{_nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
+            )
+
+
+def _nearest(name: str, known: Mapping[str, Setting]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"did you mean {close[0]}?" if close else "remove it"
+
+
+def _read_policy(path: str, read_file: Callable[[str], str]) -> dict[str, str]:
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+
+    try:
+        document = yaml_document(read_file(path))
+    except OSError as failure:
+        raise ConfigurationError(
+            "POLICY",
+            f"policy file {path!r} cannot be read: {failure.strerror or failure}",
+            "mount it (ConfigMap) or correct --policy",
+        ) from failure
+    except (NotYamlError, UnicodeDecodeError) as failure:
+        raise ConfigurationError(
+            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
+        ) from failure
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            "POLICY",
+            f"policy file {path!r} is not a mapping of settings",
+            "write one 'key: value' a line, like 'rdma: required'",
+        )
+    found: dict[str, str] = {}
+    for key, value in document.items():
+        if key not in _BY_KEY:
+            raise ConfigurationError(
+                "POLICY",
+                f"policy file {path!r} has the unknown key {key!r}",
+                f"{_nearest(str(key), _BY_KEY)}; known: {', '.join(_BY_KEY)}",
+            )
+        found[str(key)] = _policy_text(path, str(key), value)
+    return found
+
+
+def _policy_text(path: str, key: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "off" if key in ("rdma", "tp") else "no"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
+        return str(value)
+    raise ConfigurationError(
+        "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
+    )

@@ -1,0 +1,218 @@
+"""One GID index for all ports, or none and NCCL's own choice per port.
+
+``NCCL_IB_GID_INDEX`` is one integer for every HCA of a process (NVIDIA/nccl#890). Where the right
+indices differ it must not be set; whether NCCL then chooses right is asked of the model of its scan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Network, IPv6Network
+
+from sglang_roce_entry.fabric.constraints import Reason
+from sglang_roce_entry.fabric.nccl.scan import (
+    AF_INET,
+    AF_INET6,
+    FIRST_WITH_SCAN,
+    FIRST_WITHOUT_EINVAL_ABORT,
+    ScanSettings,
+    predict_gid_index,
+)
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from sglang_roce_entry.fabric.constraints import IpNetwork
+    from sglang_roce_entry.fabric.rules import PortDecision
+
+
+@dataclass(frozen=True, slots=True)
+class UserScan:
+    """What the pod itself has set of the variables that steer the scan; ``None`` where it has not.
+
+    ``left_to_nccl``: it has set the index to a value with which NCCL chooses, such as -1.
+    """
+
+    family: str | None = None
+    address_range: IpNetwork | None = None
+    range_set: bool = False
+    roce_version: int | None = None
+    left_to_nccl: bool = False
+
+    def settings(self) -> ScanSettings:
+        """Return what NCCL makes of these values."""
+        version = 2 if self.roce_version is None else self.roce_version
+        return ScanSettings(self.family or AF_INET, self.address_range, version)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDecision:
+    """What to say about the index.
+
+    ``index`` is set on every port, or ``None``: withheld, with ``reason``; then ``indices`` holds what
+    NCCL will take per port label, and ``family`` and ``address_range`` what it must be told for that.
+    ``dropped`` are ports for which no environment can say it.
+    """
+
+    index: int | None
+    reason: str
+    indices: Mapping[str, int]
+    dropped: tuple[PortDecision, ...] = ()
+    family: str | None = None
+    address_range: IpNetwork | None = None
+    problems: tuple[Problem, ...] = ()
+    scan: ScanSettings | None = None  # under which NCCL takes these, the pod's own values in it
+
+
+def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexDecision:
+    """Return the index for ``ports``; ``nccl`` is the oldest NCCL that may run here, ``None`` if unknown.
+
+    An unknown version counts as one that cannot choose.
+    """
+    lowest = {port.label: port.choices[0].gid.index for port in ports}
+    if not ports:
+        return IndexDecision(None, "no HCA port is used", {})
+    scans = nccl is not None and nccl >= FIRST_WITH_SCAN
+    if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
+        index = next(iter(lowest.values()))
+        return IndexDecision(index, _same_reason(ports, index), lowest)
+    if nccl is not None and scans:
+        for settings in _steerings(ports, user):
+            predicted = _predict_all(ports, nccl, settings)
+            if predicted is not None:
+                why = (
+                    "the pod leaves it to NCCL, which chooses these by itself: " + _listed(predicted)
+                    if user.left_to_nccl
+                    else "the ports need different indices (" + _listed(predicted) + ") and NCCL takes "
+                    "one for all; it chooses these by itself"
+                )
+                return IndexDecision(
+                    None,
+                    why,
+                    predicted,
+                    family=settings.family if settings.family != (user.family or AF_INET) else None,
+                    address_range=None if user.range_set else settings.address_range,
+                    scan=settings,
+                )
+        if user.left_to_nccl:
+            return _right_by_itself(ports, nccl, user.settings())
+    return _largest_agreement(ports, nccl, lowest)
+
+
+def _right_by_itself(
+    ports: Sequence[PortDecision], nccl: tuple[int, ...], settings: ScanSettings
+) -> IndexDecision:
+    """Keep the ports on which NCCL's own choice is right: the pod has left the index to it."""
+    alone = {port.label: _predict_all([port], nccl, settings) for port in ports}
+    kept = {label: index for one in alone.values() if one is not None for label, index in one.items()}
+    dropped = _without(ports, kept, _why_not_left_to_nccl(nccl))
+    problem = value_warning(
+        "INDEX_MISMATCH",
+        "NCCL_IB_GID_INDEX of the pod leaves the index to NCCL, which would choose wrong on "
+        + ", ".join(port.label for port in dropped),
+        "remove NCCL_IB_GID_INDEX: the right one is found at every start",
+        RDMA_UNUSABLE,
+    )
+    reason = "the pod leaves it to NCCL, which chooses right on " + (_listed(kept) or "no port")
+    return IndexDecision(None, reason, kept, dropped, problems=(problem,))
+
+
+def _same_reason(ports: Sequence[PortDecision], index: int) -> str:
+    plural = "the own RoCE v2 GID of every port" if len(ports) > 1 else "the own RoCE v2 GID"
+    return f"{plural} is at index {index}"
+
+
+def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSettings]:
+    """Yield settings of the scan to try, the least intrusive first; the pod's own values stay."""
+    base = user.settings()
+    families = [base.family] if user.family else [AF_INET, AF_INET6]
+    ranges: list[IpNetwork | None] = [base.address_range]
+    if not user.range_set:
+        covering = covering_network(ports)
+        if covering is not None:
+            ranges.append(covering)
+    for address_range in ranges:
+        for family in families:
+            yield ScanSettings(family, address_range, base.roce_version)
+
+
+def covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
+    """Return the smallest network with every chosen address: it shuts out most foreign ones."""
+    addresses = [port.choices[0].gid.ip for port in ports]
+    if len({address.version for address in addresses}) != 1:
+        return None
+    width = addresses[0].max_prefixlen
+    differing = 0
+    for address in addresses:
+        differing |= int(address) ^ int(addresses[0])
+    length = width - differing.bit_length()
+    if length == 0:
+        return None
+    base = int(addresses[0]) >> (width - length) << (width - length)
+    return IPv4Network((base, length)) if width == 32 else IPv6Network((base, length))
+
+
+def _predict_all(
+    ports: Sequence[PortDecision], nccl: tuple[int, ...], settings: ScanSettings
+) -> dict[str, int] | None:
+    """Return NCCL's choice per port, ``None`` if one of them is not in that port's chosen network."""
+    predicted = {}
+    for port in ports:
+        outcome = predict_gid_index(port.port.gids, port.port.table_length, nccl=nccl, settings=settings)
+        good = {choice.gid.index for choice in port.choices}
+        if outcome.index is None or outcome.index not in good:
+            return None
+        predicted[port.label] = outcome.index
+    return predicted
+
+
+def _largest_agreement(
+    ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, lowest: Mapping[str, int]
+) -> IndexDecision:
+    votes = Counter(choice.gid.index for port in ports for choice in port.choices)
+    index = min(votes, key=lambda candidate: (-votes[candidate], candidate))
+    kept = [port for port in ports if any(one.gid.index == index for one in port.choices)]
+    labels = {port.label for port in kept}
+    if len(kept) == len(ports):
+        return IndexDecision(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
+    why = _why_not_left_to_nccl(nccl)
+    dropped = _without(ports, labels, f"the others' at {index}; {why}")
+    chooses = nccl is not None and nccl >= FIRST_WITHOUT_EINVAL_ABORT
+    newer = (
+        "" if chooses else f"use an image with NCCL {'.'.join(map(str, FIRST_WITHOUT_EINVAL_ABORT))} or later, or "
+    )
+    problem = value_warning(
+        "INDEX_MISMATCH",
+        f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
+        + ", ".join(port.label for port in dropped)
+        + f" {'is' if len(dropped) == 1 else 'are'} left out",
+        f"{why}: {newer}give all ports the same addresses history (driver reload on the node)",
+        RDMA_UNUSABLE,
+    )
+    reason = f"index {index} is right on {', '.join(sorted(labels))}"
+    return IndexDecision(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
+
+
+def _without(ports: Sequence[PortDecision], kept: Collection[str], why: str) -> tuple[PortDecision, ...]:
+    """Return the ports that are not among the ``kept`` labels, rejected."""
+    return tuple(
+        port.rejected(Reason.INDEX_MISMATCH, f"its own GID is at index {port.choices[0].gid.index}, {why}")
+        for port in ports
+        if port.label not in kept
+    )
+
+
+def _why_not_left_to_nccl(nccl: tuple[int, ...] | None) -> str:
+    if nccl is None:
+        return "the version of NCCL is not known, so it cannot be left to choose"
+    version = ".".join(str(part) for part in nccl)
+    if nccl < FIRST_WITH_SCAN:
+        return f"NCCL {version} cannot choose an index per port"
+    return f"NCCL {version} would choose wrong on one of them"
+
+
+def _listed(indices: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {index}" for label, index in indices.items())

@@ -1,0 +1,88 @@
+"""NCCL's configuration files held against how NCCL reads them: line by line, trimming nothing.
+
+Source of the rules: NVIDIA/nccl ``src/misc/param.cc`` (``initEnv``, ``setEnvFile``). ``NCCL_CONF_FILE``
+is read from 2.23 on, instead of the home file even if it does not exist; a carriage return is part of
+the value up to 2.29; values end after 1023 bytes.
+"""
+
+from __future__ import annotations
+
+from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FIRST_WITH_CONF_FILE = (2, 23)
+_FIRST_WITHOUT_CARRIAGE_RETURN = (2, 30)
+_LONGEST_VALUE_BYTES = 1023
+
+
+def check_files(
+    files: Iterable[tuple[str, str]], nccl: tuple[int, ...] | None, conf_file: str | None
+) -> list[Problem]:
+    """Return what NCCL of version ``nccl`` reads otherwise than it looks; ``conf_file``: NCCL_CONF_FILE."""
+    read = list(files)
+    problems = _conf_file({path for path, _ in read}, nccl, conf_file)
+    for path, text in read:
+        lines = text.split("\n")
+        if (
+            nccl is not None
+            and nccl < _FIRST_WITHOUT_CARRIAGE_RETURN
+            and any(line.endswith("\r") for line in lines)
+        ):
+            version = ".".join(map(str, nccl))
+            problems.append(
+                _wrong(
+                    "NCCL_FILE_CRLF",
+                    f"{path} has Windows line ends; NCCL {version} reads carriage returns as part of the values",
+                    f"convert it: sed -i 's/\\r$//' {path}",
+                )
+            )
+        for number, line in enumerate(lines, 1):
+            fault = _fault(line.removesuffix("\r"))
+            if fault is not None:
+                where = f"{path} line {number}: {_shown(line.strip())!r}"
+                problems.append(_wrong("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces"))
+    return problems
+
+
+def _conf_file(read: set[str], nccl: tuple[int, ...] | None, conf_file: str | None) -> list[Problem]:
+    if not conf_file:
+        return []
+    if nccl is not None and nccl < _FIRST_WITH_CONF_FILE:
+        why = f"NCCL {'.'.join(map(str, nccl))} does not read it (2.23 and later do)"
+    elif conf_file not in read:
+        why = "it cannot be read, and NCCL reads no file of the home folder instead"
+    else:
+        return []
+    return [
+        _wrong("NCCL_CONF_FILE", f"NCCL_CONF_FILE={conf_file}: {why}", "mount the file, or remove the variable")
+    ]
+
+
+def _shown(line: str) -> str:
+    """Return what may be shown of a line: of what is not NCCL's the first word, the rest can be a key."""
+    if line.startswith("NCCL_"):
+        return line[:60]
+    first = line.replace("=", " ").split()[:1]
+    return f"{first[0][:60]} ..." if first and first[0] != line else line[:60]
+
+
+def _fault(line: str) -> str | None:
+    if not line or line.startswith("#"):
+        return None
+    name, equals, value = line.partition("=")
+    if not equals:
+        return "sets nothing" if line.strip() else None
+    if name != name.strip():
+        return f"sets a variable whose name has a space in it ({name!r}), which nobody reads"
+    if value != value.strip():
+        return "sets a value with a space before or behind it"
+    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_VALUE_BYTES:
+        return f"has a value of more than {_LONGEST_VALUE_BYTES} bytes, the rest is lost"
+    return None
+
+
+def _wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, CONFIGURATION)

@@ -1,0 +1,1 @@
+"""Recorded nodes: what ``--save-snapshot`` writes and ``--snapshot`` replays."""

@@ -1,0 +1,1 @@
+"""Doing it: late hardware, the wait for the group, the handover to SGLang."""

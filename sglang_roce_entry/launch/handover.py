@@ -1,0 +1,169 @@
+"""Becoming SGLang: signals, limits, descriptors, ``execvpe``; and the way out when that is not to be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+from sglang_roce_entry.problems import CANNOT_EXECUTE, NOT_FOUND, EntryError, Interrupted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+    from typing import NoReturn
+
+TERMINATION_LOG = "/dev/termination-log"
+_TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
+
+
+#: An exception that a handler raises is dropped if it happens to run inside a destructor or a callback
+#: of the C library's; so it is raised again until it comes through.
+_AGAIN_S = 0.2
+
+
+class SignalGuard:
+    """Makes SIGTERM and SIGINT end whatever is being waited for, also for PID 1, which ignores them otherwise."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    def install(self) -> None:
+        """Raise ``Interrupted`` in the main thread from now on."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+        signal.signal(signal.SIGINT, self._interrupt)
+        # A blocked signal stays blocked across exec: what started this may have left it so.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGALRM})
+
+    def _interrupt(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
+        raise Interrupted(number)
+
+    def _again(self, _number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if a signal came and its exception was lost."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def stand_down(self) -> None:
+        """Raise no more: the interruption has come through, and a second signal changes nothing."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._received = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def raise_memlock() -> None:
+    """Raise the soft limit on locked memory to the hard one; a child inherits it."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    except (OSError, ValueError):
+        return  # forbidden by a seccomp profile: the plan has judged the limit already
+
+
+def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """Become ``argv``. Raises :class:`~sglang_roce_entry.problems.EntryError` (126, 127) if that fails.
+
+    Dispositions are set back to their defaults (CPython leaves SIGPIPE and SIGXFSZ ignored, and what
+    is ignored stays so across exec), the mask is emptied, and no descriptor but 0, 1 and 2 survives.
+    """
+    _flush()
+    _close_on_exec()
+    handlers = _default_signals()
+    try:
+        os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606 - the purpose of this program
+    except OSError as failure:
+        _restore(handlers)
+        raise _not_executed(argv[0], failure) from failure
+    except ValueError as failure:  # a NUL byte in an argument or a variable
+        _restore(handlers)
+        raise EntryError(
+            "EXEC", f"cannot execute {argv[0]!r}: {failure}", "correct the arguments", CANNOT_EXECUTE
+        ) from failure
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # closed when the interpreter started
+                stream.flush()
+        except (OSError, ValueError):
+            continue  # a stream that nobody reads must not keep SGLang from starting
+
+
+def _not_executed(name: str, failure: OSError) -> EntryError:
+    if failure.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = "check the spelling, the PATH of the image, and the interpreter line of a script"
+        return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
+    reason = failure.strerror or str(failure)
+    if failure.errno == errno.E2BIG:
+        hint = "arguments and environment are larger than the kernel takes"
+    else:
+        hint = "check the file's mode and architecture"
+    return EntryError("EXEC", f"cannot execute {name!r}: {reason}", hint, CANNOT_EXECUTE)
+
+
+def _close_on_exec() -> None:
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        if descriptor > 2:
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError:
+                continue  # the one of the listing itself
+
+
+def _default_signals() -> dict[int, object]:
+    previous: dict[int, object] = {}
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        try:
+            previous[number] = signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # reserved by the C library
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return previous
+
+
+def _restore(handlers: Mapping[int, object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = handlers.get(number)
+        if callable(handler):
+            signal.signal(number, handler)
+
+
+def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:
+    """Write ``text``, its first 4,096 bytes, where the kubelet put the file; create none."""
+    data = text.encode("utf-8", "backslashreplace")[:_TERMINATION_LOG_BYTES]
+    data = data.decode("utf-8", "ignore").encode()  # the cut may have split a character
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # not in Kubernetes, or not writable
+    try:
+        os.write(descriptor, data)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def linger(seconds: float, say: Callable[[str], None], pause: Callable[[float], None]) -> None:
+    """Pause before a fatal exit, so that the log can be read before the pod is deleted with it."""
+    if seconds > 0:
+        say(f"exiting in {seconds:g} s, so that this log can be read (--linger)")
+        pause(seconds)

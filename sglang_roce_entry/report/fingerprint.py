@@ -1,0 +1,114 @@
+"""One line per pod that is the same on equal nodes: ``kubectl logs -l ... | grep fingerprint``.
+
+Nothing in it depends on the rank, the addresses or the time, so the node that differs stands out.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.server.spellings import find_option, redacted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sglang_roce_entry.fabric.choice import PortRow
+    from sglang_roce_entry.plan.plan import Plan
+
+#: What differs between the nodes of a group by design.
+_OF_THE_NODE = ("node_rank", "host")
+
+
+def fingerprint(plan: Plan) -> str:
+    """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
+    rows = [row for row in plan.fabric.ports if row.decision.used]
+    facts = plan.facts
+    labels = [row.decision.label for row in rows] or list(plan.fabric.selection.infiniband)
+    parts = [
+        f"hcas={len(labels)}:{_names(labels) if labels else 'none'}",
+        f"rails={_joined(_rail(row) for row in rows)}",
+        f"gbps={_joined(f'{row.decision.port.rate_gbps or 0:g}' for row in rows)}",
+        f"mtu={_joined(_mtu(row, plan) for row in rows)}",
+        f"family={_joined(f'ipv{ip_address(row.gid).version}' for row in rows if row.gid)}",
+        f"index={_index(plan)}",
+        f"nccl={','.join(facts.nccl_versions or ()) or '-'}",
+        f"sglang={facts.sglang_version or '-'}",
+        f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
+        f"args={_digest(plan)}",
+    ]
+    if plan.fabric.plugin is not None:
+        parts.insert(1, f"plugin={plan.fabric.plugin.replace(' ', '-')}")
+    return " ".join(parts)
+
+
+def _names(labels: Iterable[str]) -> str:
+    """Return ``mlx5_[0-3]:1`` for consecutive names, else a comma list."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    plain = []
+    for label in sorted(labels, key=natural_key):
+        device, _, port = label.rpartition(":")
+        stem = device.rstrip("0123456789")
+        number = device[len(stem) :]
+        if number and (number == "0" or not number.startswith("0")):
+            groups.setdefault((stem, port), []).append(int(number))
+        else:
+            plain.append(label)
+    for (stem, port), numbers in groups.items():
+        runs: list[list[int]] = []
+        for value in numbers:
+            if runs and value == runs[-1][-1] + 1:
+                runs[-1].append(value)
+            else:
+                runs.append([value])
+        texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+        plain.append(f"{stem}[{','.join(texts)}]:{port}" if len(numbers) > 1 else f"{stem}{texts[0]}:{port}")
+    return ",".join(plain)
+
+
+def _joined(values: Iterable[str]) -> str:
+    """Return the different values, each once."""
+    return ",".join(sorted(dict.fromkeys(values), key=natural_key)) or "-"
+
+
+def _rail(row: PortRow) -> str:
+    choice = next((one for one in row.decision.choices if one.gid.index == row.gid_index), None)
+    return str(choice.network) if choice is not None and choice.network is not None else "foreign"
+
+
+def _mtu(row: PortRow, plan: Plan) -> str:
+    return next((str(one.mtu) for one in plan.facts.interfaces if one.name == row.netdev), "-")
+
+
+def _index(plan: Plan) -> str:
+    variable = next((one for one in plan.variables if one.name == "NCCL_IB_GID_INDEX"), None)
+    if variable is None:
+        return "-"
+    return variable.value if variable.value is not None else "withheld"
+
+
+def _digest(plan: Plan) -> str:
+    """Return a check sum of the user's arguments, without secrets and what differs by node."""
+    from binascii import crc32  # psutil has loaded it, unlike zlib
+
+    if plan.command is None:
+        return "-"
+    kept = _shared(redacted(plan.command.user))
+    return f"{crc32(chr(0).join(kept).encode('utf-8', 'surrogateescape')):08x}"
+
+
+def _shared(argv: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for token in argv:
+        if skip and not token.startswith("--"):
+            skip = False
+            continue
+        name, equals, _ = token.partition("=")
+        option = find_option(name) if name.startswith("--") else None
+        skip = option is not None and option.dest in _OF_THE_NODE
+        if not skip:
+            kept.append(token)
+        skip = skip and not equals
+    return kept

@@ -1,0 +1,1 @@
+"""``--probe``: is the server of this pod alive, ready, started?"""
