@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from time import gmtime, strftime, time
+from typing import TextIO
 
-from sglang_roce_entry.problems import USAGE, EntryError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TextIO
-
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.problems import USAGE, EntryError, Problem
 
 PREFIX = "sglang-roce-entry:"
 
@@ -52,7 +49,6 @@ def write_stdout(product: str | bytes) -> None:
 
 
 def _not_written(why: str) -> EntryError:
-    from sglang_roce_entry.problems import EntryError
 
     return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
 
@@ -84,8 +80,6 @@ class Log:
             return  # started without a stderr, which must not keep SGLang from starting
         line = one_line(message)
         if self.form == "json":
-            import json
-
             document = {"time": _now(), "level": level, "message": line, **fields}
             text = json.dumps(document, ensure_ascii=True)
         else:
@@ -99,7 +93,6 @@ class Log:
 
 def _now() -> str:
     """Return the time in UTC, as RFC 3339 writes it, with milliseconds."""
-    from time import gmtime, strftime, time
 
     now_s = time()
     return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(now_s))}.{int(now_s % 1 * 1000):03d}Z"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.records import dataclass
+from dataclasses import dataclass
 
 OK = 0
 UNHEALTHY = 1

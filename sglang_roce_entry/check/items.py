@@ -6,16 +6,13 @@ ends a launch is a failure, and it carries the code that the launch would end wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
 from sglang_roce_entry.host.check_facts import Inspection
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK as EXIT_OK
-from sglang_roce_entry.records import dataclass, field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.plan.plan import Plan
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.problems import Problem
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 

@@ -5,24 +5,17 @@ Everything outside is passed in (:class:`Outside`), and no step begins after the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
 from sglang_roce_entry.group.endpoint import literal
-from sglang_roce_entry.group.names import NotResolved
-from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT
-from sglang_roce_entry.problems import CONFIGURATION, DEADLINE
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from sglang_roce_entry.group.connect import Probe
-    from sglang_roce_entry.group.names import Addresses
-    from sglang_roce_entry.group.path_mtu import PathMtu
-    from sglang_roce_entry.host.facts import IpAddress
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.group.names import Addresses, NotResolved
+from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
+from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, Problem
 
 NAME, PORT, MTU, GROUP, PORTS = "leader name", "leader port", "path mtu", "workers", "ports"
 #: The live lines, which a replay does not have.

@@ -5,10 +5,7 @@ from __future__ import annotations
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.host.installed import parse_version
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.problems import Problem
 
 _GIB = 1 << 30
 #: docker's and containerd's own 64 MiB are too small for NCCL and SGLang's processes.

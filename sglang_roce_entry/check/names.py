@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
 from sglang_roce_entry.group.endpoint import literal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.problems import Problem
 
 CLUSTER_DNS = "dnsPolicy: ClusterFirstWithHostNet"
 

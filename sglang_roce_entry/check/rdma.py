@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
+from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
-from sglang_roce_entry.host.facts import ACTIVE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.fabric.choice import PortRow
-    from sglang_roce_entry.host.facts import Interface
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.host.facts import ACTIVE, Interface
+from sglang_roce_entry.problems import Problem
 
 #: Which item a plan without usable ports is said under: by what came furthest.
 _PLACE = (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from time import monotonic
+from typing import Any
 
 from sglang_roce_entry import problems as errors
 from sglang_roce_entry.check import command as launch
@@ -11,21 +13,19 @@ from sglang_roce_entry.check import environment as variables
 from sglang_roce_entry.check import leader_path as way
 from sglang_roce_entry.check import memory, names, rdma, versions
 from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
+from sglang_roce_entry.command.command_line import Invocation
+from sglang_roce_entry.command.settings import Settings
+from sglang_roce_entry.group.connect import connect_any, port_is_free
+from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.check_facts import inspect
+from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.launch import gather, look_and_plan
 from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import as_json
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
-
-    from sglang_roce_entry.command.command_line import Invocation
-    from sglang_roce_entry.command.settings import Settings
-    from sglang_roce_entry.host.collect import Host
-    from sglang_roce_entry.host.facts import HostFacts, IpAddress
-    from sglang_roce_entry.problems import EntryError
+from sglang_roce_entry.server.running import running_here
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
@@ -71,7 +71,6 @@ def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
     """Return what the own host name resolves to, ``None`` in a replay or while no resolver answers."""
     if not host.live:
         return None
-    from sglang_roce_entry.group.names import NotResolved, Resolver
 
     try:
         return Resolver().addresses(os.uname().nodename, _OWN_NAME_S)
@@ -80,9 +79,6 @@ def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
 
 
 def _outside(host: Host, facts: HostFacts, started: float) -> way.Outside:
-    from sglang_roce_entry.group.connect import connect_any, port_is_free
-    from sglang_roce_entry.group.names import Resolver
-    from sglang_roce_entry.group.path_mtu import path_mtu
 
     def mtu_towards(address: IpAddress) -> int | None:
         route = host.answers.route(address, facts.interfaces)
@@ -101,7 +97,6 @@ def _outside(host: Host, facts: HostFacts, started: float) -> way.Outside:
 
 
 def _server_runs() -> int | None:
-    from sglang_roce_entry.server.running import running_here
 
     servers = running_here().servers
     return servers[0][0].pid if servers else None

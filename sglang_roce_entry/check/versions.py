@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sglang_roce_entry.check.items import (
     CheckItem,
     Examined,
@@ -14,14 +16,8 @@ from sglang_roce_entry.check.items import (
     warn,
 )
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.problems import CONFIGURATION
+from sglang_roce_entry.problems import CONFIGURATION, Problem
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.problems import Problem
 
 #: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
 _PROVIDERS = {

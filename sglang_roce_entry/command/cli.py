@@ -5,19 +5,24 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
+from collections.abc import Mapping, Sequence
 
 from sglang_roce_entry import problems as errors
+from sglang_roce_entry.check.run import refusal
+from sglang_roce_entry.command.command_line import Invocation, asks_for_a_mode, parse_command_line
+from sglang_roce_entry.command.manual import help_text, version_text
+from sglang_roce_entry.command.modes import run_mode
+from sglang_roce_entry.command.settings import Settings, parse_duration_s, read_settings
+from sglang_roce_entry.host.collect import live_host
+from sglang_roce_entry.host.snapshot.snapshot import load
+from sglang_roce_entry.launch import handover
+from sglang_roce_entry.launch.handover import SignalGuard
+from sglang_roce_entry.launch.launch import Launcher, PlanRefused, gather
 from sglang_roce_entry.log import Log, one_line, squeezed, write_stdout
+from sglang_roce_entry.plan.plan import BARE_WORD
 from sglang_roce_entry.problems import EntryError, Interrupted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.command.command_line import Invocation
-    from sglang_roce_entry.command.settings import Settings
-    from sglang_roce_entry.launch.handover import SignalGuard
-    from sglang_roce_entry.server.probe.kinds import Verdict
+from sglang_roce_entry.server.probe.kinds import Verdict, cannot_tell, run_probe
 
 _KUBERNETES_LINGER_S = 15.0
 _GARBAGE_AFTER = 50_000  # objects; a long wait comes to it in the end
@@ -91,39 +96,27 @@ class _Run:
         self._arguments: tuple[str, ...] = ()
 
     def start(self, arguments: tuple[str, ...]) -> int:
-        from sglang_roce_entry.command.command_line import parse_command_line
 
         self._arguments = arguments
         self._launching = not _names_a_mode(arguments)
         if self._launching:
-            from sglang_roce_entry.launch.handover import SignalGuard
-
             self.guard = SignalGuard()
             self.guard.install()
         invocation = self._invocation = parse_command_line(arguments)
         if invocation.mode == "help":
-            from sglang_roce_entry.command.manual import help_text
-
             return _print(help_text())
         if invocation.mode == "version":
-            from sglang_roce_entry.command.manual import version_text
-
             return _print(version_text())
         return self._with_settings(invocation)
 
     def _with_settings(self, invocation: Invocation) -> int:
-        from sglang_roce_entry.command.settings import read_settings
 
         environ = dict(self._environ)
         if invocation.mode == "probe":
             return self._probe(invocation, read_settings(invocation.flags, environ, invocation.policy, _read_text))
-        from sglang_roce_entry.host.collect import live_host
-        from sglang_roce_entry.plan.plan import BARE_WORD
 
         self._launching = invocation.mode is None and invocation.form != BARE_WORD
         if invocation.snapshot is not None:
-            from sglang_roce_entry.host.snapshot.snapshot import load
-
             host, recorded = load(invocation.snapshot)
             environ = {**recorded, **environ}
         else:
@@ -131,34 +124,25 @@ class _Run:
         settings = read_settings(invocation.flags, environ, invocation.policy, _read_text)
         self._settings = settings
         self.log = Log(settings.log_format)
-        from sglang_roce_entry.launch.launch import Launcher, gather
 
         if invocation.mode is None:
             inputs, stages = gather(invocation, settings, environ, host)
             Launcher(inputs, stages, host, self.log, self.guard).run()
-        from sglang_roce_entry.command.modes import run_mode
 
         return run_mode(invocation, settings, environ, host, self.log)
 
     @staticmethod
     def _probe(invocation: Invocation, settings: Settings) -> int:
-        from sglang_roce_entry.server.probe.kinds import run_probe
 
         return _probed(run_probe(invocation.mode_value, invocation.rest, settings.probe_timeout))
 
     def fail(self, failure: EntryError) -> int:
         """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
-        from sglang_roce_entry.launch import handover
-        from sglang_roce_entry.launch.launch import PlanRefused
 
         if self._invocation is not None and self._invocation.mode == "check" and failure.code != "OUTPUT":
-            from sglang_roce_entry.check.run import refusal
-
             _print(refusal(failure, self._invocation.mode_value))
             return failure.exit_code
         if self._invocation is not None and self._invocation.mode == "probe":
-            from sglang_roce_entry.server.probe.kinds import cannot_tell
-
             return _probed(cannot_tell(self._invocation.mode_value, f"{failure.message}; {failure.hint}"))
         said = isinstance(failure, PlanRefused)
         if not said:
@@ -167,8 +151,6 @@ class _Run:
             return failure.exit_code
         handover.write_termination_log(_termination_text(failure))
         try:
-            import time
-
             handover.linger(self._linger_s(), self.log.say, time.sleep)
         except Interrupted as interrupted:
             self.stand_down()
@@ -178,7 +160,6 @@ class _Run:
     def _was_to_be_a_mode(self) -> bool:
         if self._invocation is not None:
             return False
-        from sglang_roce_entry.command.command_line import asks_for_a_mode
 
         return asks_for_a_mode(self._arguments)
 
@@ -191,7 +172,6 @@ class _Run:
         chosen = self._settings.linger if self._settings is not None else None
         if chosen is None and self._settings is None:
             # The settings themselves were wrong: this one may still be right.
-            from sglang_roce_entry.command.settings import parse_duration_s
 
             try:
                 flag = self._invocation.flags.get("linger", "").strip() if self._invocation is not None else ""
@@ -220,7 +200,6 @@ def _names_a_mode(arguments: tuple[str, ...]) -> bool:
 
 
 def _termination_text(failure: EntryError) -> str:
-    from sglang_roce_entry.launch.launch import PlanRefused
 
     # A long value must push neither the code nor the remedy over the edge.
     lines = [

@@ -6,14 +6,14 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
 from sglang_roce_entry.command.settings import BY_FLAG, Setting
 from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
 from sglang_roce_entry.problems import UsageError
-from sglang_roce_entry.records import dataclass, field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from sglang_roce_entry.server.spellings import find_option
 
 #: Modes: the formats behind "=", or what value they need.
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
@@ -233,7 +233,6 @@ def _refuse_misspelling(token: str) -> None:
             name = token.partition("=")[0]  # what stands behind it may be a key
             raise UsageError(f"{name} is no option", "see --help; SGLang has no short options but -h")
         return
-    from sglang_roce_entry.server.spellings import find_option
 
     name = token.partition("=")[0]
     if find_option(name) is not None or name in _all_ours():
@@ -244,7 +243,6 @@ def _refuse_misspelling(token: str) -> None:
     similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
     if not similar:
         return
-    from difflib import get_close_matches
 
     close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
     if close:

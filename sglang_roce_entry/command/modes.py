@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from sglang_roce_entry.check import run
+from sglang_roce_entry.check.run import own_name_addresses
+from sglang_roce_entry.command.command_line import Invocation
+from sglang_roce_entry.command.settings import Settings
+from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.host.snapshot.snapshot import pack, record
 from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
-from sglang_roce_entry.log import write_stdout
+from sglang_roce_entry.log import Log, write_stdout
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK, USAGE, EntryError
 from sglang_roce_entry.report import text as report
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sglang_roce_entry.command.command_line import Invocation
-    from sglang_roce_entry.command.settings import Settings
-    from sglang_roce_entry.host.collect import Host
-    from sglang_roce_entry.host.facts import IpAddress
-    from sglang_roce_entry.log import Log
-    from sglang_roce_entry.plan.plan import Plan
 
 
 def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
@@ -43,7 +41,6 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
 
 
 def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
-    from sglang_roce_entry.check import run
 
     items, code = run.run_check(invocation, settings, environ, host)
     write_stdout(run.rendered(items, code, invocation.mode_value))
@@ -74,8 +71,6 @@ def _save(
     log: Log,
 ) -> int:
     target, kept = invocation.mode_value, invocation.keep_identifiers
-    from sglang_roce_entry.check.run import own_name_addresses
-    from sglang_roce_entry.host.snapshot.snapshot import pack, record
 
     own_name = own_name_addresses(host)
     files, links, facts = record(

@@ -5,17 +5,16 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from ipaddress import ip_network
+from typing import Any
 
+from sglang_roce_entry.fabric.constraints import IpNetwork
+from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.problems import ConfigurationError, UsageError
-from sglang_roce_entry.records import dataclass, field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
+from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
 PREFIX = "SGLANG_ROCE_"
 _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
@@ -126,7 +125,6 @@ def _parse_gpus(text: str) -> int | None:
 
 
 def _parse_selector(text: str) -> str:
-    from sglang_roce_entry.fabric.nccl.selector import parse_selector
 
     if not parse_selector(text).entries:
         raise ValueError("names no device (=mlx5_0:1,mlx5_1:1 exact, mlx5 a prefix, ^mlx5_9 all but)")
@@ -296,14 +294,12 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, Setting]) -> str:
-    from difflib import get_close_matches
 
     close = get_close_matches(name, list(known), n=1, cutoff=0.0)
     return f"did you mean {close[0]}?" if close else "remove it"
 
 
 def _read_policy(path: str, read_file: Callable[[str], str]) -> dict[str, str]:
-    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
     try:
         document = yaml_document(read_file(path))

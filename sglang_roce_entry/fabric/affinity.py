@@ -6,14 +6,11 @@ bridge), PHB (one host bridge), NODE (one NUMA node), SYS (across sockets).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.host.facts import Gpu, Gpus, Hca
 from sglang_roce_entry.host.rdma import is_pci_address
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from sglang_roce_entry.host.facts import Gpu, Gpus, Hca
 
 PIX, PXB, PHB, NODE, SYS = range(5)
 CLASS_NAMES = ("PIX", "PXB", "PHB", "NODE", "SYS")

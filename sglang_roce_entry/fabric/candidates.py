@@ -8,17 +8,12 @@ names that its own interfaces may have as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from sglang_roce_entry.host.facts import ROCE_V2, Gid, Interface
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
-    from sglang_roce_entry.host.facts import IpAddress, Port
+from sglang_roce_entry.fabric.constraints import IpNetwork
+from sglang_roce_entry.host.facts import ROCE_V2, Gid, Interface, IpAddress, Port
 
 _IPV4_LINK_LOCAL = IPv4Network("169.254.0.0/16")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, FabricPolicy, Reason
 from sglang_roce_entry.fabric.consumers import nccl as user_values
@@ -19,18 +22,10 @@ from sglang_roce_entry.fabric.consumers.variables import (
 from sglang_roce_entry.fabric.gids import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import parse_c_integer
-from sglang_roce_entry.fabric.rules import Selection, select_ports
-from sglang_roce_entry.records import dataclass, replace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.nccl.settings import Given
-    from sglang_roce_entry.fabric.rules import PortDecision
-    from sglang_roce_entry.host.facts import Gpus, HostFacts
-    from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.fabric.nccl.settings import Given, parse_c_integer
+from sglang_roce_entry.fabric.rules import PortDecision, Selection, select_ports
+from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sglang_roce_entry.fabric.nccl.selector import Selector
+from sglang_roce_entry.fabric.nccl.selector import Selector
 
 IpNetwork = IPv4Network | IPv6Network
 

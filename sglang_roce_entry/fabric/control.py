@@ -6,14 +6,11 @@ SGLang asks for the route to 8.8.8.8. On a node with several interfaces these th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.host.facts import Interface, IpAddress, Route
 from sglang_roce_entry.problems import CONFIGURATION, Problem, error, warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.host.facts import Interface, IpAddress, Route
 
 
 @dataclass(frozen=True, slots=True)

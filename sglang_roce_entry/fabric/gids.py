@@ -7,9 +7,11 @@ indices differ it must not be set; whether NCCL then chooses right is asked of t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
-from sglang_roce_entry.fabric.constraints import Reason
+from sglang_roce_entry.fabric.constraints import IpNetwork, Reason
 from sglang_roce_entry.fabric.nccl.scan import (
     AF_INET,
     AF_INET6,
@@ -18,15 +20,8 @@ from sglang_roce_entry.fabric.nccl.scan import (
     ScanSettings,
     predict_gid_index,
 )
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,10 @@ SGLang computes no affinity, and no two libraries compute the same one; what is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sglang_roce_entry.fabric.affinity import Affinity, distance
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.host.facts import Gpu, Hca
+from sglang_roce_entry.host.facts import Gpu, Hca
 
 
 def pair(gpus: Sequence[Gpu], hcas: Sequence[Hca], first: Sequence[int] = (), note: str | None = None) -> Affinity:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.fabric.constraints import Reason
+from collections.abc import Sequence
+
+from sglang_roce_entry.fabric.constraints import FabricPolicy, Reason
+from sglang_roce_entry.fabric.rules import Selection
+from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, warning
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.fabric.constraints import FabricPolicy
-    from sglang_roce_entry.fabric.rules import Selection
-    from sglang_roce_entry.host.facts import HostFacts
 
 #: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.
 _FATAL_MEMLOCK_BYTES = 64 << 20

@@ -7,21 +7,25 @@ both ways.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.candidates import GidView, OwnGid, routable, view_gids
-from sglang_roce_entry.fabric.constraints import OFF, FabricPolicy, Reason
-from sglang_roce_entry.host.facts import ACTIVE, CHANNEL_ADAPTER, ROCE_V2, Gpus, Hca, HostFacts, Port
+from sglang_roce_entry.fabric.constraints import OFF, FabricPolicy, IpNetwork, Reason
+from sglang_roce_entry.host.facts import (
+    ACTIVE,
+    CHANNEL_ADAPTER,
+    ROCE_V2,
+    Gid,
+    Gpus,
+    Hca,
+    HostFacts,
+    Interface,
+    Port,
+)
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning, warning
-from sglang_roce_entry.records import dataclass, replace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
-    from sglang_roce_entry.host.facts import Gid, Interface
 
 
 @dataclass(frozen=True, slots=True)

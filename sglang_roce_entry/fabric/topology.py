@@ -11,16 +11,14 @@ A GPU or HCA that the file does not name keeps the place that the kernel shows, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from xml.etree import ElementTree
+
+from sglang_roce_entry.host.facts import Gpus, HostFacts
 from sglang_roce_entry.host.rdma import is_pci_address
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
-from sglang_roce_entry.records import dataclass, replace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
-
-    from sglang_roce_entry.host.facts import Gpus, HostFacts
 
 #: PCI classes of what is paired here: display and 3D controllers, network controllers, accelerators.
 _GPU_CLASSES = ("0x03", "0x12")
@@ -52,7 +50,6 @@ class Placed:
 
 def parse_topology(text: str) -> dict[str, Place]:
     """Return the place of every PCI function by its bus id. Raises :class:`TopologyError`."""
-    from xml.etree import ElementTree
 
     if "<!" in text.replace("<!--", ""):
         # NCCL's own parser knows no declarations, and entities are how XML is made to explode.

@@ -9,15 +9,12 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
 
 from sglang_roce_entry.group.endpoint import literal
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from ipaddress import IPv4Address, IPv6Address
 
 ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
 

@@ -8,13 +8,11 @@ all is one node; half of it is an error, never a default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from sglang_roce_entry.group.endpoint import EndpointError, literal, parse_host
 from sglang_roce_entry.problems import ConfigurationError, Problem, warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _LABEL = "leaderworkerset.sigs.k8s.io/"
 _MAX_GROUP_SIZE = 100_000

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from time import monotonic
 
 from sglang_roce_entry.group.endpoint import literal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Addresses = tuple[IPv4Address | IPv6Address, ...]
 

@@ -11,14 +11,10 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
-
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from ipaddress import IPv4Address, IPv6Address
 
 FULL, SMALLER, BLACK_HOLE, SILENT = "full", "smaller", "black hole", "silent"
 

@@ -7,32 +7,29 @@ deadline is ever passed, also not by a resolver that hangs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from random import uniform
 from time import monotonic, sleep
+from typing import Protocol, TypeVar
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any, port_is_free
+from tenacity import RetryCallState
+
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe, connect_any, port_is_free
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
-from sglang_roce_entry.records import dataclass
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
-    from typing import Protocol, TypeVar
+IpAddress = IPv4Address | IPv6Address
+Result = TypeVar("Result")
 
-    from tenacity import RetryCallState
 
-    from sglang_roce_entry.group.connect import Probe
+class Say(Protocol):
+    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
 
-    IpAddress = IPv4Address | IPv6Address
-    Result = TypeVar("Result")
-
-    class Say(Protocol):
-        """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
-
-        def __call__(self, message: str, **fields: object) -> None:
-            """Write ``message``."""
+    def __call__(self, message: str, **fields: object) -> None:
+        """Write ``message``."""
 
 
 #: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
@@ -137,7 +134,6 @@ def wait_until(
         if around.clock() >= deadline:
             raise
         first = not_yet
-    from random import uniform
 
     from tenacity import Retrying, retry_if_exception_type, wait_exponential
 

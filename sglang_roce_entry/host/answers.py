@@ -5,19 +5,19 @@ A live host asks the kernel; a replayed one reads the recorded ``facts.json``.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import pwd
+import resource
 import stat
+from collections.abc import Mapping
+from typing import Any
 
-from sglang_roce_entry.host.facts import Route
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.facts import Interface, IpAddress
+from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.facts import Interface, IpAddress, Route
+from sglang_roce_entry.host.installed import mooncake_version, nccl_versions, sglang_version
+from sglang_roce_entry.host.network import live_interfaces, route_source
 
 #: Index of CAP_IPC_LOCK in include/uapi/linux/capability.h.
 _CAP_IPC_LOCK_BIT = 14
@@ -37,7 +37,6 @@ class LiveAnswers:
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Return the interfaces of this network namespace."""
-        from sglang_roce_entry.host.network import live_interfaces
 
         return live_interfaces()
 
@@ -82,7 +81,6 @@ class LiveAnswers:
 
     def memlock(self) -> tuple[bool, int | None]:
         """Return the hard limit: the launcher raises the soft one to it."""
-        import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         return True, None if hard == resource.RLIM_INFINITY else hard
@@ -104,7 +102,6 @@ class LiveAnswers:
 
     def libibverbs(self) -> str | None:
         """Load libibverbs as NCCL does and return ``ok`` or the loader's message."""
-        import ctypes
 
         problem = ""
         for name in _LIBIBVERBS:
@@ -118,19 +115,16 @@ class LiveAnswers:
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
         """Return the installed versions of NCCL."""
-        from sglang_roce_entry.host.installed import nccl_versions
 
         return nccl_versions(environ)
 
     def sglang(self) -> tuple[bool | None, str | None]:
         """Return whether SGLang is installed in this interpreter, and its version."""
-        from sglang_roce_entry.host.installed import sglang_version
 
         return sglang_version()
 
     def mooncake(self) -> str | None:
         """Return the installed version of Mooncake's transfer engine."""
-        from sglang_roce_entry.host.installed import mooncake_version
 
         return mooncake_version()
 
@@ -160,7 +154,6 @@ class LiveAnswers:
 
     def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
         """Return the interface and source address that the kernel uses towards ``address``."""
-        from sglang_roce_entry.host.network import route_source
 
         source = route_source(address)
         if source is None:
@@ -178,7 +171,6 @@ class LiveAnswers:
 
 
 def _passwd_home() -> str | None:
-    import pwd
 
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sglang_roce_entry.host.facts import Interface, IpAddress, Route
+from sglang_roce_entry.host.facts import Interface, IpAddress, Route
 
 
 class Tree(Protocol):

@@ -6,20 +6,17 @@ No decision of a launch rests on these facts, and a launch does not read them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
+from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.facts import Hca, IpAddress
+from sglang_roce_entry.host.installed import installed_versions
 from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
-from sglang_roce_entry.records import dataclass, field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
-
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.collect import Host
-    from sglang_roce_entry.host.facts import Hca, IpAddress
 
 #: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
 _PEER_MEMORY = (
@@ -138,7 +135,6 @@ def inspect(
 
 
 def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
-    from sglang_roce_entry.host.installed import installed_versions
 
     total, free = _shared_memory()
     return {

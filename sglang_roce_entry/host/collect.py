@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from sglang_roce_entry.host.answers import LiveAnswers
-from sglang_roce_entry.host.facts import HostFacts
+from sglang_roce_entry.host.asked import Answers, Tree
+from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
+from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.host.tree import DiskTree
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sglang_roce_entry.host.asked import Answers, Tree
-    from sglang_roce_entry.host.facts import Hca, Interface
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
@@ -59,7 +56,6 @@ def collect(
 
     ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
     """
-    from sglang_roce_entry.host.installed import parse_version
 
     hcas, interfaces, unreadable = read_fabric(host) if rdma else ((), host.answers.interfaces(), {})
     known, memlock = host.answers.memlock()

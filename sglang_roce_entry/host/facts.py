@@ -5,13 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-
-from sglang_roce_entry.records import dataclass, field
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 #: The exact strings of the kernel (drivers/infiniband/core/sysfs.c, gid_attr_show_type).
 ROCE_V1 = "IB/RoCE v1"

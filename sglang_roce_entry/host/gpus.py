@@ -7,16 +7,14 @@ PCI address, the minor number and the UUID of each. AMD: the nodes of the KFD to
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.collect import Host
 from sglang_roce_entry.host.facts import Gpu, Gpus
 from sglang_roce_entry.host.rdma import CLASS
 from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
 from sglang_roce_entry.natural import natural_key
-from sglang_roce_entry.records import replace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.collect import Host
 
 _NVIDIA_NODE = "/dev/nvidia"
 _NVIDIA_PROC = "/proc/driver/nvidia/gpus"

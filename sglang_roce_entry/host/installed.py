@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from importlib.util import find_spec
 
 #: The wheels that carry libnccl.so.2, by CUDA release.
 NCCL_DISTRIBUTIONS = ("nvidia-nccl-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu11")
@@ -83,7 +82,6 @@ def mooncake_version(paths: Iterable[str] | None = None) -> str | None:
 
 def sglang_version() -> tuple[bool, str | None]:
     """Return whether this interpreter can run ``-m sglang.launch_server``, and SGLang's version."""
-    from importlib.util import find_spec
 
     try:
         spec = find_spec("sglang")  # a top-level name: nothing is imported
@@ -115,7 +113,6 @@ def _version_file(places: list[str]) -> str | None:
 
 
 def _metadata_version() -> str | None:
-    from importlib import metadata
 
     try:
         return metadata.version("sglang")

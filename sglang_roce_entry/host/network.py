@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
-from sglang_roce_entry.host.facts import Interface
+from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.facts import Interface, IpAddress, IpInterface
 from sglang_roce_entry.host.tree import names_or_empty
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.problems import ConfigurationError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.facts import IpAddress, IpInterface
 
 #: Linux's IFNAMSIZ less the NUL; names in /sys/class/net that are no interface (bonding_masters)
 #: are plain files there.

@@ -8,18 +8,13 @@ EINVAL; a driver may also hide the slots of another network namespace in just th
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
-from sglang_roce_entry.host.facts import Gid, Hca, Port
+from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.facts import Gid, Hca, IpAddress, Port
 from sglang_roce_entry.host.tree import ABSENT, attribute_or_none, names_or_empty
 from sglang_roce_entry.natural import natural_key
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.facts import IpAddress
 
 CLASS = "/sys/class/infiniband"
 VERBS_CLASS = "/sys/class/infiniband_verbs"

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Mapping
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host.asked import Tree
 
 #: A sysfs attribute is at most one page (Documentation/filesystems/sysfs.rst).
 _ATTRIBUTE_BYTES = 4096

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from sglang_roce_entry.problems import CANNOT_EXECUTE, NOT_FOUND, EntryError, Interrupted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import FrameType
-    from typing import NoReturn
 
 TERMINATION_LOG = "/dev/termination-log"
 _TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
@@ -62,7 +60,6 @@ class SignalGuard:
 
 def raise_memlock() -> None:
     """Raise the soft limit on locked memory to the hard one; a child inherits it."""
-    import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:

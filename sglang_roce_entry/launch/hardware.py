@@ -6,20 +6,14 @@ again; a new device or link has one, and wakes the wait at once where libudev is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic, sleep
+from typing import Any
 
-from sglang_roce_entry.fabric.constraints import Reason
-from sglang_roce_entry.fabric.rules import coming, select_ports
+from sglang_roce_entry.fabric.constraints import FabricPolicy, Reason
+from sglang_roce_entry.fabric.rules import Selection, coming, select_ports
 from sglang_roce_entry.group.wait import NotYet, Surroundings, WaitPolicy, wait_until
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from sglang_roce_entry.fabric.constraints import FabricPolicy
-    from sglang_roce_entry.fabric.rules import Selection
-    from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.facts import Gpus, HostFacts
 
 #: Two reads that are to agree are this far apart: the kernel fills a table from a work queue.
 _SETTLE_S = 0.3

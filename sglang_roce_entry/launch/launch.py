@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from time import monotonic, sleep
+from typing import NoReturn
 
+from sglang_roce_entry.command.command_line import Invocation
+from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric.choice import effective_policy
 from sglang_roce_entry.fabric.constraints import REQUIRED
+from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.settings import decided_values
+from sglang_roce_entry.group import wait as waiting
+from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import parse_podinfo
-from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
+from sglang_roce_entry.host.collect import Host, collect
+from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.launch import handover
+from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
+from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.plan import (
     BARE_WORD,
     LAUNCH,
@@ -29,22 +41,9 @@ from sglang_roce_entry.plan.plan import (
     oldest_nccl,
     rdma_is_wanted,
 )
-from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
-from sglang_roce_entry.records import replace
+from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
+from sglang_roce_entry.report.text import decision_lines, environment_lines, handover_lines
 from sglang_roce_entry.server.arguments import read_arguments
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import NoReturn
-
-    from sglang_roce_entry.command.command_line import Invocation
-    from sglang_roce_entry.command.settings import Settings
-    from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
-    from sglang_roce_entry.host.collect import Host
-    from sglang_roce_entry.host.facts import IpAddress, Route
-    from sglang_roce_entry.log import Log
-    from sglang_roce_entry.problems import Problem
 
 #: A mode may look the leader's name up, but not wait for it.
 _QUICK_LOOKUP_S = 2.0
@@ -113,14 +112,11 @@ def look_up_leader(stages: Stages, host: Host) -> LeaderLookup | None:
     identity = stages.identity
     if identity is None or not identity.in_group or identity.leader is None:
         return None
-    from sglang_roce_entry.group.names import NotResolved, Resolver
 
     recorded = host.answers.resolve(identity.leader)
     if recorded is not None:
         addresses = tuple(recorded)
     elif not host.live:
-        from sglang_roce_entry.group.endpoint import literal
-
         address = literal(identity.leader)
         if address is None:
             return LeaderLookup(failure=f"{identity.leader} was not looked up when this was recorded")
@@ -222,12 +218,9 @@ class Launcher:
         policy = effective_policy(fabric_policy(inputs.settings, size), decided, oldest_nccl(inputs.facts))
         if policy.rdma != REQUIRED or inputs.settings.hca_wait <= 0:
             return False
-        from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 
         if external_plugin(decided, inputs.facts.net_plugin_paths):
             return False
-        from sglang_roce_entry.group.wait import Surroundings
-        from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 
         pending = [inputs.facts]  # the read that was made already serves as the first one
 
@@ -248,8 +241,6 @@ class Launcher:
             return None
         if wait.deadline_s == 0:
             return look_up_leader(self._stages, self._host)
-        from sglang_roce_entry.group.names import Resolver
-        from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy
 
         around = Surroundings(say=self._log.say, clock=monotonic, pause=sleep)
         # There is one leader, however many workers: alone it need not hold back.
@@ -269,7 +260,6 @@ class Launcher:
         return LeaderLookup((awaited.address,), awaited.address, awaited.only_ipv6)
 
     def _await_leader(self, plan: Plan, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
-        from sglang_roce_entry.group import wait as waiting
 
         if plan.wait is None or plan.identity is None:
             raise ValueError("nothing to wait for")
@@ -291,7 +281,6 @@ class Launcher:
         return [address.ip for interface in self._host.answers.interfaces() for address in interface.addresses]
 
     def _await_free_ports(self, plan: Plan, remaining_s: float, around: Surroundings) -> None:
-        from sglang_roce_entry.group import wait as waiting
 
         command = plan.command
         if command is None or command.dist_init is None:
@@ -301,7 +290,6 @@ class Launcher:
         waiting.await_free_ports(wanted, waiting.WaitPolicy(limit), around)
 
     def _say_decision(self, plan: Plan) -> None:
-        from sglang_roce_entry.report.text import decision_lines
 
         for line in decision_lines(plan):
             self._log.say(line)
@@ -317,7 +305,6 @@ class Launcher:
             raise PlanRefused(plan)
 
     def _become(self, plan: Plan) -> NoReturn:
-        from sglang_roce_entry.report.text import environment_lines, handover_lines
 
         if self._inputs.form == BARE_WORD:
             self._say_problems(plan.problems)

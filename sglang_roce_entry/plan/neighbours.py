@@ -6,25 +6,26 @@ SGLang's arguments, and which ports to the fabric. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.fabric import topology
 from sglang_roce_entry.fabric.affinity import Affinity
+from sglang_roce_entry.fabric.choice import FabricDecision
+from sglang_roce_entry.fabric.consumers import together as consumers
+from sglang_roce_entry.fabric.consumers import values as consumer_values
+from sglang_roce_entry.fabric.consumers.variables import VariablePlan
+from sglang_roce_entry.fabric.control import Control
+from sglang_roce_entry.fabric.nccl.files import check_files
+from sglang_roce_entry.fabric.nccl.settings import Given
+from sglang_roce_entry.fabric.pairing import pair
+from sglang_roce_entry.fabric.rules import PortDecision
+from sglang_roce_entry.host.facts import Gpu, Gpus, HostFacts
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.problems import RDMA_UNUSABLE, ConfigurationError, Problem, value_warning
-from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server import transfer as disaggregation
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.choice import FabricDecision
-    from sglang_roce_entry.fabric.consumers import together as consumers
-    from sglang_roce_entry.fabric.consumers.variables import VariablePlan
-    from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.fabric.nccl.settings import Given
-    from sglang_roce_entry.fabric.rules import PortDecision
-    from sglang_roce_entry.host.facts import Gpu, Gpus, HostFacts
-    from sglang_roce_entry.server.arguments import UserArguments
-    from sglang_roce_entry.server.gpu_count import VisibleGpus
+from sglang_roce_entry.server.arguments import UserArguments
+from sglang_roce_entry.server.gpu_count import VisibleGpus
 
 #: Variables whose values are held against the node; without any, nothing is loaded for that.
 _OF_NEIGHBOURS = ("MC_", "MOONCAKE_", "NVSHMEM_", "UCX_", "GLOO_", "NCCL_SOCKET_", "NCCL_IB_GID_INDEX")
@@ -51,12 +52,9 @@ def read_files(facts: HostFacts, gpus: Gpus, conf_file: str | None, nccl: tuple[
     """
     problems: list[Problem] = []
     if facts.nccl_files or conf_file:
-        from sglang_roce_entry.fabric.nccl.files import check_files
-
         problems += check_files(facts.nccl_files, nccl, conf_file)
     if facts.topology_file is None:
         return Files(facts, gpus, tuple(problems))
-    from sglang_roce_entry.fabric import topology
 
     placed = topology.place(facts, gpus)
     return Files(placed.facts, placed.gpus, (*problems, *placed.problems), placed.note)
@@ -94,7 +92,6 @@ def decide_neighbours(
         # No port is chosen here, so nothing is said to anybody either.
         checked = _check_given(user, facts, visible, names, {}) if names else []
         return Neighbours(affinity, transfer=_nothing_said(uses, fabric), problems=tuple(checked))
-    from sglang_roce_entry.fabric.consumers import together as consumers
 
     need = _need(uses, facts, control)
     given = user is not None and any(dest in user.values for dest in disaggregation.DESTS)
@@ -105,8 +102,6 @@ def decide_neighbours(
         devices = _device_argument(uses.kv_backend, facts, decided, affinity, ports)
     problems += consumers.put_consumers(variables, used, carrying, names, fabric.index, need)
     if any(name.startswith(_OF_NEIGHBOURS) for name in decided):
-        from sglang_roce_entry.fabric.consumers import values as consumer_values
-
         problems += consumer_values.check_consumers(decided, facts.hcas, facts.interfaces, used, need)
         problems += consumer_values.check_interfaces(decided, facts.interfaces, control)
     unusable = _unusable(fabric, {port.hca.name for port in used})
@@ -121,7 +116,6 @@ def _affinity(
     hcas = list({port.hca.name: port.hca for port in used}.values())
     if not visible.devices or not hcas:
         return Affinity(note=places)
-    from sglang_roce_entry.fabric.pairing import pair
 
     return pair(visible.devices, hcas, _gpus_in_use(user, visible.devices), places)
 
@@ -140,7 +134,6 @@ def _check_given(
 
 
 def _need(uses: disaggregation.Uses, facts: HostFacts, control: Control) -> consumers.Need:
-    from sglang_roce_entry.fabric.consumers import together as consumers
 
     by_nixl = uses.kv_backend == disaggregation.NIXL
     reads = disaggregation.nixl_reads_option(facts.sglang_version)
@@ -183,7 +176,6 @@ def _carrying(
 
     ``given``: the user has named HCAs, which stay as they are.
     """
-    from sglang_roce_entry.fabric.consumers import together as consumers
 
     version = parse_version(facts.mooncake_version)
     wrong = consumers.spoilt_ports(used, fabric.index, variables.values(), version)
@@ -209,7 +201,6 @@ def _device_argument(
     affinity: Affinity,
     ports: Sequence[PortDecision],
 ) -> disaggregation.Devices:
-    from sglang_roce_entry.fabric.consumers import together as consumers
 
     number = consumers.port_for_mooncake(ports)
     names = list(dict.fromkeys(port.hca.name for port in ports if port.port.number == number))

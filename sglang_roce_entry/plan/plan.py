@@ -5,31 +5,29 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
 from sglang_roce_entry import problems as errors
+from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric import control as control_interface
 from sglang_roce_entry.fabric.choice import FabricDecision, decide_fabric
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, FabricPolicy
 from sglang_roce_entry.fabric.consumers import nccl as user_values
 from sglang_roce_entry.fabric.consumers.variables import Variable, VariablePlan, put_control
+from sglang_roce_entry.fabric.control import Control
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.fabric.nccl.settings import decided_values
 from sglang_roce_entry.group.endpoint import bracketed
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
+from sglang_roce_entry.group.wait import life_ports
+from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.plan.neighbours import Neighbours, decide_neighbours, read_files
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem
-from sglang_roce_entry.records import dataclass, field, replace
+from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from sglang_roce_entry.command.settings import Settings
-    from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
-    from sglang_roce_entry.server.arguments import UserArguments
 
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
 
@@ -380,7 +378,6 @@ def _surroundings(inputs: PlanInputs) -> list[Problem]:
 
 
 def _wait_plan(inputs: PlanInputs, stages: Stages, command: Command | None) -> WaitPlan | None:
-    from sglang_roce_entry.group.wait import life_ports
 
     identity = stages.identity
     if identity is None or not identity.in_group or identity.leader is None:

@@ -5,17 +5,14 @@ Nothing in it depends on the rank, the addresses or the time, so the node that d
 
 from __future__ import annotations
 
+from binascii import crc32
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
+from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.server.spellings import find_option, redacted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from sglang_roce_entry.fabric.choice import PortRow
-    from sglang_roce_entry.plan.plan import Plan
 
 #: What differs between the nodes of a group by design.
 _OF_THE_NODE = ("node_rank", "host")
@@ -90,7 +87,6 @@ def _index(plan: Plan) -> str:
 
 def _digest(plan: Plan) -> str:
     """Return a check sum of the user's arguments, without secrets and what differs by node."""
-    from binascii import crc32  # psutil has loaded it, unlike zlib
 
     if plan.command is None:
         return "-"

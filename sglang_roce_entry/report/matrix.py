@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
-    from sglang_roce_entry.fabric.affinity import Affinity
-    from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.fabric.affinity import Affinity
+from sglang_roce_entry.plan.plan import Plan
 
 #: GPUs side by side in 120 columns.
 _COLUMNS = 16

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.log import one_line, squeezed
+from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.report.fingerprint import fingerprint
+from sglang_roce_entry.report.matrix import affinity_document, gpus_document, matrix_lines
 from sglang_roce_entry.server.spellings import redacted
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
-
-    from sglang_roce_entry.fabric.choice import PortRow
-    from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.server.transfer import OPTION
 
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY", "CREDENTIALS")
 
@@ -23,7 +25,6 @@ def is_secret_variable(name: str) -> bool:
 
 def as_shell(plan: Plan) -> str:
     """Return ``export`` lines for ``eval``, sorted, each with its reason as a comment."""
-    import shlex
 
     lines = []
     for variable in plan.variables:
@@ -49,8 +50,6 @@ def environment_document(plan: Plan) -> dict[str, Any]:
 
 def as_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON contract of ``--dry-run=json``, format 1."""
-    from sglang_roce_entry.report.fingerprint import fingerprint
-    from sglang_roce_entry.report.matrix import affinity_document, gpus_document
 
     identity = plan.identity
     return {
@@ -107,7 +106,6 @@ def _port_document(row: PortRow) -> dict[str, Any]:
 
 def as_json(document: Any) -> str:
     """Return a document as JSON text; what is no UTF-8 on the node is escaped."""
-    import json
 
     return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
 
@@ -124,7 +122,6 @@ def _without_secret(token: str) -> str:
 
 def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
-    from sglang_roce_entry.report.fingerprint import fingerprint
 
     who, machine = _who(plan)
     lines = [who if plan.identity is not None else "who this pod is in its group is not known", machine]
@@ -161,7 +158,6 @@ def _withheld(plan: Plan) -> dict[str, list[str]]:
 
 def handover_lines(plan: Plan) -> list[str]:
     """Return the last words of the log before SGLang."""
-    import shlex
 
     lines = []
     identity, command = plan.identity, plan.command
@@ -174,8 +170,6 @@ def handover_lines(plan: Plan) -> list[str]:
 
 def as_text(plan: Plan) -> str:
     """Return the plan for a tired person: who, what is used, what is not and why, what runs, what is wrong."""
-    from sglang_roce_entry.report.fingerprint import fingerprint
-    from sglang_roce_entry.report.matrix import matrix_lines
 
     sections = [
         _section("Who", _who(plan)),
@@ -289,7 +283,6 @@ def _wait(plan: Plan) -> list[str]:
 
 
 def _command(plan: Plan) -> list[str]:
-    import shlex
 
     if plan.argv is None:
         refused = plan.identity is None or any(problem.code == "ARGUMENT" for problem in plan.problems)
@@ -299,7 +292,6 @@ def _command(plan: Plan) -> list[str]:
         return [" ".join(shlex.quote(token) for token in argv)]
     added = len(plan.command.added)
     head, ours, user = argv[:3], argv[3 : 3 + added], argv[3 + added :]
-    from sglang_roce_entry.server.transfer import OPTION
 
     cut = next((place for place, token in enumerate(ours) if token == OPTION), len(ours))
     parts = [part for part in (ours[:cut], ours[cut:], user) if part]

@@ -7,17 +7,14 @@ of GPUs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
+from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
-from sglang_roce_entry.records import dataclass, replace
+from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.host.facts import Interface, IpAddress
-    from sglang_roce_entry.server.arguments import UserArguments
 
 MODULE = "sglang.launch_server"
 #: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.

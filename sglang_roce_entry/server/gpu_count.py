@@ -8,15 +8,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.host.facts import Gpu, Gpus
 from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
-from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import GpuCount
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.host.facts import Gpu, Gpus
 
 _SAYS_NOTHING = frozenset({"all", "void", "none", ""})
 _CUDA, _NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from sglang_roce_entry.group.endpoint import MAX_PORT
 from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sglang_roce_entry.server.arguments import UserArguments
+from sglang_roce_entry.server.arguments import UserArguments
 
 DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 #: Offsets from the dist-init port D that the leader binds with attention DP

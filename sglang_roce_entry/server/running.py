@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.command import MODULE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"

@@ -9,7 +9,8 @@ from 0.5.6 on) stays in: SGLang refuses it there by itself.
 
 from __future__ import annotations
 
-from sglang_roce_entry.records import dataclass
+import re
+from dataclasses import dataclass
 
 CHECKED_FROM, CHECKED_TO = "0.4.3.post2", "0.5.23"
 
@@ -101,7 +102,6 @@ def _is_negative_number(token: str) -> bool:
     # Argparse's idea of one, which no option of SGLang looks like.
     if token.startswith("--"):
         return False
-    import re
 
     return re.fullmatch(r"-\d+|-\d*\.\d+", token) is not None
 

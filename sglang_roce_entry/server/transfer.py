@@ -8,14 +8,12 @@ read from 0.5.5.post3 on, but 0.5.9 to 0.5.12 take it for a list and refuse it
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.server.arguments import Argument, UserArguments
+from sglang_roce_entry.server.arguments import Argument, UserArguments
 
 OPTION = "--disaggregation-ib-device"
 MOONCAKE, NIXL = "mooncake", "nixl"
@@ -116,7 +114,6 @@ def device_argument(
     if not reads_map(version):
         who = f"SGLang {version}" if version else "SGLang of unknown version"
         return Devices(listed.tokens, f"{listed.reason}: {who} does not read a map of them")
-    import json
 
     mapping = {str(gpu): ",".join(devices) for gpu, devices in sorted(per_gpu.items())}
     return Devices((OPTION, json.dumps(mapping, separators=(",", ":"))), "the nearest HCAs of each GPU")
@@ -193,7 +190,6 @@ def _check_one(
 
 def _mapping(text: str, user: UserArguments) -> dict[int, str] | str:
     """Return the map of GPUs, or what is wrong with it in words."""
-    import json
 
     content: str | None = text
     if text.endswith(".json"):

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.launch import launch
 from sglang_roce_entry.launch.launch import Launcher, PlanRefused, gather, read_facts
 from sglang_roce_entry.log import Log
-from sglang_roce_entry.records import replace
 from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
 from tests.planning import plan_of

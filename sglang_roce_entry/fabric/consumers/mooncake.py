@@ -8,16 +8,12 @@ makes it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from sglang_roce_entry.fabric.nccl.settings import parse_c_integer
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 #: The generations of the rule, by the releases that have it.
 TO_0_3_9, TO_0_3_11, FROM_0_3_12 = "up to 0.3.9", "0.3.10 and 0.3.11", "from 0.3.12"

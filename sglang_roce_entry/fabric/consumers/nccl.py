@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sglang_roce_entry.fabric.candidates import routable
 from sglang_roce_entry.fabric.constraints import Reason
 from sglang_roce_entry.fabric.gids import UserScan
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FIRST_WITH_SCAN
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import parse_address_range, parse_c_integer
-from sglang_roce_entry.host.facts import ROCE_V2
+from sglang_roce_entry.fabric.nccl.settings import Given, parse_address_range, parse_c_integer
+from sglang_roce_entry.fabric.rules import PortDecision, Selection
+from sglang_roce_entry.host.facts import ROCE_V2, Gid, HostFacts, Interface
 from sglang_roce_entry.problems import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.nccl.settings import Given
-    from sglang_roce_entry.fabric.rules import PortDecision, Selection
-    from sglang_roce_entry.host.facts import Gid, HostFacts, Interface
 
 #: Families that NCCL knows, by these exact words; any other text means the default.
 _FAMILIES = ("AF_INET", "AF_INET6")

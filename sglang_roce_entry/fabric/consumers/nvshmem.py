@@ -7,17 +7,13 @@ its own job, and both put all of them on the first HCA (deepseek-ai/DeepEP#336).
 
 from __future__ import annotations
 
-from sglang_roce_entry.fabric.consumers.variables import DISCOVERED
+from collections.abc import Sequence
+
+from sglang_roce_entry.fabric.consumers.variables import DISCOVERED, VariablePlan
+from sglang_roce_entry.fabric.gids import IndexDecision
 from sglang_roce_entry.fabric.nccl.scan import AF_INET
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.problems import Problem, warning
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sglang_roce_entry.fabric.consumers.variables import VariablePlan
-    from sglang_roce_entry.fabric.gids import IndexDecision
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 LEFT_ALONE = ("NVSHMEM_ENABLE_NIC_PE_MAPPING", "NVSHMEM_HCA_LIST", "NVSHMEM_HCA_PE_MAPPING")
 _PREFIX = "NVSHMEM_HCA_PREFIX"

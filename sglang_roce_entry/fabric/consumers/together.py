@@ -6,18 +6,14 @@ what is said to them, and what is left alone.
 
 from __future__ import annotations
 
-from sglang_roce_entry.fabric.consumers import nvshmem
-from sglang_roce_entry.fabric.consumers.variables import DISCOVERED
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.fabric.consumers import mooncake, nvshmem, ucx
+from sglang_roce_entry.fabric.consumers.variables import DISCOVERED, VariablePlan
+from sglang_roce_entry.fabric.gids import IndexDecision
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.consumers.variables import VariablePlan
-    from sglang_roce_entry.fabric.gids import IndexDecision
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 #: What a network decides and no pod can see: traffic class and service level of each library.
 _QUALITY = {
@@ -58,7 +54,6 @@ def spoilt_ports(
     """
     if index.index is not None:
         return {}
-    from sglang_roce_entry.fabric.consumers import mooncake
 
     if mooncake.forced_index(values) is not None:
         return {}
@@ -125,8 +120,6 @@ def _put_mooncake(plan: VariablePlan, ports: Sequence[PortDecision], all_names: 
 
 def _put_ucx(plan: VariablePlan, ports: Sequence[PortDecision], index: IndexDecision, need: Need) -> list[Problem]:
     if need.net_devices:
-        from sglang_roce_entry.fabric.consumers import ucx
-
         plan.put(
             "UCX_NET_DEVICES",
             ucx.net_devices(ports, need.interface),
@@ -140,7 +133,6 @@ def _put_ucx(plan: VariablePlan, ports: Sequence[PortDecision], index: IndexDeci
     if index.index is not None or plan.given("UCX_IB_GID_INDEX") or plan.given("UCX_IB_ROCE_SUBNETS"):
         plan.keep("UCX_IB_ROCE_SUBNETS")
         return []
-    from sglang_roce_entry.fabric.consumers import ucx
 
     if ucx.right_by_itself(ports):
         return []

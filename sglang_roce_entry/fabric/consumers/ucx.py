@@ -8,17 +8,13 @@ is refused together with ``UCX_IB_GID_INDEX``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 
+from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.gids import covering_network
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 
 def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int:

@@ -6,21 +6,17 @@ NVSHMEM, its ``^lo`` ends Gloo, and UCX's list governs TCP as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 from sglang_roce_entry.fabric.consumers.nccl import check_index, check_steering
 from sglang_roce_entry.fabric.consumers.nvshmem import LEFT_ALONE
+from sglang_roce_entry.fabric.consumers.together import Need
+from sglang_roce_entry.fabric.control import Control
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import parse_c_integer
+from sglang_roce_entry.fabric.nccl.settings import Given, parse_c_integer
+from sglang_roce_entry.fabric.rules import PortDecision
+from sglang_roce_entry.host.facts import Hca, Interface
 from sglang_roce_entry.problems import CONFIGURATION, RDMA_UNUSABLE, Problem, value_warning, warning
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from sglang_roce_entry.fabric.consumers.together import Need
-    from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.fabric.nccl.settings import Given
-    from sglang_roce_entry.fabric.rules import PortDecision
-    from sglang_roce_entry.host.facts import Hca, Interface
 
 _MAPPING, _LIST, _PE_MAPPING = LEFT_ALONE
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from sglang_roce_entry.fabric.constraints import OFF, REQUIRED
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, FabricPolicy, Reason
+from sglang_roce_entry.fabric.control import Control
+from sglang_roce_entry.fabric.gids import IndexDecision
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6
 from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES, render_selector
+from sglang_roce_entry.fabric.nccl.settings import Given
+from sglang_roce_entry.fabric.rules import PortDecision
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning, warning
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sglang_roce_entry.fabric.constraints import FabricPolicy
-    from sglang_roce_entry.fabric.control import Control
-    from sglang_roce_entry.fabric.gids import IndexDecision
-    from sglang_roce_entry.fabric.nccl.settings import Given
-    from sglang_roce_entry.fabric.rules import PortDecision
 
 USER, FILE, DISCOVERED, DEFAULT, WITHHELD = "user", "file", "discovered", "default", "withheld"
 
@@ -93,7 +89,6 @@ class VariablePlan:
 
 def limit_ports(ports: Sequence[PortDecision]) -> tuple[list[PortDecision], list[Problem]]:
     """Return the ports that fit into NCCL's list of 32, and a warning if some do not."""
-    from sglang_roce_entry.fabric.constraints import Reason
 
     if len(ports) <= MAX_ENTRIES:
         return list(ports), []

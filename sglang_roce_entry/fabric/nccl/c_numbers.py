@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _DECIMAL = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)"
 _ANY_BASE = r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))"
 
@@ -13,7 +15,6 @@ def atoi(text: str) -> int:
 
     As in glibc: the nearest ``long``, of which the lower 32 bits are taken.
     """
-    import re  # most pods give no number to look at
 
     found = re.match(_DECIMAL, text)
     if found is None:
@@ -27,7 +28,6 @@ def strtoll(text: str) -> tuple[int | None, int]:
 
     ``0x`` and ``0`` in front mean hexadecimal and octal. 0 and nothing read where there is no number.
     """
-    import re
 
     found = re.match(_ANY_BASE, text)
     if found is None:

@@ -7,11 +7,9 @@ the value up to 2.29; values end after 1023 bytes.
 
 from __future__ import annotations
 
-from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+from collections.abc import Iterable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
 
 _FIRST_WITH_CONF_FILE = (2, 23)
 _FIRST_WITHOUT_CARRIAGE_RETURN = (2, 30)

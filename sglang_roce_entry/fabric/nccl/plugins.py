@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
 
-    from sglang_roce_entry.fabric.nccl.settings import Given
+from sglang_roce_entry.fabric.nccl.settings import Given
 
 #: Names that NCCL's own transports answer to (``NCCL_NET``, case-insensitive).
 _BUILT_IN = frozenset({"ib", "socket"})

@@ -8,14 +8,11 @@ from 2.21 to 2.32 but for one point: reading the type of a slot that answers EIN
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from sglang_roce_entry.host.facts import ROCE_V1, ROCE_V2, Gid
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 AF_INET = "AF_INET"
 AF_INET6 = "AF_INET6"

@@ -12,13 +12,11 @@ a prefix: ``mlx5_1`` also selects ``mlx5_10``. Spaces are not trimmed. At most 3
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from sglang_roce_entry.fabric.nccl.c_numbers import atoi
 from sglang_roce_entry.natural import natural_key
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_ENTRIES = 32  # MAX_IB_DEVS in NCCL's net_ib; the rest is dropped silently
 

@@ -8,16 +8,12 @@ over an administrator's file; so the files count as decided values too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
+from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.nccl.c_numbers import as_int, atoi, strtoll
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from sglang_roce_entry.fabric.constraints import IpNetwork
 
 #: From this release on a text that is no number leaves the default.
 TEXT_IS_DEFAULT = (2, 32)

@@ -8,11 +8,8 @@ that what belonged together still does.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Container, Mapping
 from ipaddress import IPv6Address
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
 
 _GID_FILE = re.compile(r"^(?P<port>.*/infiniband/[^/]+/ports/\d+)/gids/\d+$")
 #: A whole UUID, or the start of one, which a list of visible devices may hold.

@@ -7,30 +7,26 @@ so a hostile one has nowhere to write to; it is refused all the same.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tarfile
 import zlib
+from collections.abc import Container, Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_interface
+from typing import Any
 
 from sglang_roce_entry.host.answers import interface_of
+from sglang_roce_entry.host.asked import Tree
 from sglang_roce_entry.host.check_facts import inspect
 from sglang_roce_entry.host.collect import Host, collect
-from sglang_roce_entry.host.facts import Interface, Route
+from sglang_roce_entry.host.facts import Interface, IpAddress, Route
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.network import in_order
 from sglang_roce_entry.host.snapshot.masking import Mask, needed_lines
 from sglang_roce_entry.host.tree import MemoryTree, RecordingTree
 from sglang_roce_entry.problems import ConfigurationError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
-    from typing import Any
-
-    from sglang_roce_entry.host.asked import Tree
-    from sglang_roce_entry.host.facts import IpAddress
 
 FORMAT = 1
 FACTS = "facts.json"
@@ -529,7 +525,6 @@ def _layout(tree: RecordingTree, inner: Tree) -> tuple[dict[str, bytes], dict[st
 
 def pack(files: Mapping[str, bytes], links: Mapping[str, str], facts: Mapping[str, Any]) -> bytes:
     """Return the ``.tar.gz`` of a snapshot; equal content gives equal bytes, without times or owners."""
-    import gzip
 
     buffer = io.BytesIO()
     with (

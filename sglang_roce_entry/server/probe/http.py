@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from http.client import HTTPException
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -9,11 +11,7 @@ from time import monotonic
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
 from sglang_roce_entry.group.endpoint import bracketed, literal
 from sglang_roce_entry.group.names import NotResolved, Resolver
-from sglang_roce_entry.records import dataclass
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.host.facts import IpAddress
 
 ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
     "answered",
@@ -119,7 +117,6 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
 
 def _status(url: str, timeout_s: float) -> int:
     """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is no HTTP."""
-    from http.client import HTTPException
 
     import requests
     import urllib3

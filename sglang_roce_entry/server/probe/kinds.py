@@ -15,18 +15,15 @@ and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from sglang_roce_entry.problems import EntryError
-from sglang_roce_entry.records import dataclass
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import http_port
-from sglang_roce_entry.server.probe.http import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Target
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from sglang_roce_entry.server.probe.http import Answer
-    from sglang_roce_entry.server.running import Found
+from sglang_roce_entry.server.probe.http import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
+from sglang_roce_entry.server.running import Found, running_here
 
 STARTUP, READINESS, LIVENESS = "startup", "readiness", "liveness"
 KINDS = (STARTUP, READINESS, LIVENESS)
@@ -141,10 +138,6 @@ def _alive(server: _Server, answer: Answer) -> Verdict:
 
 def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdict:
     """Return the verdict on the server that runs here."""
-    import os
-
-    from sglang_roce_entry.server.probe.http import ask
-    from sglang_roce_entry.server.running import running_here
 
     limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
 
