@@ -28,7 +28,7 @@ class SnapshotError(ConfigurationError):
 
     def __init__(self, name: str, reason: str, hint: str | None = None) -> None:
         known = ", ".join(packaged_names())
-        colon = "" if reason.startswith(("is ", "has ", "unpacks ")) else ":"
+        colon = "" if reason.startswith(("is ", "has ", "was ", "unpacks ")) else ":"
         super().__init__(
             "SNAPSHOT",
             f"snapshot {name!r}{colon} {reason}",
@@ -64,7 +64,7 @@ class Document:
         except (ValueError, RecursionError) as error:
             raise SnapshotError(name, f"{FACTS} is not JSON: {error}") from error
         if not isinstance(facts, dict):
-            raise SnapshotError(name, f"{FACTS} is not an object")
+            raise SnapshotError(name, f"{FACTS} is not a JSON object")
         version = facts.get("format")
         if isinstance(version, int) and version > FORMAT:
             reason = f"was written by a newer sglang-roce-entry (format {version}, this program reads {FORMAT})"

@@ -91,7 +91,7 @@ def _from_archive(name: str, packed: bytes) -> _Content:
                     stream = tar.extractfile(member)
                     files[path] = stream.read() if stream else b""
                 else:
-                    raise SnapshotError(name, f"{member.name} is neither file, folder nor symlink")
+                    raise SnapshotError(name, f"{member.name} is not a file, folder or symlink")
     except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise SnapshotError(name, f"is damaged: {error}") from error
     return files, links, frozenset(directories)
@@ -135,7 +135,7 @@ def _from_folder(name: str, folder: str) -> _Content:
                     files[path] = file.read(_MAX_MEMBER_BYTES)
                 total += len(files[path])
             else:
-                raise SnapshotError(name, f"{path} is neither file, folder nor symlink")
+                raise SnapshotError(name, f"{path} is not a file, folder or symlink")
             if total > _MAX_UNPACKED_BYTES or len(files) + len(links) > _MAX_MEMBERS:
                 raise SnapshotError(name, "is larger than any node")
     return files, links, frozenset(directories)
@@ -147,7 +147,7 @@ def _inside(name: str, member: str) -> str | None:
         raise SnapshotError(name, f"{member} is an absolute path")
     parts = [part for part in member.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise SnapshotError(name, f"{member} leads outside the snapshot")
+        raise SnapshotError(name, f"{member} points outside the snapshot")
     if not parts or (parts[0] not in TOP and parts != [FACTS]):
         return None
     return "/" + "/".join(parts)
@@ -157,10 +157,10 @@ def _link_target(name: str, path: str, target: str) -> str:
     if len(target) > _MAX_PATH_CHARACTERS:
         raise SnapshotError(name, f"the link {path} has a target of {len(target)} characters")
     if target.startswith("/"):
-        raise SnapshotError(name, f"the link {path} leads outside the snapshot (to {target})")
+        raise SnapshotError(name, f"the link {path} points outside the snapshot (to {target})")
     depth = path.count("/") - 1
     for part in target.split("/"):
         depth += -1 if part == ".." else 0 if part in ("", ".") else 1
         if depth < 0:
-            raise SnapshotError(name, f"the link {path} leads outside the snapshot (to {target})")
+            raise SnapshotError(name, f"the link {path} points outside the snapshot (to {target})")
     return target
