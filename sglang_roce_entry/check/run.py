@@ -13,8 +13,6 @@ from sglang_roce_entry.check import environment as variables
 from sglang_roce_entry.check import leader_path as way
 from sglang_roce_entry.check import memory, names, rdma, versions
 from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.group.connect import connect_any, port_is_free
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
@@ -23,6 +21,7 @@ from sglang_roce_entry.host.collect import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.launch import gather, look_and_plan
 from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.plan.settings import Invocation, Settings
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import as_json
 from sglang_roce_entry.server.running import running_here

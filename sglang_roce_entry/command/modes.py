@@ -7,22 +7,44 @@ from collections.abc import Mapping
 
 from sglang_roce_entry.check import run
 from sglang_roce_entry.check.run import own_name_addresses
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.host.collect import Host, live_host
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.host.snapshot.snapshot import pack, record
+from sglang_roce_entry.host.snapshot.snapshot import load, pack, record
 from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.problems import OK, USAGE, EntryError
+from sglang_roce_entry.plan.settings import Invocation
+from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
 from sglang_roce_entry.report import text as report
 
 
-def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
+def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode != "check":
+        return _shown(invocation, environ, log)
+    try:
+        return _shown(invocation, environ, log)
+    except Exception as raised:
+        failure = as_failure(raised)
+        if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
+            raise
+        write_stdout(run.refusal(failure, invocation.mode_value))
+        return failure.exit_code
+
+
+def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    if invocation.snapshot is not None:
+        host, recorded = load(invocation.snapshot)
+        environ = {**recorded, **environ}
+    else:
+        host = live_host()
+    settings = read_settings(invocation.flags, environ, invocation.policy)
+    log.form = settings.log_format
     if invocation.mode == "check":
-        return _check(invocation, settings, environ, host)
+        items, code = run.run_check(invocation, settings, environ, host)
+        write_stdout(run.rendered(items, code, invocation.mode_value))
+        return code
     inputs, stages = gather(invocation, settings, environ, host)
     if invocation.mode == "save-snapshot":
         lookup = look_up_leader(stages, host)
@@ -38,13 +60,6 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     else:
         write_stdout(report.as_text(plan))
     return plan.exit_code
-
-
-def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
-
-    items, code = run.run_check(invocation, settings, environ, host)
-    write_stdout(run.rendered(items, code, invocation.mode_value))
-    return code
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:

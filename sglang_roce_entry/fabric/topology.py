@@ -50,7 +50,6 @@ class Placed:
 
 def parse_topology(text: str) -> dict[str, Place]:
     """Return the place of every PCI function by its bus id. Raises :class:`TopologyError`."""
-
     if "<!" in text.replace("<!--", ""):
         # NCCL's own parser knows no declarations, and entities are how XML is made to explode.
         raise TopologyError("it has a DOCTYPE or entities")

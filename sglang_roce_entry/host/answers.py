@@ -37,7 +37,6 @@ class LiveAnswers:
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Return the interfaces of this network namespace."""
-
         return live_interfaces()
 
     def open_verbs(self, uverbs: str, numbers: str | None) -> str:
@@ -81,7 +80,6 @@ class LiveAnswers:
 
     def memlock(self) -> tuple[bool, int | None]:
         """Return the hard limit: the launcher raises the soft one to it."""
-
         _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         return True, None if hard == resource.RLIM_INFINITY else hard
 
@@ -102,7 +100,6 @@ class LiveAnswers:
 
     def libibverbs(self) -> str | None:
         """Load libibverbs as NCCL does and return ``ok`` or the loader's message."""
-
         problem = ""
         for name in _LIBIBVERBS:
             try:
@@ -115,17 +112,14 @@ class LiveAnswers:
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
         """Return the installed versions of NCCL."""
-
         return nccl_versions(environ)
 
     def sglang(self) -> tuple[bool | None, str | None]:
         """Return whether SGLang is installed in this interpreter, and its version."""
-
         return sglang_version()
 
     def mooncake(self) -> str | None:
         """Return the installed version of Mooncake's transfer engine."""
-
         return mooncake_version()
 
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
@@ -154,7 +148,6 @@ class LiveAnswers:
 
     def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
         """Return the interface and source address that the kernel uses towards ``address``."""
-
         source = route_source(address)
         if source is None:
             return None

@@ -56,7 +56,6 @@ def collect(
 
     ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
     """
-
     hcas, interfaces, unreadable = read_fabric(host) if rdma else ((), host.answers.interfaces(), {})
     known, memlock = host.answers.memlock()
     installed, sglang = host.answers.sglang()

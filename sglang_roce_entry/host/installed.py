@@ -82,7 +82,6 @@ def mooncake_version(paths: Iterable[str] | None = None) -> str | None:
 
 def sglang_version() -> tuple[bool, str | None]:
     """Return whether this interpreter can run ``-m sglang.launch_server``, and SGLang's version."""
-
     try:
         spec = find_spec("sglang")  # a top-level name: nothing is imported
     except (ImportError, ValueError):

@@ -9,8 +9,6 @@ from dataclasses import replace
 from time import monotonic, sleep
 from typing import NoReturn
 
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric.choice import effective_policy
 from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
@@ -27,9 +25,6 @@ from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.plan import (
-    BARE_WORD,
-    LAUNCH,
-    MODE,
     LeaderLookup,
     Plan,
     PlanInputs,
@@ -41,6 +36,7 @@ from sglang_roce_entry.plan.plan import (
     oldest_nccl,
     rdma_is_wanted,
 )
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
 from sglang_roce_entry.report.text import decision_lines, environment_lines, handover_lines
 from sglang_roce_entry.server.arguments import read_arguments

@@ -176,7 +176,6 @@ def _carrying(
 
     ``given``: the user has named HCAs, which stay as they are.
     """
-
     version = parse_version(facts.mooncake_version)
     wrong = consumers.spoilt_ports(used, fabric.index, variables.values(), version)
     if not wrong:

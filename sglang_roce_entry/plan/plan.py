@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sglang_roce_entry import problems as errors
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric import control as control_interface
 from sglang_roce_entry.fabric.choice import FabricDecision, decide_fabric
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, FabricPolicy
@@ -24,12 +23,11 @@ from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.plan.neighbours import Neighbours, decide_neighbours, read_files
+from sglang_roce_entry.plan.settings import Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
-
-LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ def is_secret_variable(name: str) -> bool:
 
 def as_shell(plan: Plan) -> str:
     """Return ``export`` lines for ``eval``, sorted, each with its reason as a comment."""
-
     lines = []
     for variable in plan.variables:
         comment = squeezed(f"{variable.source}: {variable.reason}")
@@ -50,7 +49,6 @@ def environment_document(plan: Plan) -> dict[str, Any]:
 
 def as_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON contract of ``--dry-run=json``, format 1."""
-
     identity = plan.identity
     return {
         "format": 1,
@@ -106,7 +104,6 @@ def _port_document(row: PortRow) -> dict[str, Any]:
 
 def as_json(document: Any) -> str:
     """Return a document as JSON text; what is no UTF-8 on the node is escaped."""
-
     return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
 
 
@@ -122,7 +119,6 @@ def _without_secret(token: str) -> str:
 
 def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
-
     who, machine = _who(plan)
     lines = [who if plan.identity is not None else "who this pod is in its group is not known", machine]
     lines += plan.fabric.notes
@@ -158,7 +154,6 @@ def _withheld(plan: Plan) -> dict[str, list[str]]:
 
 def handover_lines(plan: Plan) -> list[str]:
     """Return the last words of the log before SGLang."""
-
     lines = []
     identity, command = plan.identity, plan.command
     if identity is not None and identity.in_group and identity.is_leader and command is not None:
@@ -170,7 +165,6 @@ def handover_lines(plan: Plan) -> list[str]:
 
 def as_text(plan: Plan) -> str:
     """Return the plan for a tired person: who, what is used, what is not and why, what runs, what is wrong."""
-
     sections = [
         _section("Who", _who(plan)),
         _section("RDMA", _rdma(plan)),

@@ -190,7 +190,6 @@ def _check_one(
 
 def _mapping(text: str, user: UserArguments) -> dict[int, str] | str:
     """Return the map of GPUs, or what is wrong with it in words."""
-
     content: str | None = text
     if text.endswith(".json"):
         content = user.files.get(text)

@@ -89,7 +89,6 @@ class VariablePlan:
 
 def limit_ports(ports: Sequence[PortDecision]) -> tuple[list[PortDecision], list[Problem]]:
     """Return the ports that fit into NCCL's list of 32, and a warning if some do not."""
-
     if len(ports) <= MAX_ENTRIES:
         return list(ports), []
     detail = f"NCCL reads at most {MAX_ENTRIES} entries of NCCL_IB_HCA"

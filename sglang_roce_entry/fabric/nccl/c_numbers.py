@@ -15,7 +15,6 @@ def atoi(text: str) -> int:
 
     As in glibc: the nearest ``long``, of which the lower 32 bits are taken.
     """
-
     found = re.match(_DECIMAL, text)
     if found is None:
         return 0
@@ -28,7 +27,6 @@ def strtoll(text: str) -> tuple[int | None, int]:
 
     ``0x`` and ``0`` in front mean hexadecimal and octal. 0 and nothing read where there is no number.
     """
-
     found = re.match(_ANY_BASE, text)
     if found is None:
         return 0, 0

@@ -525,7 +525,6 @@ def _layout(tree: RecordingTree, inner: Tree) -> tuple[dict[str, bytes], dict[st
 
 def pack(files: Mapping[str, bytes], links: Mapping[str, str], facts: Mapping[str, Any]) -> bytes:
     """Return the ``.tar.gz`` of a snapshot; equal content gives equal bytes, without times or owners."""
-
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as stream,
