@@ -93,6 +93,5 @@ class Log:
 
 def _now() -> str:
     """Return the time in UTC, as RFC 3339 writes it, with milliseconds."""
-
     now_s = time()
     return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(now_s))}.{int(now_s % 1 * 1000):03d}Z"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 OK = 0
 UNHEALTHY = 1
@@ -51,6 +54,22 @@ class ConfigurationError(EntryError):
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         super().__init__(code, message, hint, CONFIGURATION)
+
+
+def as_failure(raised: Exception) -> EntryError:
+    """Return what was raised as a failure; anything else is a defect of this program, with its place."""
+    if isinstance(raised, EntryError):
+        return raised
+    place = raised.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
+    return EntryError(
+        "INTERNAL",
+        f"internal error at {where}: {type(raised).__name__}: {raised}",
+        "report it with the output of sglang-roce-entry --save-snapshot node.tar.gz",
+        INTERNAL,
+    )
 
 
 class Interrupted(BaseException):
@@ -102,6 +121,12 @@ def warning(code: str, message: str, hint: str) -> Problem:
 def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem:
     """Return a warning about a wrong or ambiguous value: under ``strict`` it ends with ``exit_code``."""
     return Problem("warning", code, message, hint, exit_code, value=True)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the hint for a name that is unknown: the most similar of those that are known."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"did you mean {close[0]}?" if close else "remove it"
 
 
 def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:

@@ -13,16 +13,16 @@ from sglang_roce_entry.check import environment as variables
 from sglang_roce_entry.check import leader_path as way
 from sglang_roce_entry.check import memory, names, rdma, versions
 from sglang_roce_entry.check.items import FAIL, WARN, CheckItem, Examined, exit_code, fail
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.group.connect import connect_any, port_is_free
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
-from sglang_roce_entry.launch.launch import gather, look_and_plan
 from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.plan.inputs import identify, read_request
+from sglang_roce_entry.plan.plan import look_and_plan
+from sglang_roce_entry.plan.settings import Invocation, Settings
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import as_json
 from sglang_roce_entry.server.running import running_here
@@ -37,8 +37,8 @@ def run_check(
 ) -> tuple[tuple[CheckItem, ...], int]:
     """Return the lines and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    inputs, stages = gather(invocation, settings, environ, host)
-    plan, lookup = look_and_plan(inputs, stages, host)
+    request = read_request(invocation, settings, environ, host)
+    plan, lookup = look_and_plan(request, identify(request), host)
     own_name = own_name_addresses(host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name)
     examined = Examined(plan, environ, inspection, host.live)

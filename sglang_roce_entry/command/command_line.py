@@ -6,18 +6,19 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from sglang_roce_entry.command.settings import BY_FLAG, Setting
-from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.spellings import find_option
 
 #: Modes: the formats behind "=", or what value they need.
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
 _PLAIN_MODES = ("--version", "--help")
+#: The modes that print a page of text and look at nothing.
+PAGES = frozenset({"help", "version"})
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
@@ -27,20 +28,6 @@ _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 
 #: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
 _CLOSE = 0.86
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """A parsed command line. ``rest`` is SGLang's, or the bare word with its arguments."""
-
-    flags: Mapping[str, str] = field(default_factory=dict)
-    mode: str | None = None  # "print-env", "dry-run", ...
-    mode_value: str = ""
-    policy: str | None = None
-    snapshot: str | None = None
-    rest: tuple[str, ...] = ()
-    form: str = LAUNCH
-    keep_identifiers: bool = False
 
 
 def parse_command_line(argv: Sequence[str]) -> Invocation:

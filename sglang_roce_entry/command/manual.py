@@ -7,6 +7,7 @@ import sys
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.command.settings import SETTINGS
+from sglang_roce_entry.plan.settings import Invocation
 from sglang_roce_entry.problems import EXIT_CODES
 
 _HEAD = """\
@@ -52,6 +53,13 @@ Every option above but --snapshot and --policy is also a variable (--hca-wait: S
 key of the policy file (hca_wait). Precedence: flag, variable, policy, default. An explicit flag beats the
 pod's NCCL_* variables; these, and NCCL's own configuration files, beat everything else.
 """
+
+
+def page(invocation: Invocation) -> str:
+    """Return the page that ``invocation`` asks for. Raises ``UsageError``."""
+    if invocation.mode == "version":
+        return version_text()
+    return help_text()
 
 
 def help_text() -> str:

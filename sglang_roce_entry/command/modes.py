@@ -7,30 +7,54 @@ from collections.abc import Mapping
 
 from sglang_roce_entry.check import run
 from sglang_roce_entry.check.run import own_name_addresses
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
-from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.host.answers import Host, live_host
+from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.snapshot.read import load
 from sglang_roce_entry.host.snapshot.write import pack, record
-from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
 from sglang_roce_entry.log import Log, write_stdout
-from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.problems import OK, USAGE, EntryError
+from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
+from sglang_roce_entry.plan.plan import Plan, look_and_plan
+from sglang_roce_entry.plan.settings import Invocation
+from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
 from sglang_roce_entry.report import text as report
 
 
-def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
+def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode != "check":
+        return _shown(invocation, environ, log)
+    try:
+        return _shown(invocation, environ, log)
+    except Exception as raised:
+        failure = as_failure(raised)
+        if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
+            raise
+        write_stdout(run.refusal(failure, invocation.mode_value))
+        return failure.exit_code
+
+
+def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    if invocation.snapshot is not None:
+        host, recorded = load(invocation.snapshot)
+        environ = {**recorded, **environ}
+    else:
+        host = live_host()
+    settings = read_settings(invocation.flags, environ, invocation.policy)
+    log.form = settings.log_format
     if invocation.mode == "check":
-        return _check(invocation, settings, environ, host)
-    inputs, stages = gather(invocation, settings, environ, host)
+        items, code = run.run_check(invocation, settings, environ, host)
+        write_stdout(run.rendered(items, code, invocation.mode_value))
+        return code
+    request = read_request(invocation, settings, environ, host)
+    member = identify(request)
     if invocation.mode == "save-snapshot":
-        lookup = look_up_leader(stages, host)
-        addresses = lookup.addresses if lookup is not None else ()
-        name = stages.identity.leader if stages.identity is not None else None
+        leader = look_up_leader(member, HostFacts(), host)
+        addresses = leader.addresses if leader is not None else ()
+        name = member.identity.leader if member.identity is not None else None
         resolved = {name: addresses} if name and addresses else {}
         return _save(invocation, host, environ, resolved, log)
-    plan = plan_only(inputs, stages, host)
+    plan, _ = look_and_plan(request, member, host)
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
     elif invocation.mode_value == "json":
@@ -38,13 +62,6 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     else:
         write_stdout(report.as_text(plan))
     return plan.exit_code
-
-
-def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
-
-    items, code = run.run_check(invocation, settings, environ, host)
-    write_stdout(run.rendered(items, code, invocation.mode_value))
-    return code
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:

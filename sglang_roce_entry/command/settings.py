@@ -6,15 +6,15 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from sglang_roce_entry.command.policy_file import read_policy
 from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.problems import ConfigurationError, UsageError
-from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+from sglang_roce_entry.plan.settings import Settings
+from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
 
 PREFIX = "SGLANG_ROCE_"
 _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
@@ -190,52 +190,23 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Every setting's value, and where each that is not a default was written."""
-
-    rdma: str | None = None
-    strict: bool = False
-    hca: str | None = None
-    hca_wait: float = 60.0
-    subnets: tuple[IpNetwork, ...] = ()
-    family: str = "auto"
-    foreign_gids: str = "refuse"
-    interface: str | None = None
-    leader_address: str | None = None
-    group_size: str | None = None
-    worker_index: str | None = None
-    dist_init: int = 20000
-    wait_deadline: float = 1800.0
-    on_timeout: str = "exit"
-    gpus: int | None = None
-    tp: str = "auto"
-    probe_timeout: float | None = None
-    linger: float | None = None
-    log_format: str = "text"
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-    def origin(self, key: str) -> str:
-        """Return where a setting was written: ``--x-y``, ``SGLANG_ROCE_X_Y``, ``x_y in policy.yaml``."""
-        return self.origins.get(key, "default")
-
-    def by_flag(self, key: str) -> bool:
-        """Return whether a setting was given as a flag, which beats the pod's own NCCL variables."""
-        return self.origins.get(key, "").startswith("--")
+def _read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def read_settings(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     policy_path: str | None = None,
-    read_file: Callable[[str], str] | None = None,
+    read_file: Callable[[str], str] = _read_text,
 ) -> Settings:
     """Return the settings. ``flags`` maps keys to texts. Raises ``EntryError``.
 
     A bad flag is a usage error; an unknown or bad variable or policy key a configuration error.
     """
     _refuse_unknown_variables(environ)
-    policy = _read_policy(policy_path, read_file) if policy_path and read_file else {}
+    policy = read_policy(policy_path, read_file, _BY_KEY) if policy_path else {}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for setting in SETTINGS:
@@ -289,59 +260,5 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             raise ConfigurationError(
                 "UNKNOWN_VARIABLE",
                 f"{name} is no setting of sglang-roce-entry",
-                f"{_nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
+                f"{nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
             )
-
-
-def _nearest(name: str, known: Mapping[str, Setting]) -> str:
-
-    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"did you mean {close[0]}?" if close else "remove it"
-
-
-def _read_policy(path: str, read_file: Callable[[str], str]) -> dict[str, str]:
-
-    try:
-        document = yaml_document(read_file(path))
-    except OSError as failure:
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} cannot be read: {failure.strerror or failure}",
-            "mount it (ConfigMap) or correct --policy",
-        ) from failure
-    except (NotYamlError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(
-            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
-        ) from failure
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} is not a mapping of settings",
-            "write one 'key: value' a line, like 'rdma: required'",
-        )
-    found: dict[str, str] = {}
-    for key, value in document.items():
-        if key not in _BY_KEY:
-            raise ConfigurationError(
-                "POLICY",
-                f"policy file {path!r} has the unknown key {key!r}",
-                f"{_nearest(str(key), _BY_KEY)}; known: {', '.join(_BY_KEY)}",
-            )
-        found[str(key)] = _policy_text(path, str(key), value)
-    return found
-
-
-def _policy_text(path: str, key: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "off" if key in ("rdma", "tp") else "no"
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
-        return str(value)
-    raise ConfigurationError(
-        "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
-    )

@@ -20,9 +20,9 @@ _OF_THE_NODE = ("node_rank", "host")
 
 def fingerprint(plan: Plan) -> str:
     """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
-    rows = [row for row in plan.fabric.ports if row.decision.used]
+    rows = [row for row in plan.choice.ports if row.decision.used]
     facts = plan.facts
-    labels = [row.decision.label for row in rows] or list(plan.fabric.selection.infiniband)
+    labels = [row.decision.label for row in rows] or list(plan.choice.infiniband)
     parts = [
         f"hcas={len(labels)}:{_names(labels) if labels else 'none'}",
         f"rails={_joined(_rail(row) for row in rows)}",
@@ -35,8 +35,8 @@ def fingerprint(plan: Plan) -> str:
         f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
         f"args={_digest(plan)}",
     ]
-    if plan.fabric.plugin is not None:
-        parts.insert(1, f"plugin={plan.fabric.plugin.replace(' ', '-')}")
+    if plan.choice.plugin is not None:
+        parts.insert(1, f"plugin={plan.choice.plugin.replace(' ', '-')}")
     return " ".join(parts)
 
 
@@ -87,7 +87,6 @@ def _index(plan: Plan) -> str:
 
 def _digest(plan: Plan) -> str:
     """Return a check sum of the user's arguments, without secrets and what differs by node."""
-
     if plan.command is None:
         return "-"
     kept = _shared(redacted(plan.command.user))

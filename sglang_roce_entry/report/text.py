@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.fabric.consumers.sglang import OPTION
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.matrix import affinity_document, gpus_document, matrix_lines
 from sglang_roce_entry.server.spellings import redacted
-from sglang_roce_entry.server.transfer import OPTION
 
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY", "CREDENTIALS")
 
@@ -25,7 +25,6 @@ def is_secret_variable(name: str) -> bool:
 
 def as_shell(plan: Plan) -> str:
     """Return ``export`` lines for ``eval``, sorted, each with its reason as a comment."""
-
     lines = []
     for variable in plan.variables:
         comment = squeezed(f"{variable.source}: {variable.reason}")
@@ -50,7 +49,6 @@ def environment_document(plan: Plan) -> dict[str, Any]:
 
 def as_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON contract of ``--dry-run=json``, format 1."""
-
     identity = plan.identity
     return {
         "format": 1,
@@ -62,7 +60,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
         }
         if identity is not None
         else None,
-        "ports": [_port_document(row) for row in plan.fabric.ports],
+        "ports": [_port_document(row) for row in plan.choice.ports],
         "environment": environment_document(plan),
         "argv": list(shown_argv(plan)) if plan.argv is not None else None,
         "wait": {
@@ -83,8 +81,8 @@ def as_document(plan: Plan) -> dict[str, Any]:
             for problem in plan.problems
         ],
         "exit_code": plan.exit_code,
-        "gpus": gpus_document(plan.neighbours.affinity),
-        "affinity": affinity_document(plan.neighbours.affinity),
+        "gpus": gpus_document(plan.affinity),
+        "affinity": affinity_document(plan.affinity),
         "fingerprint": fingerprint(plan),
     }
 
@@ -106,7 +104,6 @@ def _port_document(row: PortRow) -> dict[str, Any]:
 
 def as_json(document: Any) -> str:
     """Return a document as JSON text; what is no UTF-8 on the node is escaped."""
-
     return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
 
 
@@ -122,18 +119,17 @@ def _without_secret(token: str) -> str:
 
 def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
-
     who, machine = _who(plan)
     lines = [who if plan.identity is not None else "who this pod is in its group is not known", machine]
-    lines += plan.fabric.notes
-    for row in plan.fabric.ports:
+    lines += plan.choice.notes
+    for row in plan.choice.ports:
         decision = row.decision
         if decision.used:
             lines.append(f"using {decision.label} ({_rate(row)} Gb/s): {decision.detail}")
         else:
             lines.append(f"not using {decision.label}: {decision.reason}, {decision.detail}")
-    if plan.neighbours.transfer is not None:
-        lines.append(f"KV transfer by {plan.neighbours.transfer}")
+    if plan.transfer.told is not None:
+        lines.append(f"KV transfer by {plan.transfer.told}")
     return [*lines, f"fingerprint: {fingerprint(plan)}"]
 
 
@@ -158,7 +154,6 @@ def _withheld(plan: Plan) -> dict[str, list[str]]:
 
 def handover_lines(plan: Plan) -> list[str]:
     """Return the last words of the log before SGLang."""
-
     lines = []
     identity, command = plan.identity, plan.command
     if identity is not None and identity.in_group and identity.is_leader and command is not None:
@@ -170,7 +165,6 @@ def handover_lines(plan: Plan) -> list[str]:
 
 def as_text(plan: Plan) -> str:
     """Return the plan for a tired person: who, what is used, what is not and why, what runs, what is wrong."""
-
     sections = [
         _section("Who", _who(plan)),
         _section("RDMA", _rdma(plan)),
@@ -211,10 +205,10 @@ def _who(plan: Plan) -> list[str]:
 
 
 def _rdma(plan: Plan) -> list[str]:
-    fabric = plan.fabric
+    fabric = plan.choice
     used = [row for row in fabric.ports if row.decision.used]
     left = [row for row in fabric.ports if not row.decision.used]
-    lines = [f"{fabric.policy.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
+    lines = [f"{fabric.constraints.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
     lines += fabric.notes
     lines += _table(
         ("port", "Gb/s", "interface", "index", "GID"),

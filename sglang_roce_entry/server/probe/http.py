@@ -117,7 +117,6 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
 
 def _status(url: str, timeout_s: float) -> int:
     """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is no HTTP."""
-
     import requests
     import urllib3
 

@@ -138,7 +138,6 @@ def _alive(server: _Server, answer: Answer) -> Verdict:
 
 def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdict:
     """Return the verdict on the server that runs here."""
-
     limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
 
     def read_file(folder: str | None, path: str) -> str:
