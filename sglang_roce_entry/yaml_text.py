@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 
 class NotYamlError(ValueError):
     """A text that is no YAML; where and why, but never its words: they can be keys and passwords."""
@@ -11,8 +13,6 @@ class NotYamlError(ValueError):
 
 def yaml_document(text: str) -> Any:
     """Return the document in ``text``. Raises :class:`NotYamlError`."""
-    import yaml
-
     try:
         return yaml.safe_load(text)
     # The constructors of PyYAML raise more than YAMLError: "!!int ''" IndexError, "!!bool x" KeyError.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+IpAddress = IPv4Address | IPv6Address
+
 MAX_PORT = 65535
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -34,7 +36,7 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def literal(host: str) -> IPv4Address | IPv6Address | None:
+def literal(host: str) -> IpAddress | None:
     """Return ``host`` as an address, ``None`` if it is a name."""
     try:
         return ip_address(host)

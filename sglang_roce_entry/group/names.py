@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from time import monotonic
 
-from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.endpoint import IpAddress, literal
 
-Addresses = tuple[IPv4Address | IPv6Address, ...]
+Addresses = tuple[IpAddress, ...]
 
 #: An answer older than this is asked for again: a recreated leader has another address.
 FRESH_S = 2.0

@@ -1,35 +1,23 @@
 """Waiting: for the leader's port, for the leader's own name, for ports that must be free.
 
 A wait is a value (:class:`WaitPolicy`) and an attempt that either returns or raises :class:`NotYet`
-with the cause. The first attempt costs nothing but itself; only a second one loads tenacity. No
-deadline is ever passed, also not by a resolver that hangs.
+with the cause. Only a second attempt loads tenacity (``retrying``). No deadline is ever passed, also
+not by a resolver that hangs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from random import uniform
 from time import monotonic, sleep
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from tenacity import RetryCallState
-
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe, connect_any, port_is_free
-from sglang_roce_entry.group.endpoint import MAX_PORT, literal
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
+from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 
-IpAddress = IPv4Address | IPv6Address
 Result = TypeVar("Result")
-
-
-class Say(Protocol):
-    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
-
-    def __call__(self, message: str, **fields: object) -> None:
-        """Write ``message``."""
 
 
 #: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
@@ -41,7 +29,6 @@ _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0
 _LOOKUP_S = 5.0
 _STATUS_EVERY_S = 30.0
-_SHORTEST_TRY_S = 0.05
 PORTS_FREE_WITHIN_S = 60.0
 
 
@@ -70,9 +57,9 @@ class WaitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Everything outside a wait: clock, pause, log."""
+    """Everything outside a wait: clock, pause, and the log (``Log.say``)."""
 
-    say: Say
+    say: Callable[..., None]
     clock: Callable[[], float] = monotonic
     pause: Callable[[float], None] = sleep
 
@@ -113,66 +100,16 @@ def wait_until(
     """
     started = around.clock()
     deadline = started + policy.deadline_s
-    status = _Status(what, policy, around, started)
-
-    failures: list[NotYet] = []
-
-    def once() -> Result:
-        remaining_s = deadline - around.clock()
-        if failures and remaining_s < _SHORTEST_TRY_S:
-            # Too short to learn anything: what the try before found out is the cause.
-            raise failures[-1]
-        try:
-            return attempt(max(0.0, remaining_s))
-        except NotYet as failure:
-            failures.append(failure)
-            raise
-
     try:
-        return once()
+        return attempt(max(0.0, policy.deadline_s))
     except NotYet as not_yet:
         if around.clock() >= deadline:
             raise
         first = not_yet
 
-    from tenacity import Retrying, retry_if_exception_type, wait_exponential
+    from sglang_roce_entry.group.retrying import keep_trying
 
-    # The first try has been made already: the second pause is the first one of tenacity's.
-    longest_s = wait_exponential(multiplier=2 * policy.first_s, max=policy.cap_s)
-
-    def pause_s(failure: NotYet, longest: float) -> float:
-        remaining_s = max(0.0, deadline - around.clock())
-        if remaining_s < _SHORTEST_TRY_S:
-            return remaining_s  # no more tries: what they would find out is known
-        chosen = max(longest * uniform(0.5, 1.0), failure.retry_in_s)  # noqa: S311 - spreads, hides nothing
-        return min(chosen, remaining_s)
-
-    def wait(state: RetryCallState) -> float:
-        return pause_s(_failure(state), longest_s(state))
-
-    def before_sleep(state: RetryCallState) -> None:
-        status.tell(_failure(state), state.next_action.sleep if state.next_action is not None else 0.0)
-
-    first_pause_s = pause_s(first, policy.first_s)
-    status.tell(first, first_pause_s)
-    around.pause(first_pause_s)
-    retrying = Retrying(
-        retry=retry_if_exception_type(NotYet),
-        stop=lambda _state: around.clock() >= deadline,
-        wait=wait,
-        before_sleep=before_sleep,
-        sleep=around.pause,
-        reraise=True,
-    )
-    return retrying(once)
-
-
-def _failure(state: RetryCallState) -> NotYet:
-    outcome = state.outcome
-    failure = outcome.exception() if outcome is not None else None
-    if not isinstance(failure, NotYet):
-        raise TypeError("a retry without its cause")
-    return failure
+    return keep_trying(attempt, first, deadline, policy, around, _Status(what, policy, around, started).tell)
 
 
 class _Status:
@@ -240,7 +177,7 @@ def await_leader(
     ports: Sequence[int],
     policy: WaitPolicy,
     around: Surroundings,
-    connect: Callable[[Sequence[IpAddress], Sequence[int], float], Probe] = connect_any,
+    connect: Callable[[Sequence[IpAddress], Sequence[int], float], ConnectOutcome] = connect_any,
 ) -> Awaited:
     """Return the leader's address as soon as any of ``ports`` accepts there.
 
@@ -254,14 +191,16 @@ def await_leader(
         deadline = around.clock() + within_s
         addresses = name.addresses(within_s)
         limit = max(0.0, min(_CONNECT_S, deadline - around.clock()))
-        probe = connect(addresses, ports, limit)
-        if probe.cause == ACCEPTED and probe.address is not None:
+        outcome = connect(addresses, ports, limit)
+        if outcome.cause == ACCEPTED and outcome.address is not None:
             only_ipv6 = all(address.version == 6 for address in addresses)
-            return Awaited(probe.address, probe.port, around.clock() - started, only_ipv6)
-        if probe.cause == TIMED_OUT and limit < _CONNECT_S and before:
+            return Awaited(outcome.address, outcome.port, around.clock() - started, only_ipv6)
+        if outcome.cause == TIMED_OUT and limit < _CONNECT_S and before:
             raise before[-1]  # the deadline cut this try short: its silence says nothing
         where = ", ".join(str(address) for address in addresses)
-        before[:] = [NotYet(f"{where} {_connect_cause(probe.cause, listed)}", _look_at(probe.cause, name.host))]
+        before[:] = [
+            NotYet(f"{where} {_connect_cause(outcome.cause, listed)}", _look_at(outcome.cause, name.host))
+        ]
         raise before[-1]
 
     try:

@@ -26,8 +26,8 @@ from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.plan.neighbours import Neighbours, decide_neighbours, read_files
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.server.arguments import UserArguments
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
-from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
+from sglang_roce_entry.server.command import Command, Node, build_command, user_dist_init
+from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
 

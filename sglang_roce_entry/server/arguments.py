@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
-from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +140,7 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
         )
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
     try:
         document = yaml_document(read_file(path))

@@ -14,9 +14,10 @@ from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endp
 from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.server.arguments import UserArguments
+from sglang_roce_entry.server.gpu_count import GpuCount
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
+from sglang_roce_entry.server.spellings import MODULE
 
-MODULE = "sglang.launch_server"
 #: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
 DEFAULT_DIST_TIMEOUT_S = 600
 
@@ -28,14 +29,6 @@ class Node:
     leader: str | None
     size: int
     index: int
-
-
-@dataclass(frozen=True, slots=True)
-class GpuCount:
-    """How many GPUs this process will see, ``None`` if unknown, and what said so."""
-
-    count: int | None
-    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,19 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.host.facts import Gpu, Gpus
 from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
-from sglang_roce_entry.server.command import GpuCount
 
 _SAYS_NOTHING = frozenset({"all", "void", "none", ""})
 _CUDA, _NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
 _ROCR, _HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 _PREFIXES = ("GPU-", "MIG-")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCount:
+    """How many GPUs this process will see, ``None`` if unknown, and what said so."""
+
+    count: int | None
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.server.command import MODULE
+import psutil
+
+from sglang_roce_entry.server.spellings import MODULE
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
@@ -98,8 +100,6 @@ def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str |
 
 def running_here() -> Found:
     """Return what of SGLang runs in this process namespace."""
-    import psutil
-
     processes = []
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         argv = tuple(process.info["cmdline"] or ())

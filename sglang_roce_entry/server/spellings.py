@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+#: What ``python3 -m`` runs.
+MODULE = "sglang.launch_server"
 CHECKED_FROM, CHECKED_TO = "0.4.3.post2", "0.5.23"
 
 
@@ -102,7 +104,6 @@ def _is_negative_number(token: str) -> bool:
     # Argparse's idea of one, which no option of SGLang looks like.
     if token.startswith("--"):
         return False
-
     return re.fullmatch(r"-\d+|-\d*\.\d+", token) is not None
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import (
     LeaderName,
@@ -74,11 +74,15 @@ class World:
             raise NotResolved(host, answer)
         return answer
 
-    def connect(self, addresses: Sequence[Any], ports: Sequence[int], timeout_s: float) -> Probe:
+    def connect(self, addresses: Sequence[Any], ports: Sequence[int], timeout_s: float) -> ConnectOutcome:
         self.probes.append((self.now, tuple(addresses)))
         self.now += min(self.probe_takes_s, timeout_s)
         cause = self.port(self.now, tuple(addresses))
-        return Probe(addresses[0], ports[0], cause) if cause == ACCEPTED else Probe(None, None, cause)
+        return (
+            ConnectOutcome(addresses[0], ports[0], cause)
+            if cause == ACCEPTED
+            else ConnectOutcome(None, None, cause)
+        )
 
     def leader(self, deadline_s: float, size: int = 2) -> Any:
         resolver: Any = self

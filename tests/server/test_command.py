@@ -10,8 +10,8 @@ from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.report.text import as_text
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
-from sglang_roce_entry.server.gpu_count import count_gpus
+from sglang_roce_entry.server.command import Command, Node, build_command, user_dist_init
+from sglang_roce_entry.server.gpu_count import GpuCount, count_gpus
 from tests.planning import plan_of
 from tests.trees import Node as FakeNode
 

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http.client import HTTPException
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
-from sglang_roce_entry.group.endpoint import bracketed, literal
-from sglang_roce_entry.group.names import NotResolved, Resolver
-from sglang_roce_entry.host.facts import IpAddress
+import requests
+import urllib3
 
-ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
-    "answered",
-    "nothing listens",
-    "hung",
-    "not http",
-    "no way",
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
+from sglang_roce_entry.group.endpoint import IpAddress, bracketed, literal
+from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.server.probe.answer import (
+    ANSWERED,
+    HUNG,
+    NOT_HTTP,
+    NOTHING_LISTENS,
+    UNREACHABLE,
+    Answer,
+    Target,
 )
 
 #: Where a server that listens everywhere is asked. With ``::`` the kernel may leave IPv4 out.
 _WILDCARDS = {"": ("127.0.0.1",), "0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a server listens: as its command line says it."""
-
-    host: str
-    port: int
-    secure: bool = False
-
-    def __str__(self) -> str:
-        """Return ``host:port``, an IPv6 address in brackets."""
-        return f"{bracketed(self.host)}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of the question; ``status`` only with ``ANSWERED``."""
-
-    kind: str
-    detail: str
-    status: int | None = None
 
 
 def ask(target: Target, path: str, timeout_s: float) -> Answer:
@@ -117,10 +97,6 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
 
 def _status(url: str, timeout_s: float) -> int:
     """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is no HTTP."""
-
-    import requests
-    import urllib3
-
     # The certificate is for the Service's name, not for the loopback; kubelet's probes ignore it too.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     with requests.Session() as session:
