@@ -19,7 +19,6 @@ from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 
 Result = TypeVar("Result")
 
-
 #: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
 #: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
@@ -93,10 +92,12 @@ def wait_until(
     attempt: Callable[[float], Result],
     policy: WaitPolicy,
     around: Surroundings,
+    name: str = "",
 ) -> Result:
     """Return what ``attempt`` returns as soon as it does; it is told the seconds it may take.
 
-    Raises the last :class:`NotYet` when ``policy.deadline_s`` is over.
+    The log calls it ``what`` and gives its ``name`` once. Raises the last :class:`NotYet` when
+    ``policy.deadline_s`` is over.
     """
     started = around.clock()
     deadline = started + policy.deadline_s
@@ -109,32 +110,38 @@ def wait_until(
 
     from sglang_roce_entry.group.retrying import keep_trying
 
-    return keep_trying(attempt, first, deadline, policy, around, _Status(what, policy, around, started).tell)
+    return keep_trying(attempt, first, deadline, policy, around, _Status(what, name, policy, around, started).tell)
 
 
 class _Status:
-    """Says at once, and then at most every 30 s, what is waited for and why."""
+    """Logs at once, and then at most every 30 s, what is waited for and why; a hint only if it is new."""
 
-    def __init__(self, what: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
-        self._what = what
+    def __init__(self, what: str, name: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
+        self._what, self._full_name = what, f"{what} {name}".rstrip()
         self._policy = policy
         self._around = around
         self._started = started
         self._last: float | None = None
+        self._hint = ""
 
     def tell(self, failure: NotYet, next_try_s: float) -> None:
         now = self._around.clock()
         if self._last is not None and now - self._last < _STATUS_EVERY_S:
             return
-        self._last = now
-        elapsed = now - self._started
+        elapsed_s, deadline_s = now - self._started, self._policy.deadline_s
+        passed = f"{elapsed_s:.0f} of {deadline_s:.0f} s"
+        line = f"still waiting for {self._what}: {failure.cause} ({passed})"
+        if self._last is None:
+            line = f"waiting for {self._full_name}: {failure.cause} ({passed}, next try in {next_try_s:.1f} s)"
+        if failure.look_at != self._hint:
+            line += f"; {failure.look_at}"
+        self._last, self._hint = now, failure.look_at
         self._around.say(
-            f"waiting for {self._what}: {failure.cause} ({elapsed:.0f} of {self._policy.deadline_s:.0f} s, "
-            f"next try in {next_try_s:.1f} s); {failure.look_at}",
-            waiting_for=self._what,
+            line,
+            waiting_for=self._full_name,
             cause=failure.cause,
-            elapsed_s=round(elapsed, 1),
-            deadline_s=self._policy.deadline_s,
+            elapsed_s=round(elapsed_s, 1),
+            deadline_s=deadline_s,
             next_try_s=round(next_try_s, 2),
         )
 
@@ -164,10 +171,8 @@ class LeaderName:
             self._addresses = self._resolver.addresses(self.host, limit)
         except NotResolved as failure:
             due_s = max(0.0, now + FRESH_S - self._around.clock())
-            cause = f"{self.host} does not resolve ({failure.reason})"
-            if failure.silent:
-                cause = f"{self.host} is not resolved: {failure.reason}"
-            raise NotYet(cause, self._dns_hint, due_s) from failure
+            state = "is not resolved" if failure.silent else "does not resolve"
+            raise NotYet(f"{state} ({failure.reason})", self._dns_hint, due_s) from failure
         self.last_known = self._addresses
         return self._addresses
 
@@ -197,19 +202,18 @@ def await_leader(
             return Awaited(outcome.address, outcome.port, around.clock() - started, only_ipv6)
         if outcome.cause == TIMED_OUT and limit < _CONNECT_S and before:
             raise before[-1]  # the deadline cut this try short: its silence says nothing
-        where = ", ".join(str(address) for address in addresses)
-        before[:] = [
-            NotYet(f"{where} {_connect_cause(outcome.cause, listed)}", _look_at(outcome.cause, name.host))
-        ]
+        where = "" if literal(name.host) else f"{', '.join(map(str, addresses))} "
+        cause = f"{where}{_connect_cause(outcome.cause, listed)}"
+        before[:] = [NotYet(cause, _look_at(outcome.cause, name.host))]
         raise before[-1]
 
     try:
-        return wait_until(f"the leader {name.host}", attempt, policy, around)
+        return wait_until("the leader", attempt, policy, around, name.host)
     except NotYet as last:
         raise EntryError(
             "LEADER_TIMEOUT",
-            f"the leader {name.host} did not come within {policy.deadline_s:.0f} s: {last.cause}",
-            f"{last.look_at}; more patience: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
+            f"the leader {name.host} was not reachable within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
             DEADLINE,
         ) from last
 
@@ -223,15 +227,15 @@ def _connect_cause(cause: str, ports: str) -> str:
 
 
 def _look_at(cause: str, host: str) -> str:
-    pod = host.partition(".")[0] if literal(host) is None else "the leader"
+    pod = host.partition(".")[0] if literal(host) is None else "<leader pod>"
     if cause == REFUSED:
         return f"the leader's SGLang has not opened its port yet: kubectl logs {pod}"
     if cause == TIMED_OUT:
         return (
-            "a NetworkPolicy or firewall drops it, or the address is stale: pods of a group need all "
-            "TCP ports between each other"
+            "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
+            "reach each other on all TCP ports"
         )
-    return "no route from this pod to the leader: check the pod network"
+    return "this pod has no route to the leader: check the pod network"
 
 
 def await_own_name(
@@ -257,17 +261,17 @@ def await_own_name(
         listed = ", ".join(str(address) for address in found)
         have = ", ".join(str(address) for address in own_addresses() if not address.is_loopback)
         raise NotYet(
-            f"{name.host} is {listed}, which is no address of this pod ({have or 'none'})",
-            "the record of the pod before, or this is not the leader: check the worker index",
+            f"resolves to {listed}, which is not an address of this pod ({have or 'none'})",
+            "a stale DNS record of the previous pod, or this is not the leader: check the worker index",
             FRESH_S,
         )
 
     try:
-        return wait_until(f"this leader's own name {name.host}", attempt, policy, around)
+        return wait_until("this leader's own name", attempt, policy, around, name.host)
     except NotYet as last:
         raise EntryError(
             "OWN_NAME_TIMEOUT",
-            f"this leader's own name did not come within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{name.host} did not resolve to this leader within {policy.deadline_s:.0f} s: {last.cause}",
             last.look_at,
             DEADLINE,
         ) from last
@@ -288,8 +292,8 @@ def await_free_ports(
         taken = [f"{port} ({why})" for host, port, why in wanted if not is_free(host, port)]
         if taken:
             raise NotYet(
-                f"taken: {', '.join(taken)}",
-                "another process of this pod, or of this node with hostNetwork: ss -ltnp",
+                f"{', '.join(taken)} in use",
+                "another process of this pod (with hostNetwork: of this node) listens there: ss -ltnp",
             )
 
     try:
@@ -297,7 +301,7 @@ def await_free_ports(
     except NotYet as last:
         raise EntryError(
             "PORT_TAKEN",
-            f"ports that SGLang needs stay {last.cause}",
+            f"ports that SGLang needs were not free within {policy.deadline_s:.0f} s: {last.cause}",
             f"{last.look_at}; choose others with --dist-init and SGLang's --port",
             CONFIGURATION,
         ) from last
