@@ -1,4 +1,4 @@
-"""YAML of the user: its document, or why it is none without a word of what stands in it."""
+"""YAML written by the user: the document, or why it is not YAML, without quoting it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 
 class NotYamlError(ValueError):
-    """A text that is no YAML; where and why, but never its words: they can be keys and passwords."""
+    """A text that is not YAML: where and why, but never its content, which can be keys and passwords."""
 
 
 def yaml_document(text: str) -> Any:

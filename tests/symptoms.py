@@ -171,7 +171,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         argv=(*MODEL, "--dist-init-addr", "$(LWS_LEADER_ADDRESS):20000"),
     ),
     Symptom(
-        "half an identity",
+        "incomplete identity",
         "Leader, size and index must all be known. Alone, SGLang would start as another rank, or wait for ever",
         "LWS_WORKER_INDEX",
         healthy,

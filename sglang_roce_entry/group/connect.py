@@ -20,7 +20,7 @@ ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", 
 
 @dataclass(frozen=True, slots=True)
 class ConnectOutcome:
-    """What came of one round of connects: the address and port that accepted, or the cause of none."""
+    """What came of one round of connects: the address and port that accepted, or why none did."""
 
     address: IpAddress | None
     port: int | None
@@ -30,7 +30,7 @@ class ConnectOutcome:
 def connect_any(addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s: float) -> ConnectOutcome:
     """Return the first accepting port; all are tried side by side, an IPv4 address is preferred.
 
-    ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has said no,
+    ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has failed,
     so that every node of a group ends with the same one.
     """
     poll = select.poll()
@@ -77,7 +77,7 @@ def connect_any(addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s:
 
 
 def _connecting(address: IpAddress, port: int) -> tuple[socket.socket | None, int]:
-    """Return a socket on its way, or ``None`` and the errno of a connect that is over (0: accepted)."""
+    """Return a connecting socket, or ``None`` and the errno of a connect that is over (0: accepted)."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -100,9 +100,9 @@ def _outcome(
     if accepted:
         _, _, address, port = min(accepted, key=lambda entry: entry[:2])
         return ConnectOutcome(address, port, ACCEPTED)
-    # A refusal proves that the host is there. Else the preferred address tells, and there a router that
-    # answers more than one that keeps silent: ICMP errors are rate-limited.
-    if any(REFUSED in said for said in causes.values()):
+    # A refusal proves that the host is there. Else the preferred address decides, and there an ICMP error
+    # counts more than silence: such errors are rate-limited.
+    if any(REFUSED in found for found in causes.values()):
         return ConnectOutcome(None, None, REFUSED)
     first = next(iter(causes.values()), set())
     return ConnectOutcome(None, None, UNREACHABLE if UNREACHABLE in first or not first else TIMED_OUT)
@@ -146,5 +146,5 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
-            # No IPv6 here, or an address of somebody else: SGLang will say it better.
+            # No IPv6 here, or an address of somebody else: SGLang reports that better.
     return True

@@ -1,4 +1,4 @@
-"""The MTU of the way to another node, by UDP datagrams that must not be fragmented.
+"""The MTU of the path to another node, by UDP datagrams that must not be fragmented.
 
 A datagram to a port where nobody listens is answered by the far kernel with "port unreachable", which
 a connected socket shows as ECONNREFUSED: so it came through. EMSGSIZE is a router's "fragmentation
@@ -52,7 +52,7 @@ def path_mtu(address: IpAddress, interface_mtu: int, timeout_s: float) -> PathMt
             deadline = monotonic() + timeout_s
             return _judge(lambda size: _answer(udp, address.version, size, deadline), interface_mtu)
     except OSError:
-        return PathMtu(SILENT, None)  # no route: the connect before has said so
+        return PathMtu(SILENT, None)  # no route: the connect before has shown it
 
 
 def _judge(answer: Callable[[int], int | None], interface_mtu: int) -> PathMtu:

@@ -201,7 +201,7 @@ def await_leader(
             only_ipv6 = all(address.version == 6 for address in addresses)
             return Awaited(outcome.address, outcome.port, around.clock() - started, only_ipv6)
         if outcome.cause == TIMED_OUT and limit < _CONNECT_S and before:
-            raise before[-1]  # the deadline cut this try short: its silence says nothing
+            raise before[-1]  # the deadline cut this try short: its silence proves nothing
         where = "" if literal(name.host) else f"{', '.join(map(str, addresses))} "
         cause = f"{where}{_connect_cause(outcome.cause, listed)}"
         before[:] = [NotYet(cause, _look_at(outcome.cause, name.host))]

@@ -322,7 +322,7 @@ def _no_file(folder: str | None, path: str) -> str:
     raise FileNotFoundError(2, "No such file or directory")
 
 
-REFUSED_TO_SAY = Answer(UNREACHABLE, "no way")
+REFUSED_TO_SAY = Answer(UNREACHABLE, "no route")
 MEANINGS = [
     # answer, startup and readiness, liveness
     (Answer(ANSWERED, "200", 200), True, True),

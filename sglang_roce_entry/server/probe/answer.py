@@ -11,13 +11,13 @@ ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
     "nothing listens",
     "hung",
     "not http",
-    "no way",
+    "unreachable",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a server listens: as its command line says it."""
+    """Where a server listens, by its command line."""
 
     host: str
     port: int

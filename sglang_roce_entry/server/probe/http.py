@@ -1,4 +1,4 @@
-"""One question to an HTTP server of this pod, answered within a time that nothing can stretch."""
+"""One question to an HTTP server of this pod, with a time limit that no server can stretch."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def ask(target: Target, path: str, timeout_s: float) -> Answer:
 
 def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
     try:
-        # Half of the time: a resolver that hangs must be told from a server that does.
+        # Half of the time, to tell a resolver that hangs from a server that does.
         addresses = _addresses(target.host, (deadline - monotonic()) / 2)
     except NotResolved as failure:
         return Answer(UNREACHABLE, str(failure))
     address = None
     causes = []
     for candidate in addresses:
-        limit_s = 0.9 * (deadline - monotonic())  # to say that it did not even accept, in time
+        limit_s = 0.9 * (deadline - monotonic())  # leaves time to report that it did not even accept
         probe = connect_any((candidate,), (target.port,), max(0.0, limit_s))
         causes.append(probe.cause)
         if probe.cause == ACCEPTED:
@@ -70,7 +70,9 @@ def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
             break
     if address is None:
         if TIMED_OUT in causes:
-            return Answer(HUNG, f"{target} does not even accept: its queue is full, or it is filtered")
+            return Answer(
+                HUNG, f"{target} does not even accept connections: its queue is full, or packets are filtered"
+            )
         if REFUSED in causes:
             return Answer(NOTHING_LISTENS, f"nothing listens on {target}")
         return Answer(UNREACHABLE, f"{target} is unreachable")
@@ -84,8 +86,8 @@ def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
         except ValueError as failure:
             failures.append(f"{scheme}: {failure}")
         else:
-            return Answer(ANSWERED, f"{scheme}://{target}{path} says {status}", status)
-    return Answer(NOT_HTTP, f"{target} accepts, but what it says is no HTTP ({'; '.join(failures)})")
+            return Answer(ANSWERED, f"{scheme}://{target}{path} answered {status}", status)
+    return Answer(NOT_HTTP, f"{target} accepts, but its answer is not HTTP ({'; '.join(failures)})")
 
 
 def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
@@ -96,7 +98,7 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
 
 
 def _status(url: str, timeout_s: float) -> int:
-    """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is no HTTP."""
+    """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is not HTTP."""
     # The certificate is for the Service's name, not for the loopback; kubelet's probes ignore it too.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     with requests.Session() as session:
