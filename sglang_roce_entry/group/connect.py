@@ -35,13 +35,12 @@ def connect_any(addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s:
     """
     poll = select.poll()
     open_sockets: dict[int, tuple[socket.socket, IpAddress, int]] = {}
-    accepted: list[tuple[int, int, IpAddress, int]] = []
+    accepted: list[tuple[IpAddress, int]] = []
     causes: dict[IpAddress, set[str]] = {address: set() for address in addresses}
-    order = {address: position for position, address in enumerate(addresses)}
 
     def settle(code: int, address: IpAddress, port: int) -> None:
         if code == 0:
-            accepted.append((address.version, order[address], address, port))
+            accepted.append((address, port))
         else:
             causes[address].add(_cause(code))
 
@@ -93,12 +92,10 @@ def _connecting(address: IpAddress, port: int) -> tuple[socket.socket | None, in
     return None, code
 
 
-def _outcome(
-    accepted: Sequence[tuple[int, int, IpAddress, int]],
-    causes: Mapping[IpAddress, set[str]],
-) -> ConnectOutcome:
+def _outcome(accepted: Sequence[tuple[IpAddress, int]], causes: Mapping[IpAddress, set[str]]) -> ConnectOutcome:
     if accepted:
-        _, _, address, port = min(accepted, key=lambda entry: entry[:2])
+        preferred = list(causes)
+        address, port = min(accepted, key=lambda pair: (pair[0].version, preferred.index(pair[0])))
         return ConnectOutcome(address, port, ACCEPTED)
     # A refusal proves that the host is there. Else the preferred address decides, and there an ICMP error
     # counts more than silence: such errors are rate-limited.
@@ -108,11 +105,11 @@ def _outcome(
     return ConnectOutcome(None, None, UNREACHABLE if UNREACHABLE in first or not first else TIMED_OUT)
 
 
-def _decided(accepted: Sequence[tuple[int, int, object, int]], pending: Sequence[IpAddress]) -> bool:
+def _decided(accepted: Sequence[tuple[IpAddress, int]], pending: Sequence[IpAddress]) -> bool:
+    """Return whether no pending connect could be preferred to what has accepted."""
     if not accepted:
         return False
-    best = min(entry[0] for entry in accepted)
-    return best == 4 or all(address.version == 6 for address in pending)
+    return any(address.version == 4 for address, _ in accepted) or all(one.version == 6 for one in pending)
 
 
 def _cause(code: int) -> str:

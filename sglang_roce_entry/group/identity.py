@@ -16,6 +16,12 @@ from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 
 _LABEL = "leaderworkerset.sigs.k8s.io/"
 _MAX_GROUP_SIZE = 100_000
+#: What messages call each field, the variable of LeaderWorkerSet, our flag.
+_FIELDS = {
+    "leader": ("leader address", "LWS_LEADER_ADDRESS", "--leader-address"),
+    "size": ("group size", "LWS_GROUP_SIZE", "--group-size"),
+    "index": ("worker index", "LWS_WORKER_INDEX", "--worker-index"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class IdentityInputs:
 
 def resolve_identity(inputs: IdentityInputs) -> Identity:
     """Return who this pod is. Raises :class:`~sglang_roce_entry.problems.ConfigurationError`."""
-    claims = {field: _claims(inputs, field) for field in ("leader", "size", "index")}
+    claims = {field: _claims(inputs, field) for field in _FIELDS}
     leader = _leader(claims["leader"])
     size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE) if claims["size"] else None
     name_claim = _by_pod_name(leader, inputs)
@@ -75,7 +81,7 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
     if not any(claims.values()):
         return Identity(None, 1, 0, "none")
     if size is None or (size > 1 and (leader is None or index is None)):
-        raise _incomplete(leader, size, index, inputs)
+        raise _incomplete({"leader": leader, "size": size, "index": index}, inputs.environ)
     index = 0 if index is None else index
     if index >= size:
         claim = claims["index"][0]
@@ -90,7 +96,6 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
 
 
 def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
-    lws = {"leader": "LWS_LEADER_ADDRESS", "size": "LWS_GROUP_SIZE", "index": "LWS_WORKER_INDEX"}
     found: list[Claim] = []
     setting = inputs.settings.get(field)
     if setting is not None:
@@ -98,7 +103,7 @@ def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
     argument = inputs.arguments.get(field)
     if argument is not None:
         found.append(Claim(argument[0], argument[1], "SGLang arguments"))
-    name = lws[field]
+    name = _FIELDS[field][1]
     found.append(Claim(inputs.environ.get(name, ""), name, "LWS_*"))
     if field == "index":
         key = f"{_LABEL}worker-index"
@@ -170,35 +175,19 @@ def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
     return None
 
 
-def _incomplete(
-    leader: str | None, size: int | None, index: int | None, inputs: IdentityInputs
-) -> ConfigurationError:
-    known = {"leader address": leader, "group size": size, "worker index": index}
-    have = [f"{what} {value}" for what, value in known.items() if value is not None]
-    missing = [what for what, value in known.items() if value is None]
-    variables = {
-        "leader address": "LWS_LEADER_ADDRESS",
-        "group size": "LWS_GROUP_SIZE",
-        "worker index": "LWS_WORKER_INDEX",
-    }
-    literal_text = [
-        f"{variables[what]}={inputs.environ[variables[what]]!r} is empty or was not expanded"
-        for what in missing
-        if variables[what] in inputs.environ
+def _incomplete(values: Mapping[str, str | int | None], environ: Mapping[str, str]) -> ConfigurationError:
+    have = [f"{_FIELDS[field][0]} {value}" for field, value in values.items() if value is not None]
+    missing = [_FIELDS[field] for field, value in values.items() if value is None]
+    unset = [
+        f"; {name}={environ[name]!r} is empty or was not expanded" for _, name, _ in missing if name in environ
     ]
-    found = f"; {', '.join(literal_text)}" if literal_text else ""
-    flags = {
-        "leader address": "--leader-address",
-        "group size": "--group-size",
-        "worker index": "--worker-index",
-    }
-    hint = "run under LeaderWorkerSet v0.6 or later, or set " + " and ".join(flags[what] for what in missing)
-    if missing == ["worker index"]:
+    hint = "run under LeaderWorkerSet v0.6 or later, or set " + " and ".join(flag for _, _, flag in missing)
+    if missing == [_FIELDS["index"]]:
         hint += f"; with LeaderWorkerSet 0.5: env LWS_WORKER_INDEX from metadata.labels['{_LABEL}worker-index']"
     return ConfigurationError(
         "HALF_IDENTITY",
         f"incomplete identity: {' and '.join(have)} {'is' if len(have) == 1 else 'are'} known, "
-        f"but not the {' or the '.join(missing)}{found}",
+        f"but not the {' or the '.join(what for what, _, _ in missing)}{''.join(unset)}",
         hint,
     )
 

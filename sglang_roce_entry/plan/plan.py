@@ -26,7 +26,7 @@ from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.plan.neighbours import Neighbours, decide_neighbours, read_files
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem
 from sglang_roce_entry.server.arguments import UserArguments
-from sglang_roce_entry.server.command import Command, Node, build_command, user_dist_init
+from sglang_roce_entry.server.command import Command, build_command, user_dist_init
 from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
@@ -265,11 +265,10 @@ def _command(
     identity = stages.identity
     if identity is None:
         return None, problems
-    node = Node(identity.leader, identity.size, identity.index)
     try:
         command = build_command(
             inputs.user,
-            node,
+            identity,
             gpus,
             stages.dist_init_port,
             _pod_interfaces(inputs.facts),

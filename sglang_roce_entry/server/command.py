@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.server.arguments import UserArguments
@@ -20,15 +21,6 @@ from sglang_roce_entry.server.spellings import MODULE
 
 #: SGLang gives late workers torch's default timeout unless --dist-timeout is given.
 DEFAULT_DIST_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """This node's place in its group, as the command needs it."""
-
-    leader: str | None
-    size: int
-    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ def user_dist_init(user: UserArguments) -> Endpoint | None:
 
 def build_command(
     user: UserArguments,
-    node: Node,
+    node: Identity,
     gpus: GpuCount,
     dist_init_port: int,
     interfaces: Sequence[Interface],
@@ -157,7 +149,7 @@ def _only_ipv6(interfaces: Sequence[Interface]) -> bool:
 
 
 def _tensor_parallel(
-    user: UserArguments, node: Node, gpus: GpuCount, *, compute_tp: bool
+    user: UserArguments, node: Identity, gpus: GpuCount, *, compute_tp: bool
 ) -> tuple[int | None, list[Problem]]:
     pp = user.number("pp_size", 1)
     dp = user.number("dp_size", 1)
@@ -213,7 +205,7 @@ def _available(user: UserArguments, gpus: GpuCount) -> int | None:
 
 
 def _check_given(
-    user: UserArguments, node: Node, gpus: GpuCount, tp: int, pp: int, available: int | None
+    user: UserArguments, node: Identity, gpus: GpuCount, tp: int, pp: int, available: int | None
 ) -> list[Problem]:
     argument = user.values.get("tp_size")
     where = argument.where if argument else "--tp-size (SGLang's default)"
@@ -231,7 +223,7 @@ def _check_given(
         return [
             _refused(
                 "TP_GPUS",
-                f"{where} {tp}{by_pp} needs {per_node} GPUs{on_each}, but this node has {available} ({gpus.source})",
+                f"{where} {tp}{by_pp} needs {per_node} GPUs{on_each}, this node has {available} ({gpus.source})",
                 f"remove {where} in a group, where it is computed, or correct the pod's GPUs (nvidia.com/gpu)",
             )
         ]
