@@ -40,8 +40,8 @@ from sglang_roce_entry.plan.inputs import (
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
 from sglang_roce_entry.plan.settings import Settings
 from sglang_roce_entry.problems import CONFIGURATION, OK, ConfigurationError, Problem, error, hardened, warning
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command
-from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
+from sglang_roce_entry.server.command import Command, build_command
+from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 from sglang_roce_entry.server.transfer import read_use
 
 
@@ -186,11 +186,10 @@ def _command(
     identity = member.identity
     if identity is None:
         return None, problems
-    node = Node(identity.leader, identity.size, identity.index)
     try:
         command = build_command(
             request.user,
-            node,
+            identity,
             gpus,
             member.dist_init_port,
             _pod_interfaces(facts),

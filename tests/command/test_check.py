@@ -276,11 +276,11 @@ DEFECTS: dict[str, Defect] = {
     "no libibverbs": Defect(
         "image", "libibverbs cannot be loaded", "libibverbs1", _facts(libibverbs="no such file"), code=69, status="fail"
     ),
-    "half an identity": Defect(
-        "identity", "half an identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
+    "incomplete identity": Defect(
+        "identity", "incomplete identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
     ),
     "GPUs that are not there": Defect(
-        "gpus", "8 GPUs by --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
+        "gpus", "8 GPUs according to --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
     ),
     "tp that does not divide": Defect(
         "command", "cannot be divided among 2 nodes", "remove --tp", argv=(*MODEL, "--tp", "15"), code=78, status="fail"
