@@ -23,7 +23,7 @@ from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.log import Log, warnings_line
 from sglang_roce_entry.plan.plan import (
     LeaderLookup,
     Plan,
@@ -304,8 +304,9 @@ class Launcher:
 
         if self._inputs.form == BARE_WORD:
             self._say_problems(plan.problems)
-        for line in (*environment_lines(plan), *handover_lines(plan)):
-            self._log.say(line)
+        for line in (*environment_lines(plan), *handover_lines(plan), warnings_line(plan.problems)):
+            if line is not None:
+                self._log.say(line)
         handover.raise_memlock()
         if self._guard is not None:
             self._guard.check()

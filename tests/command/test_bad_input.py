@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process.command import without_times
 from tests.trees import V1, Node
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_the_process_says_it_in_two_lines(
 ) -> None:
     ran = run(*argv, environ={"SGLANG_ROCE_RDMA": "off", **environ})
     assert ran.code == code, ran.err
-    lines = ran.err.splitlines()
+    lines = without_times(ran.err).splitlines()
     position = next(i for i, line in enumerate(lines) if words in line)
     assert lines[position].startswith("sglang-roce-entry: error: ")
     assert lines[position + 1].startswith("sglang-roce-entry:   fix: ")
