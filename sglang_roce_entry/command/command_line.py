@@ -18,7 +18,8 @@ from sglang_roce_entry.server.spellings import find_option
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
 _PLAIN_MODES = ("--version", "--help")
 #: The modes that print a page of text and look at nothing.
-PAGES = frozenset({"help", "version"})
+PAGES = frozenset({"help", "version", "explain"})
+_EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
@@ -80,7 +81,7 @@ def asks_for_a_mode(argv: Sequence[str]) -> bool:
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
-        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, "-h"):
+        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN, "-h"):
             return True
         if not _is_ours(name, reader.value_behind(equals, value)):
             return False
@@ -124,7 +125,7 @@ class _Reader:
 
 
 def _all_ours() -> frozenset[str]:
-    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP})
+    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP, _EXPLAIN})
 
 
 def _is_ours(name: str, value: str | None) -> bool:
@@ -163,6 +164,10 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
         if name == "--probe" and given not in _VALUE_MODES[name].split("|"):
             raise UsageError(f"{name} {given} is no probe", f"write {name} {_VALUE_MODES[name]}")
         return given
+    if name == _EXPLAIN:
+        if not equals and reader.more() and not reader.peek().startswith("-"):
+            return reader.take()
+        return value
     if equals:
         raise UsageError(f"{name} takes no value", f"write {name}")
     return ""

@@ -1,4 +1,4 @@
-"""The texts of ``--help`` and ``--version``."""
+"""The pages that the command prints about itself: ``--help``, ``--version`` and ``--explain``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import platform
 import sys
 
 from sglang_roce_entry import __version__
+from sglang_roce_entry.command.explain import explained
 from sglang_roce_entry.command.settings import SETTINGS
 from sglang_roce_entry.plan.settings import Invocation
 from sglang_roce_entry.problems import EXIT_CODES
@@ -59,7 +60,7 @@ def page(invocation: Invocation) -> str:
     """Return the page that ``invocation`` asks for. Raises ``UsageError``."""
     if invocation.mode == "version":
         return version_text()
-    return help_text()
+    return explained(invocation.mode_value) if invocation.mode == "explain" else help_text()
 
 
 def help_text() -> str:
