@@ -838,31 +838,49 @@ _EXITS = Group(
     "Exit codes",
     "The first error in the order of the stages decides: settings, identity, command, RDMA, wait.",
     (
-        Entry("0", "ok"),
-        Entry("1", "--probe: not healthy", do="Read the line that the probe printed."),
-        Entry("2", "usage: unknown flag, bad spelling, no SGLang arguments", do="See --help."),
+        Entry(
+            "0",
+            "A mode has shown what it should, and a launch would go ahead, also with warnings. After exec the "
+            "exit code is SGLang's, whatever it is.",
+        ),
+        Entry(
+            "1",
+            "--probe: the server is not started, not ready or not alive; the line on stdout gives the reason.",
+            do="See that line, and SGLang's log.",
+        ),
+        Entry("2", "The command line cannot be read, or stdout cannot be written.", do="See USAGE and OUTPUT."),
         Entry(
             "69",
-            "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs",
-            see=_CHECK,
-            do="Follow the code in the log. Without RDMA: --rdma off.",
+            "RDMA is required but unusable: no HCA, no verbs device, no own GID, locked memory, no libibverbs, a "
+            "selector that matches nothing; with --strict also a wrong value of NCCL's.",
+            "NCCL falls back to TCP, or the first connection hangs or fails after minutes.",
+            _CHECK,
+            "Follow the code in the log. Without RDMA: --rdma off.",
         ),
+        Entry("70", "A defect of this program.", do="See INTERNAL."),
         Entry(
-            "70",
-            "a defect of this program, please report it",
-            see="sglang-roce-entry --save-snapshot node.tar.gz",
+            "78",
+            "The configuration is wrong: a setting, the policy file, the identity of the pod, SGLang's arguments, "
+            "a taken port, or SGLang is missing.",
+            "SGLang ends after its imports, or waits for a group that never forms.",
+            _CHECK,
+            "Follow the code in the log.",
         ),
-        Entry("78", "identity, policy, variable, tp or SGLang missing or wrong", see=_CHECK),
         Entry(
             "124",
-            "the leader (or the leader's own name) was not reachable in time",
-            see="kubectl logs LEADER_POD",
-            do="See LEADER_TIMEOUT and OWN_NAME_TIMEOUT.",
+            "The leader, or on the leader its own name, was not reachable before --wait-deadline.",
+            see="kubectl logs LEADER_POD; kubectl get pod,svc -o wide",
+            do="See LEADER_TIMEOUT and OWN_NAME_TIMEOUT. --on-timeout exec launches anyway.",
         ),
-        Entry("126", "the command cannot be executed", do="See EXEC."),
-        Entry("127", "the command was not found", do="See EXEC_NOT_FOUND."),
-        Entry("130", "interrupted by SIGINT"),
-        Entry("143", "terminated by SIGTERM", do="Kubernetes ended the pod, or the group was recreated."),
+        Entry("126", "The command cannot be executed.", do="See EXEC."),
+        Entry("127", "The command was not found.", do="See EXEC_NOT_FOUND."),
+        Entry("130", "Interrupted by SIGINT (Ctrl-C) before exec."),
+        Entry(
+            "143",
+            "Ended by SIGTERM before exec: Kubernetes deletes the pod, or LeaderWorkerSet recreates the group.",
+            see="kubectl get events",
+            do="Look for the pod of the group that failed first.",
+        ),
     ),
 )
 

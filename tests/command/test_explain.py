@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sglang_roce_entry.codes import BY_CODE, EXITS, GROUPS, REASONS
+from sglang_roce_entry.problems import EXIT_CODES
 from tests.source_codes import codes_of, exit_codes, problem_codes, reason_codes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def test_no_code_has_two_entries() -> None:
 
 
 def test_exit_codes_and_reasons_stand_in_sections_of_their_own() -> None:
+    assert [entry.code for entry in EXITS.entries] == "/".join(code for code, _ in EXIT_CODES).split("/")
     assert {entry.code for entry in EXITS.entries} == exit_codes()
     assert {entry.code for entry in REASONS.entries} == reason_codes() - problem_codes()
 
