@@ -32,11 +32,15 @@ _OWN_NAME_S = 1.5
 
 
 def run_check(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host
+    invocation: Invocation,
+    settings: Settings,
+    environ: Mapping[str, str],
+    host: Host,
+    shell: frozenset[str] = frozenset(),
 ) -> tuple[tuple[CheckItem, ...], int]:
     """Return the lines and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    inputs, stages = gather(invocation, settings, environ, host)
+    inputs, stages = gather(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(inputs, stages, host)
     own_name = own_name_addresses(host)
     inspection = inspect(host, plan.facts.hcas, environ, own_name)

@@ -10,7 +10,7 @@ from sglang_roce_entry.check.run import own_name_addresses
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.collect import Host, live_host
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.host.snapshot.snapshot import load, pack, record
+from sglang_roce_entry.host.snapshot.snapshot import is_recorded, load, pack, record
 from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.plan import Plan
@@ -34,18 +34,24 @@ def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> in
 
 
 def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    shell: frozenset[str] = frozenset()
     if invocation.snapshot is not None:
         host, recorded = load(invocation.snapshot)
+        shell = frozenset(
+            name for name, value in environ.items() if is_recorded(name) and recorded.get(name) != value
+        )
         environ = {**recorded, **environ}
     else:
         host = live_host()
     settings = read_settings(invocation.flags, environ, invocation.policy)
     log.form = settings.log_format
+    if shell and invocation.mode_value != "json":
+        log.say(f"set in this shell, over the recording: {', '.join(sorted(shell))}")
     if invocation.mode == "check":
-        items, code = run.run_check(invocation, settings, environ, host)
+        items, code = run.run_check(invocation, settings, environ, host, shell)
         write_stdout(run.rendered(items, code, invocation.mode_value))
         return code
-    inputs, stages = gather(invocation, settings, environ, host)
+    inputs, stages = gather(invocation, settings, environ, host, shell)
     if invocation.mode == "save-snapshot":
         lookup = look_up_leader(stages, host)
         addresses = lookup.addresses if lookup is not None else ()

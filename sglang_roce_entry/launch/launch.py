@@ -49,9 +49,16 @@ _PODINFO = "/etc/podinfo"
 
 
 def gather(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host
+    invocation: Invocation,
+    settings: Settings,
+    environ: Mapping[str, str],
+    host: Host,
+    shell: frozenset[str] = frozenset(),
 ) -> tuple[PlanInputs, Stages]:
-    """Return what a plan rests on, but for the facts, and who this pod is. Raises ``EntryError``."""
+    """Return what a plan rests on, but for the facts, and who this pod is. Raises ``EntryError``.
+
+    ``shell`` names what of ``environ`` the caller of a replay has set over the recording.
+    """
     bare = invocation.form == BARE_WORD and bool(invocation.rest)
     user = None if bare else read_arguments(invocation.rest, _file_reader(host))
     inputs = PlanInputs(
@@ -66,6 +73,7 @@ def gather(
         labels=_podinfo(host, "labels"),
         annotations=_podinfo(host, "annotations"),
         hostname=os.uname().nodename if host.live else None,
+        shell=shell,
     )
     return inputs, identify(inputs)
 

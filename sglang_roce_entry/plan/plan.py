@@ -55,6 +55,7 @@ class PlanInputs:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     hostname: str | None = None
+    shell: frozenset[str] = frozenset()  # a replay: variables of the caller's shell, over the recording
 
 
 @dataclass(frozen=True, slots=True)
