@@ -73,7 +73,7 @@ def as_failure(raised: Exception) -> EntryError:
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT. Not an ``Exception``, so that nothing on the way swallows it."""
+    """SIGTERM or SIGINT. Not an ``Exception``, so that no handler in between swallows it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)

@@ -116,11 +116,11 @@ def _save(
     count = sum(not name.endswith("/") for name in files)
     log.say(
         f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
-        f"devices, {len(facts['environ'])} variables (none whose name says secret); "
+        f"devices, {len(facts['environ'])} variables (none with a name of a secret); "
         f"{len(archive)} bytes"
     )
     log.say(
-        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        "it contains GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
         + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
     )
     return OK

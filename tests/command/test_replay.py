@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from tests.command.conftest import Run
 
 SHELL = {"NCCL_IB_GID_INDEX": "3", "NCCL_DEBUG": "WARN", "LWS_WORKER_INDEX": "0", "EDITOR": "vi"}
-LINE = "sglang-roce-entry: set in this shell, over the recording: LWS_WORKER_INDEX, NCCL_DEBUG, NCCL_IB_GID_INDEX\n"
+LINE = (
+    "sglang-roce-entry: set in this shell, over the recording: LWS_WORKER_INDEX, NCCL_DEBUG, NCCL_IB_GID_INDEX\n"
+)
 
 
 @pytest.mark.parametrize("mode", ["--dry-run", "--print-env", "--check"])
