@@ -1,4 +1,4 @@
-"""The failures that end a run: one exception, one exit code each, said in two lines."""
+"""The failures that end a run: one exception, one exit code each, reported in two lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEADLINE = 124
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
-#: What ``--help`` and the README say about them.
+#: What ``--help`` and the README say about them; ``codes.py`` has more.
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("1", "--probe: not healthy"),
@@ -25,7 +25,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
     ("70", "a defect of this program, please report it"),
     ("78", "identity, policy, variable, tp or SGLang missing or wrong"),
-    ("124", "the leader (or the leader's own name) did not come in time"),
+    ("124", "the leader (or the leader's own name) was not reachable in time"),
     ("126/127", "the command cannot be executed / was not found"),
     ("130/143", "interrupted by SIGINT / SIGTERM"),
 )
@@ -73,7 +73,7 @@ def as_failure(raised: Exception) -> EntryError:
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT. Not an ``Exception``, so that nothing on the way swallows it."""
+    """SIGTERM or SIGINT. Not an ``Exception``, so that no handler in between swallows it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -114,7 +114,7 @@ def error(code: str, message: str, hint: str, exit_code: int) -> Problem:
 
 
 def warning(code: str, message: str, hint: str) -> Problem:
-    """Return a problem that is only said."""
+    """Return a problem that is only reported."""
     return Problem("warning", code, message, hint)
 
 

@@ -33,11 +33,15 @@ _OWN_NAME_S = 1.5
 
 
 def run_check(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host
+    invocation: Invocation,
+    settings: Settings,
+    environ: Mapping[str, str],
+    host: Host,
+    shell: frozenset[str] = frozenset(),
 ) -> tuple[tuple[CheckItem, ...], int]:
     """Return the lines and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    request = read_request(invocation, settings, environ, host)
+    request = read_request(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(request, identify(request), host)
     own_name = own_name_addresses(host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name)

@@ -11,7 +11,7 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import Host, live_host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.snapshot.read import load
-from sglang_roce_entry.host.snapshot.write import pack, record
+from sglang_roce_entry.host.snapshot.write import is_recorded, pack, record
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
@@ -35,18 +35,24 @@ def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> in
 
 
 def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    shell: frozenset[str] = frozenset()
     if invocation.snapshot is not None:
         host, recorded = load(invocation.snapshot)
+        shell = frozenset(
+            name for name, value in environ.items() if is_recorded(name) and recorded.get(name) != value
+        )
         environ = {**recorded, **environ}
     else:
         host = live_host()
     settings = read_settings(invocation.flags, environ, invocation.policy)
     log.form = settings.log_format
+    if shell and invocation.mode_value != "json":
+        log.say(f"set in this shell, over the recording: {', '.join(sorted(shell))}")
     if invocation.mode == "check":
-        items, code = run.run_check(invocation, settings, environ, host)
+        items, code = run.run_check(invocation, settings, environ, host, shell)
         write_stdout(run.rendered(items, code, invocation.mode_value))
         return code
-    request = read_request(invocation, settings, environ, host)
+    request = read_request(invocation, settings, environ, host, shell)
     member = identify(request)
     if invocation.mode == "save-snapshot":
         leader = look_up_leader(member, HostFacts(), host)
@@ -112,11 +118,11 @@ def _save(
     count = sum(not name.endswith("/") for name in files)
     log.say(
         f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
-        f"devices, {len(facts['environ'])} variables (none whose name says secret); "
+        f"devices, {len(facts['environ'])} variables (none with a name of a secret); "
         f"{len(archive)} bytes"
     )
     log.say(
-        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        "it contains GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
         + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
     )
     return OK

@@ -44,7 +44,7 @@ class Setting:
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"is none of: {', '.join(allowed)}")
+            raise ValueError(f"is not one of: {', '.join(allowed)}")
         return text
 
     return parse
@@ -73,7 +73,7 @@ def parse_duration_s(text: str) -> float:
     unit = text[len(number) :]
     plain = number.replace(".", "", 1)
     if unit not in _UNITS_S or not plain.isascii() or not plain.isdecimal():
-        raise ValueError("is no duration (90, 90s, 30m, 1h)")
+        raise ValueError("is not a duration (90, 90s, 30m, 1h)")
     value = float(number) * _UNITS_S[unit]
     if value > 7 * 24 * 3600:
         raise ValueError("is longer than a week")
@@ -95,7 +95,7 @@ def _parse_subnets(text: str) -> tuple[IpNetwork, ...]:
             networks.append(ip_network(part))
         except ValueError as problem:
             subject = "is" if len(parts) == 1 else f"has {part!r}, which is"
-            raise ValueError(f"{subject} no network{_meant(part)}") from problem
+            raise ValueError(f"{subject} not a network{_meant(part)}") from problem
     return tuple(networks)
 
 
@@ -109,7 +109,7 @@ def _meant(part: str) -> str:
 
 def _parse_port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 6:
-        raise ValueError("is no port number")
+        raise ValueError("is not a port number")
     value = int(text)
     if not 1 <= value <= 65535:
         raise ValueError("is out of range (1 to 65535)")
@@ -137,7 +137,7 @@ def _parse_interface(text: str) -> str | None:
     if text == "auto":
         return None
     if len(text) > 15 or "/" in text or any(c.isspace() or c in "=^," for c in text):
-        raise ValueError("is no interface name (one exact name, without '=', '^' or a list)")
+        raise ValueError("is not an interface name (one exact name, without '=', '^' or a list)")
     return text
 
 
@@ -153,36 +153,46 @@ SETTINGS: tuple[Setting, ...] = (
         "required|optional|off",
         "required in a group, else optional; off: NCCL_IB_DISABLE=1",
     ),
-    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors"),
-    Setting("hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar (all)"),
-    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "for HCAs that are coming up (60)"),
-    Setting("subnets", _parse_subnets, (), "CIDR,...", "preferred in this order; admit 169.254/16"),
-    Setting("family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "of the GIDs (auto)"),
+    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors (no)"),
+    Setting(
+        "hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar: =mlx5_0:1,mlx5_1:1 (all)"
+    ),
+    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "how long to wait for HCAs that are coming up (60)"),
+    Setting("subnets", _parse_subnets, (), "CIDR,...", "networks to prefer, in this order; may name 169.254/16"),
+    Setting(
+        "family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "address family of the GIDs (auto)"
+    ),
     Setting(
         "foreign_gids",
         _one_of("refuse", "allow"),
         "refuse",
         "refuse|allow",
-        "use the host's GIDs from an overlay pod, knowingly (refuse)",
+        "refuse GIDs that are not this pod's, or knowingly use them (refuse)",
     ),
     Setting("interface", _parse_interface, None, "NAME", "control interface (the one towards the leader)"),
     Setting("leader_address", _text, None, "HOST", "override the leader's address"),
     Setting("group_size", _text, None, "N", "override the group size"),
     Setting("worker_index", _text, None, "N", "override the worker index"),
-    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port D (20000)"),
-    Setting("wait_deadline", parse_duration_s, 1800.0, "SECONDS", "for the leader (1800); 0: do not wait"),
+    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port on the leader (20000)"),
+    Setting(
+        "wait_deadline",
+        parse_duration_s,
+        1800.0,
+        "SECONDS",
+        "how long to wait for the leader (1800; 0: not at all)",
+    ),
     Setting(
         "on_timeout",
         _one_of("exit", "exec"),
         "exit",
         "exit|exec",
-        "exit 124, or launch anyway: torch tries on for 600 s (exit)",
+        "exit 124, or launch anyway: torch keeps retrying for 600 s (exit)",
     ),
     Setting("gpus", _parse_gpus, None, "N", "GPUs of this node (auto)"),
     Setting("tp", _one_of("auto", "off"), "auto", "auto|off", "compute --tp-size for groups (auto)"),
-    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "of --probe in all (25; liveness 10)"),
+    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "for all that a --probe does (25; liveness 10)"),
     Setting("linger", parse_duration_s, None, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
-    Setting("log_format", _one_of("text", "json"), "text", "text|json", "of the log on stderr (text)"),
+    Setting("log_format", _one_of("text", "json"), "text", "text|json", "form of the log on stderr (text)"),
 )
 
 BY_FLAG = {setting.flag: setting for setting in SETTINGS}
@@ -259,6 +269,6 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
         if name.startswith(PREFIX) and name not in _BY_VARIABLE and not is_service_link(name):
             raise ConfigurationError(
                 "UNKNOWN_VARIABLE",
-                f"{name} is no setting of sglang-roce-entry",
+                f"{name} is not a setting of sglang-roce-entry",
                 f"{nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
             )

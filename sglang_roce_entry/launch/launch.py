@@ -18,7 +18,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.log import Log, warnings_line
 from sglang_roce_entry.plan.inputs import (
     Leader,
     Member,
@@ -55,8 +55,9 @@ def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) 
         _log_problems(plan.problems, log)
     else:
         plan = _Launch(request, member, host, log).plan()
-    for line in (*environment_lines(plan), *handover_lines(plan)):
-        log.say(line)
+    for line in (*environment_lines(plan), *handover_lines(plan), warnings_line(plan.problems)):
+        if line is not None:
+            log.say(line)
     handover.raise_memlock()
     guard.check()
     handover.hand_over(plan.argv or (), {**request.environ, **plan.environment()})

@@ -1,6 +1,6 @@
 """What was asked of this run, as frozen values: the command line in its parts, and the settings.
 
-``command/`` reads them from texts; everything behind it is handed these.
+``command/`` reads them from texts; everything after it is handed these.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting's value, and where each that is not a default was written."""
+    """Every setting's value, and where each that differs from its default was written."""
 
     rdma: str | None = None
     strict: bool = False

@@ -16,12 +16,12 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.launch import launch
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.launch import PlanRefused
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.log import PREFIX, Log
 from sglang_roce_entry.plan.inputs import identify, read_facts, read_request
 from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
 from tests.planning import plan_of
-from tests.process.command import STANDIN_SOURCE, python_path
+from tests.process.command import STANDIN_SOURCE, python_path, without_times
 from tests.trees import Node
 
 if TYPE_CHECKING:
@@ -43,6 +43,22 @@ def test_what_is_wrong_with_the_leader_s_address_is_said(run: Run, tmp_path: Pat
     ran = run(*WORKER, "127.0.0.1", "--wait-deadline", "0", "--model-path", "/m", environ=environ)
     assert ran.code == 0, ran.err
     assert "[LEADER_IS_LOOPBACK]" in ran.err
+
+
+def test_the_last_line_repeats_the_warnings(run: Run, tmp_path: Path) -> None:
+    """What has scrolled away is named once more before SGLang's own log begins."""
+    environ = {**with_sglang(tmp_path / "record"), "SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0"}
+    ran = run(*WORKER, "127.0.0.1", "--wait-deadline", "0", "--model-path", "/m", environ=environ)
+    said = [line for line in without_times(ran.err).splitlines() if line.startswith(PREFIX)]
+    assert said[-1] == (
+        f"{PREFIX} 2 warnings: LEADER_IS_LOOPBACK, NONZERO_RANKS_RETURN (sglang-roce-entry --explain CODE)"
+    )
+
+
+def test_without_a_warning_the_last_line_is_the_handover(run: Run, tmp_path: Path) -> None:
+    ran = run("--rdma", "off", "--gpus", "1", "--model-path", "/m", environ=with_sglang(tmp_path / "record"))
+    assert ran.code == 0, ran.err
+    assert " warning" not in ran.err
 
 
 def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +156,7 @@ def test_a_stream_that_cannot_be_written_keeps_nothing_from_starting(tmp_path: P
 def test_output_that_cannot_be_written_is_no_defect_of_ours(mode: tuple[str, ...], redirection: str) -> None:
     done = in_shell(redirection, "--snapshot", "h20-roce", *mode, environ={})
     assert done.returncode == 2, done.stderr
-    last = done.stderr.decode().splitlines()[-2:]
+    last = without_times(done.stderr.decode()).splitlines()[-2:]
     assert last[0].startswith("sglang-roce-entry: error: stdout cannot be written: "), done.stderr
     assert last[0].endswith("[OUTPUT]")
     assert last[1].startswith("sglang-roce-entry:   fix: ")

@@ -67,7 +67,7 @@ def test_policy_values_of_every_kind() -> None:
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("hca_wait: {a: 1}", "wrong kind"),
-        ("hca_wait: soon", "no duration"),
+        ("hca_wait: soon", "not a duration"),
         ("? [1]\n: 2", "not YAML"),
     ],
 )
