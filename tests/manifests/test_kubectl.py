@@ -8,7 +8,6 @@ from pathlib import Path
 from tests.manifests.kubectl import INSTALL, find, kubectl
 
 
-
 def _script(folder: Path, name: str, output: str) -> str:
     path = folder / name
     path.write_text(f"#!/bin/sh\necho '{output}'\n")
