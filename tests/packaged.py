@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import sglang_roce_entry
-from sglang_roce_entry.host.snapshot.snapshot import pack
+from sglang_roce_entry.host.snapshot.write import pack
 from tests.trees import Node
 
 SLOTS = 256

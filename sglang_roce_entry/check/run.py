@@ -18,8 +18,8 @@ from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.group.connect import connect_any, port_is_free
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
-from sglang_roce_entry.host.check_facts import inspect
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.launch import gather, look_and_plan
 from sglang_roce_entry.log import squeezed
@@ -40,7 +40,7 @@ def run_check(
     inputs, stages = gather(invocation, settings, environ, host)
     plan, lookup = look_and_plan(inputs, stages, host)
     own_name = own_name_addresses(host)
-    inspection = inspect(host, plan.facts.hcas, environ, own_name)
+    inspection = read_check_facts(host, plan.facts.hcas, environ, own_name)
     examined = Examined(plan, environ, inspection, host.live)
     problems = launch.by_item(examined)
     lines = [

@@ -14,8 +14,8 @@ from sglang_roce_entry.command.command_line import Invocation, asks_for_a_mode, 
 from sglang_roce_entry.command.manual import help_text, version_text
 from sglang_roce_entry.command.modes import run_mode
 from sglang_roce_entry.command.settings import Settings, parse_duration_s, read_settings
-from sglang_roce_entry.host.collect import live_host
-from sglang_roce_entry.host.snapshot.snapshot import load
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.snapshot.read import load
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.launch import Launcher, PlanRefused, gather

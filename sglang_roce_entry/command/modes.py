@@ -9,9 +9,9 @@ from sglang_roce_entry.check import run
 from sglang_roce_entry.check.run import own_name_addresses
 from sglang_roce_entry.command.command_line import Invocation
 from sglang_roce_entry.command.settings import Settings
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.host.snapshot.snapshot import pack, record
+from sglang_roce_entry.host.snapshot.write import pack, record
 from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.plan import Plan

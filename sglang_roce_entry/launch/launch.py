@@ -20,7 +20,8 @@ from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import parse_podinfo
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
-from sglang_roce_entry.host.collect import Host, collect
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import Gpus, HostFacts, IpAddress, Route
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.launch import handover

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.fabric.pairing import pair
+from sglang_roce_entry.fabric.affinity import pair
 from sglang_roce_entry.host.facts import Gpu, Hca
 from tests.decision.golden import finished, flattened, hgx, own_domains, rail, two_per_gpu
 from tests.packaged import h20_roce

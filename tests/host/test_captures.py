@@ -13,7 +13,7 @@ from sglang_roce_entry.fabric.constraints import FabricPolicy
 from sglang_roce_entry.fabric.consumers.variables import VariablePlan
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.snapshot.snapshot import load
+from sglang_roce_entry.host.snapshot.read import load
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 EXPECTED: dict[str, Any] = json.loads((CAPTURES / "expected-tables.json").read_text())

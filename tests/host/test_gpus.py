@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.tree import RecordingTree
+from sglang_roce_entry.host.snapshot.write import RecordingTree
 from tests.decision.golden import hgx
 from tests.trees import Node, gpu_uuid
 

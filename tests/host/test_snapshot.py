@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.host.collect import collect, live_host
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.snapshot.snapshot import SnapshotError, load, pack, packaged_names, record
+from sglang_roce_entry.host.snapshot.format import SnapshotError, packaged_names
+from sglang_roce_entry.host.snapshot.read import load
+from sglang_roce_entry.host.snapshot.write import pack, record
 from tests.healthy import healthy
 from tests.packaged import PACKAGED, folder
 from tests.trees import Node
