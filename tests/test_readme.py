@@ -15,6 +15,7 @@ import yaml
 
 from sglang_roce_entry.problems import EXIT_CODES
 from tests.readme import BLOCKS, README, ROOT, SHOWN, written
+from tests.sources import PACKAGE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +111,13 @@ def test_docker_without_kubernetes_makes_a_group() -> None:
         assert plan["argv"][plan["argv"].index("--nnodes") + 1] == "2"
         leader = variables["SGLANG_ROCE_LEADER_ADDRESS"]
         assert plan["argv"][plan["argv"].index("--dist-init-addr") + 1] == f"{leader}:20000"
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| change |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(named) >= 6
+    assert [path for path in named if not (PACKAGE / path).is_file()] == []
 
 
 def test_the_flow_has_every_exit_code_of_a_failed_start() -> None:
