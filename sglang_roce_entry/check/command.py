@@ -7,7 +7,7 @@ import shlex
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, of_problems, ok, skip
 from sglang_roce_entry.check.rdma import place_of_unusable
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.report.text import shown_argv
+from sglang_roce_entry.report.secrets import shown_argv
 
 #: The item under which a problem of the plan is said, by its code. A code that is not here gets a
 #: line of its own, so that nothing of the plan is lost.

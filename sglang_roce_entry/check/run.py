@@ -24,7 +24,7 @@ from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.launch import gather, look_and_plan
 from sglang_roce_entry.log import squeezed
 from sglang_roce_entry.problems import EntryError
-from sglang_roce_entry.report.text import as_json
+from sglang_roce_entry.report.json import as_json
 from sglang_roce_entry.server.running import running_here
 
 #: For all look-ups and connections together.

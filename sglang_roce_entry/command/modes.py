@@ -16,7 +16,11 @@ from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK, USAGE, EntryError
-from sglang_roce_entry.report import text as report
+from sglang_roce_entry.report.folding import folded_problems
+from sglang_roce_entry.report.json import as_document, as_json, environment_document
+from sglang_roce_entry.report.secrets import is_secret_variable
+from sglang_roce_entry.report.shell import as_shell
+from sglang_roce_entry.report.text import as_text
 
 
 def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
@@ -34,9 +38,9 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
     elif invocation.mode_value == "json":
-        write_stdout(report.as_json(report.as_document(plan)))
+        write_stdout(as_json(as_document(plan)))
     else:
-        write_stdout(report.as_text(plan))
+        write_stdout(as_text(plan))
     return plan.exit_code
 
 
@@ -48,19 +52,19 @@ def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:
-    for problem in plan.problems:
+    for problem in folded_problems(plan.problems):
         log.problem(problem)
     if form == "json":
-        write_stdout(report.as_json(report.environment_document(plan)))
+        write_stdout(as_json(environment_document(plan)))
     else:
-        write_stdout(report.as_shell(plan))
+        write_stdout(as_shell(plan))
 
 
 class _Secrets:
     """Holds the name of every variable that is not to be shown, also of those that a file of NCCL sets."""
 
     def __contains__(self, name: object) -> bool:
-        return report.is_secret_variable(str(name))
+        return is_secret_variable(str(name))
 
 
 def _save(

@@ -42,7 +42,8 @@ from sglang_roce_entry.plan.plan import (
     rdma_is_wanted,
 )
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
-from sglang_roce_entry.report.text import decision_lines, environment_lines, handover_lines
+from sglang_roce_entry.report.folding import folded_problems
+from sglang_roce_entry.report.log_lines import decision_lines, environment_lines, handover_lines
 from sglang_roce_entry.server.arguments import read_arguments
 
 #: A mode may look the leader's name up, but not wait for it.
@@ -296,7 +297,7 @@ class Launcher:
         self._say_problems(plan.problems)
 
     def _say_problems(self, problems: Iterable[Problem]) -> None:
-        for problem in problems:
+        for problem in folded_problems(problems):
             self._log.problem(problem)
 
     @staticmethod

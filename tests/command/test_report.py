@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from sglang_roce_entry.report.text import is_secret_variable
+from sglang_roce_entry.report.secrets import is_secret_variable
 from tests.command.conftest import Run, clean_environment
 from tests.packaged import PACKAGED
 

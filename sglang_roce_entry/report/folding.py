@@ -1,0 +1,94 @@
+"""Equal things in one line: the names of many ports as one, and texts that differ in nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.problems import Problem
+
+#: A word without the punctuation behind it, or one character between words.
+_WORD = re.compile(r"[^\s,;()'\"]*[^\s,;()'\":.]|.", re.DOTALL)
+#: A name with a number in it (mlx5_0:1, ens1np0, /dev/infiniband/uverbs2); a bare number is not a name.
+_NAME = re.compile(r"[A-Za-z/](?=.*\d)[\w./:-]*")
+_VERSION = re.compile(r"(IP)?v\d+")
+_ADDRESS = re.compile(r"(?=.*::|(?:.*[.:]){3})[0-9a-fA-F.:/]+")
+#: Of the names inside a sentence, all are listed once; further ones up to this many.
+_LISTED = 3
+
+
+def folded_names(labels: Iterable[str]) -> list[str]:
+    """Return the names with consecutive numbers as one: ``mlx5_[0-3]:1`` for four ports."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    plain = []
+    for label in sorted(dict.fromkeys(labels), key=natural_key):
+        device, colon, port = label.rpartition(":") if ":" in label else (label, "", "")
+        stem = device.rstrip("0123456789")
+        number = device[len(stem) :]
+        if number and (number == "0" or not number.startswith("0")):
+            groups.setdefault((stem, colon + port), []).append(int(number))
+        else:
+            plain.append(label)
+    for (stem, rest), numbers in groups.items():
+        runs: list[list[int]] = []
+        for value in numbers:
+            if runs and value == runs[-1][-1] + 1:
+                runs[-1].append(value)
+            else:
+                runs.append([value])
+        texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+        plain.append(f"{stem}[{','.join(texts)}]{rest}" if len(numbers) > 1 else f"{stem}{texts[0]}{rest}")
+    return plain
+
+
+def folded_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[int, tuple[str, ...]]]:
+    """Return each group of like rows as one, with how many they are, in the order of their first.
+
+    A row is a name and any number of texts. Rows are alike if their texts differ only in names with a
+    number and in addresses: that is what belongs to the port or device which the row is about. A bare
+    number (an index, a rate) that differs keeps them apart.
+    """
+    groups: dict[tuple[tuple[str, ...], ...], list[tuple[str, ...]]] = {}
+    for row in rows:
+        shape = tuple(tuple(_shape(word) for word in _WORD.findall(text)) for text in row[1:])
+        groups.setdefault(shape, []).append(row)
+    return [(len(alike), _merged(alike)) for alike in groups.values()]
+
+
+def folded_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems with each group of like ones as one."""
+    kept: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kept.setdefault((problem.severity, problem.code), []).append(problem)
+    return [
+        replace(alike[0], message=message, hint=hint)
+        for alike in kept.values()
+        for _, (_, message, hint) in folded_rows(("", one.message, one.hint) for one in alike)
+    ]
+
+
+def _shape(word: str) -> str:
+    if _ADDRESS.fullmatch(word):
+        return "@"
+    if _NAME.fullmatch(word) and not _VERSION.fullmatch(word):
+        return re.sub(r"\d+", "#", word)
+    return word
+
+
+def _merged(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    if len(rows) == 1:
+        return rows[0]
+    columns = list(zip(*rows, strict=True))
+    listed = bool(rows[0][0])
+    merged = [",".join(folded_names(columns[0]))]
+    for texts in columns[1:]:
+        words = []
+        for alike in zip(*(_WORD.findall(text) for text in texts), strict=True):
+            names = folded_names(alike) if len(set(alike)) > 1 else [alike[0]]
+            short = names if len(names) <= _LISTED or not listed else [f"{names[0]} ... {names[-1]}"]
+            listed = listed or len(set(alike)) > 1
+            words.append(", ".join(short))
+        merged.append("".join(words))
+    return tuple(merged)
