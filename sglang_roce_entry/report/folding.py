@@ -15,23 +15,29 @@ _WORD = re.compile(r"[^\s,;()'\"]*[^\s,;()'\":.]|.", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z/](?=.*\d)[\w./:-]*")
 _VERSION = re.compile(r"(IP)?v\d+")
 _ADDRESS = re.compile(r"(?=.*::|(?:.*[.:]){3})[0-9a-fA-F.:/]+")
+#: The number of a device, before the one of its port; and the first to fifth number of any name.
+_OF_DEVICE = re.compile(r"([^:]*?)(\d+)((?::.*)?)")
+_PLACES = tuple(re.compile(rf"(\D*(?:\d+\D+){{{place}}})(\d+)(.*)") for place in range(5))
 #: Of the names inside a sentence, all are listed once; further ones up to this many.
 _LISTED = 3
 
 
 def folded_names(labels: Iterable[str]) -> list[str]:
-    """Return the names with consecutive numbers as one: ``mlx5_[0-3]:1`` for four ports."""
+    """Return the names with the numbers of their devices as one: ``mlx5_[0-3]:1`` for four ports."""
+    return _folded(sorted(dict.fromkeys(labels), key=natural_key), _OF_DEVICE)
+
+
+def _folded(names: Sequence[str], number: re.Pattern[str]) -> list[str]:
     groups: dict[tuple[str, str], list[int]] = {}
     plain = []
-    for label in sorted(dict.fromkeys(labels), key=natural_key):
-        device, colon, port = label.rpartition(":") if ":" in label else (label, "", "")
-        stem = device.rstrip("0123456789")
-        number = device[len(stem) :]
-        if number and (number == "0" or not number.startswith("0")):
-            groups.setdefault((stem, colon + port), []).append(int(number))
+    for name in names:
+        parts = number.fullmatch(name)
+        # Hexadecimal groups and leading zeros do not count up as numbers do.
+        if parts is None or name.count(":") > 1 or (parts[2][0] == "0" and parts[2] != "0"):
+            plain.append(name)
         else:
-            plain.append(label)
-    for (stem, rest), numbers in groups.items():
+            groups.setdefault((parts[1], parts[3]), []).append(int(parts[2]))
+    for (before, behind), numbers in groups.items():
         runs: list[list[int]] = []
         for value in numbers:
             if runs and value == runs[-1][-1] + 1:
@@ -39,8 +45,14 @@ def folded_names(labels: Iterable[str]) -> list[str]:
             else:
                 runs.append([value])
         texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
-        plain.append(f"{stem}[{','.join(texts)}]{rest}" if len(numbers) > 1 else f"{stem}{texts[0]}{rest}")
+        plain.append(f"{before}[{','.join(texts)}]{behind}" if len(numbers) > 1 else f"{before}{texts[0]}{behind}")
     return plain
+
+
+def _shortest(names: Iterable[str]) -> list[str]:
+    """Return the names with that number as one which leaves the fewest: ``rdmap[80-87]s0:1``."""
+    ordered = sorted(dict.fromkeys(names), key=natural_key)
+    return min((_folded(ordered, number) for number in (_OF_DEVICE, *_PLACES)), key=len)
 
 
 def folded_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[int, tuple[str, ...]]]:
@@ -82,11 +94,11 @@ def _merged(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         return rows[0]
     columns = list(zip(*rows, strict=True))
     listed = bool(rows[0][0])
-    merged = [",".join(folded_names(columns[0]))]
+    merged = [",".join(_shortest(columns[0]))]
     for texts in columns[1:]:
         words = []
         for alike in zip(*(_WORD.findall(text) for text in texts), strict=True):
-            names = folded_names(alike) if len(set(alike)) > 1 else [alike[0]]
+            names = _shortest(alike) if len(set(alike)) > 1 else [alike[0]]
             short = names if len(names) <= _LISTED or not listed else [f"{names[0]} ... {names[-1]}"]
             listed = listed or len(set(alike)) > 1
             words.append(", ".join(short))
