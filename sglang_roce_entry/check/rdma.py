@@ -11,6 +11,8 @@ from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE, Interface
 from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.report.folding import folded_names
+from sglang_roce_entry.report.text import left_out
 
 #: Which item a plan without usable ports is said under: by what came furthest.
 _PLACE = (
@@ -60,12 +62,18 @@ def _without(rows: Sequence[PortRow], *reasons: str) -> list[PortRow]:
 
 def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
     plan, drivers = examined.plan, examined.inspection.drivers
-    names = [f"{hca.name} ({drivers[hca.name]})" if hca.name in drivers else hca.name for hca in plan.facts.hcas]
-    if not names:
+    if not plan.facts.hcas:
         evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
         return of_problems("hca", problems, ok("hca", evidence))
+    by_driver: dict[str, list[str]] = {}
+    for hca in plan.facts.hcas:
+        by_driver.setdefault(drivers.get(hca.name, ""), []).append(hca.name)
+    names = [
+        ",".join(folded_names(devices)) + (f" ({driver})" if driver else "")
+        for driver, devices in by_driver.items()
+    ]
     used = _used(plan.fabric.ports)
-    left = [f"{row.decision.label} {row.decision.reason}, {row.decision.detail}" for row in plan.fabric.ports]
+    left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.fabric.ports)]
     if left and not plan.fabric.satisfied and plan.first_error is None:
         # RDMA is optional here, so that a launch says nothing and NCCL uses TCP.
         hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
@@ -154,7 +162,10 @@ def _mtu(
     mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
     if not mtus:
         return tuple(of_problem("mtu", problem) for problem in problems)
-    told = ", ".join(f"{netdev} {mtu}" for netdev, mtu in mtus.items())
+    by_mtu: dict[int, list[str]] = {}
+    for netdev, mtu in mtus.items():
+        by_mtu.setdefault(mtu, []).append(netdev)
+    told = ", ".join(f"{','.join(folded_names(netdevs))} {mtu}" for mtu, netdevs in by_mtu.items())
     packet = requirements.roce_mtu(min(mtus.values()))
     if packet < _FULL_PACKET and not problems:
         evidence = f"{told}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from sglang_roce_entry import problems as errors
+from sglang_roce_entry.check.outcome import rendered
 from sglang_roce_entry.check.run import refusal
 from sglang_roce_entry.command.command_line import Invocation, asks_for_a_mode, parse_command_line
 from sglang_roce_entry.command.manual import help_text, version_text
@@ -140,7 +141,7 @@ class _Run:
         """Say what is wrong, leave it in the termination log, linger, and return the exit code."""
 
         if self._invocation is not None and self._invocation.mode == "check" and failure.code != "OUTPUT":
-            _print(refusal(failure, self._invocation.mode_value))
+            _print(rendered(refusal(failure), self._invocation.mode_value, self._environ))
             return failure.exit_code
         if self._invocation is not None and self._invocation.mode == "probe":
             return _probed(cannot_tell(self._invocation.mode_value, f"{failure.message}; {failure.hint}"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from sglang_roce_entry.check import run
-from sglang_roce_entry.check.run import own_name_addresses
+from sglang_roce_entry.check.outcome import rendered
+from sglang_roce_entry.check.run import own_name_addresses, run_check
 from sglang_roce_entry.command.command_line import Invocation
 from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.host.collect import Host
@@ -45,10 +45,9 @@ def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, s
 
 
 def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
-
-    items, code = run.run_check(invocation, settings, environ, host)
-    write_stdout(run.rendered(items, code, invocation.mode_value))
-    return code
+    outcome = run_check(invocation, settings, environ, host)
+    write_stdout(rendered(outcome, invocation.mode_value, environ))
+    return outcome.exit_code
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.fingerprint import fingerprint
@@ -49,12 +50,15 @@ def who(plan: Plan) -> list[str]:
             f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} (from {identity.source})"
         )
     gpus = f"{plan.gpus.count} ({plan.gpus.source})" if plan.gpus.count is not None else "not known"
-    sglang = (
-        facts.sglang_version
-        or {None: "not known", False: "not installed", True: "installed"}[facts.sglang_installed]
-    )
+    sglang, nccl = software(facts)
+    return [first, f"GPUs {gpus}; {sglang}; {nccl}"]
+
+
+def software(facts: HostFacts) -> tuple[str, str]:
+    """Return the versions of SGLang and NCCL, or what is known of them."""
+    installed = {None: "not known", False: "not installed", True: "installed"}[facts.sglang_installed]
     nccl = "not known" if facts.nccl_versions is None else ", ".join(facts.nccl_versions) or "not found"
-    return [first, f"GPUs {gpus}; SGLang {sglang}; NCCL {nccl}"]
+    return f"SGLang {facts.sglang_version or installed}", f"NCCL {nccl}"
 
 
 def _rdma(plan: Plan) -> list[str]:
