@@ -84,10 +84,10 @@ def _not_checked(items: Sequence[CheckItem]) -> str:
     for item in items:
         if item.status == SKIP:
             reasons.setdefault(item.evidence, []).append(item.name)
-    return "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
 
 
-def _painted(status: str, colour: bool) -> str:  # noqa: FBT001
+def _painted(status: str, colour: bool) -> str:
     word = f"{status:<4}"
     return f"\x1b[{_COLOURS[status]}m{word}\x1b[0m" if colour else word
 

@@ -11,10 +11,10 @@ from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE, Interface
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.report.folding import folded_names
+from sglang_roce_entry.report.folding import folded_names, folded_rows
 from sglang_roce_entry.report.text import left_out
 
-#: Which item a plan without usable ports is said under: by what came furthest.
+#: Which item reports a plan without usable ports: by the port that came furthest.
 _PLACE = (
     (Reason.NETDEV_DOWN, "link"),
     (Reason.NO_OWN_GID, "gid"),
@@ -75,7 +75,7 @@ def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ..
     used = _used(plan.fabric.ports)
     left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.fabric.ports)]
     if left and not plan.fabric.satisfied and plan.first_error is None:
-        # RDMA is optional here, so that a launch says nothing and NCCL uses TCP.
+        # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
         hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
         return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
     notes = f"; {'; '.join(plan.fabric.notes)}" if plan.fabric.notes else ""
@@ -109,13 +109,14 @@ def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIte
     used = _used(rows)
     # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
     own = [(row.decision.label, row.decision.gid) for row in used]
-    found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
+    own_gids = folded_rows((label, f"{gid.ip} (index {gid.index})") for label, gid in own if gid is not None)
+    found = [" ".join(texts) for _, texts in own_gids]
     bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
     lines = [
         warn(
             "gid",
             f"{row.decision.label} is not used: {row.decision.detail}",
-            "give its interface an address of the fabric's network, as its neighbours have; a rail less is slower",
+            "give its interface an address of the fabric's network, as the other ports have",
         )
         for row in bare
     ]
@@ -149,9 +150,9 @@ def _rate(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIt
     if not used and not problems:
         return ()
     rates = sorted({row.decision.port.rate_gbps or 0.0 for row in used})
-    told = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
+    shown = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
     return of_problems(
-        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {told}")
+        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {shown}")
     )
 
 
@@ -165,33 +166,33 @@ def _mtu(
     by_mtu: dict[int, list[str]] = {}
     for netdev, mtu in mtus.items():
         by_mtu.setdefault(mtu, []).append(netdev)
-    told = ", ".join(f"{','.join(folded_names(netdevs))} {mtu}" for mtu, netdevs in by_mtu.items())
+    shown = ", ".join(f"{','.join(folded_names(netdevs))} {mtu}" for mtu, netdevs in by_mtu.items())
     packet = requirements.roce_mtu(min(mtus.values()))
     if packet < _FULL_PACKET and not problems:
-        evidence = f"{told}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
+        evidence = f"{shown}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
         remedy = (
             f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
             f"{_FULL_MTU} or more, the same on all rails and nodes"
         )
         return (warn("mtu", evidence, remedy),)
-    return of_problems("mtu", problems, ok("mtu", f"{told}: RoCE packets of {packet} bytes"))
+    return of_problems("mtu", problems, ok("mtu", f"{shown}: RoCE packets of {packet} bytes"))
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
-    slow, told = [], []
+    slow, shown = [], []
     links = examined.inspection.pci_links
     for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.fabric.ports)):
         link = links.get(name)
         if link is None or link.speed_gts is None or link.width is None:
             continue
         text = f"{name} {link.speed_gts:g} GT/s x{link.width}"
-        told.append(text)
+        shown.append(text)
         if link.width < (link.max_width or 0) or link.speed_gts < (link.max_speed_gts or 0):
             slow.append(f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}")
     if slow:
         remedy = "reseat the card, look at the slot and the BIOS of the node; the rail is as slow as its slot"
         return (warn("pci link", f"trained below what the card can do: {listed(slow)}", remedy),)
-    return (ok("pci link", listed(told)),) if told else ()
+    return (ok("pci link", listed(shown)),) if shown else ()
 
 
 def _counters(examined: Examined) -> tuple[CheckItem, ...]:

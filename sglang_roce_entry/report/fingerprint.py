@@ -64,7 +64,6 @@ def _index(plan: Plan) -> str:
 
 def _digest(plan: Plan) -> str:
     """Return a check sum of the user's arguments, without secrets and what differs by node."""
-
     if plan.command is None:
         return "-"
     kept = _shared(redacted(plan.command.user))

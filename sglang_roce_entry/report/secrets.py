@@ -1,4 +1,4 @@
-"""What is not shown: keys in a command, and the values of variables whose name says secret."""
+"""What is not shown: keys in a command, and the values of variables that are secret by their name."""
 
 from __future__ import annotations
 
