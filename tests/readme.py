@@ -30,7 +30,7 @@ def _dry_run() -> str:
 
 
 #: Of the thirty lines of a check, those that the README shows.
-_SHOWN = ("hca", "gid", "mtu", "memlock", "variables", "fix:", "A launch")
+_SHOWN = ("versions", "nic", "hca", "gid", "mtu", "memlock", "variables", "fix:", "A launch")
 
 
 def _check() -> str:
@@ -40,6 +40,8 @@ def _check() -> str:
         words = line.split(maxsplit=2)
         if line.startswith("A launch"):
             shown += ["...", "", line]
+        elif not words and len(shown) < 4:
+            shown.append("")  # behind the head
         elif words and (words[0] in _SHOWN or words[1] in _SHOWN):
             shown.append(line)
     return "```text\n" + "\n".join(shown) + "\n```"

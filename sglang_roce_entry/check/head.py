@@ -11,7 +11,7 @@ from typing import Any
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.check.items import Examined
-from sglang_roce_entry.report.folding import folded_names
+from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.text import software
 
 #: PCI vendor and device to what a NIC is sold as (https://pci-ids.ucw.cz).
@@ -99,4 +99,4 @@ def _known(document: dict[str, Any], names: dict[str, str]) -> str:
 def _nic(nic: dict[str, Any]) -> str:
     identity = f"{nic['model']} ({nic['pci_id']})" if nic["model"] else nic["pci_id"] or "model not known"
     driver = nic["driver"] or "driver not known"
-    return f"{len(nic['devices'])} x {identity}, {driver}: {','.join(folded_names(nic['devices']))}"
+    return f"{len(nic['devices'])} x {identity}, {driver}: {','.join(shortest_names(nic['devices']))}"

@@ -168,9 +168,8 @@ def _workers(leader: str, outside: Outside) -> tuple[CheckItem, ...]:
             warn(
                 GROUP,
                 f"{worker} does not resolve: no worker pod exists yet",
-                "startupPolicy must be LeaderCreated: with LeaderReady the workers are created only once the leader "
-                "is ready, which it cannot be without them; else see why they are not scheduled (kubectl describe "
-                "pod)",
+                "startupPolicy must be LeaderCreated: LeaderReady creates the workers once the leader is ready, "
+                "which it cannot be without them; else see why they are not scheduled (kubectl describe pod)",
             ),
         )
     return (ok(GROUP, f"{worker} is {listed([str(address) for address in addresses])}"),)

@@ -11,7 +11,7 @@ from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE, Interface
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.report.folding import folded_names, folded_rows
+from sglang_roce_entry.report.folding import names_by_text
 from sglang_roce_entry.report.text import left_out
 
 #: Which item reports a plan without usable ports: by the port that came furthest.
@@ -65,13 +65,8 @@ def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ..
     if not plan.facts.hcas:
         evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
         return of_problems("hca", problems, ok("hca", evidence))
-    by_driver: dict[str, list[str]] = {}
-    for hca in plan.facts.hcas:
-        by_driver.setdefault(drivers.get(hca.name, ""), []).append(hca.name)
-    names = [
-        ",".join(folded_names(devices)) + (f" ({driver})" if driver else "")
-        for driver, devices in by_driver.items()
-    ]
+    by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
+    names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
     used = _used(plan.fabric.ports)
     left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.fabric.ports)]
     if left and not plan.fabric.satisfied and plan.first_error is None:
@@ -87,19 +82,20 @@ def _verbs(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckI
     if not rows and not problems:
         return ()
     devices = {row.decision.hca.name: row.decision.hca.verbs_answer for row in rows}
-    closed = [f"{name} ({answer})" for name, answer in devices.items() if answer != "ok"]
-    counted = f"{len(devices) - len(closed)} of {len(devices)} verbs devices open read-write"
+    closed = _each([(name, f"({answer})") for name, answer in devices.items() if answer != "ok"])
+    opened = sum(answer == "ok" for answer in devices.values())
+    counted = f"{opened} of {len(devices)} verbs devices open read-write"
     refused = [name for name, answer in devices.items() if answer not in ("ok", "ENOENT")]
     if refused and not problems:
         return (
             warn(
                 "verbs",
-                f"{counted}; not {listed(closed)}",
+                f"{counted}; not {closed}",
                 "EPERM: grant the device (RDMA device plugin), EACCES: its file mode on the node; without it "
                 "the port is left out",
             ),
         )
-    hidden = f"; not given to this container: {listed(closed)}" if closed else ""
+    hidden = f"; not given to this container: {closed}" if closed else ""
     return of_problems("verbs", problems, ok("verbs", counted + hidden))
 
 
@@ -109,8 +105,7 @@ def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIte
     used = _used(rows)
     # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
     own = [(row.decision.label, row.decision.gid) for row in used]
-    own_gids = folded_rows((label, f"{gid.ip} (index {gid.index})") for label, gid in own if gid is not None)
-    found = [" ".join(texts) for _, texts in own_gids]
+    found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
     bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
     lines = [
         warn(
@@ -163,10 +158,8 @@ def _mtu(
     mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
     if not mtus:
         return tuple(of_problem("mtu", problem) for problem in problems)
-    by_mtu: dict[int, list[str]] = {}
-    for netdev, mtu in mtus.items():
-        by_mtu.setdefault(mtu, []).append(netdev)
-    shown = ", ".join(f"{','.join(folded_names(netdevs))} {mtu}" for mtu, netdevs in by_mtu.items())
+    by_mtu = names_by_text((netdev, str(mtu)) for netdev, mtu in mtus.items())
+    shown = ", ".join(f"{netdevs} {mtu}" for netdevs, mtu in by_mtu)
     packet = requirements.roce_mtu(min(mtus.values()))
     if packet < _FULL_PACKET and not problems:
         evidence = f"{shown}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
@@ -185,14 +178,18 @@ def _pci(examined: Examined) -> tuple[CheckItem, ...]:
         link = links.get(name)
         if link is None or link.speed_gts is None or link.width is None:
             continue
-        text = f"{name} {link.speed_gts:g} GT/s x{link.width}"
-        shown.append(text)
+        text = f"{link.speed_gts:g} GT/s x{link.width}"
+        shown.append((name, text))
         if link.width < (link.max_width or 0) or link.speed_gts < (link.max_speed_gts or 0):
-            slow.append(f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}")
+            slow.append((name, f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}"))
     if slow:
-        remedy = "reseat the card, look at the slot and the BIOS of the node; the rail is as slow as its slot"
-        return (warn("pci link", f"trained below what the card can do: {listed(slow)}", remedy),)
-    return (ok("pci link", listed(shown)),) if shown else ()
+        remedy = "reseat the card, check the slot and the BIOS of the node; the rail is as slow as its slot"
+        return (warn("pci link", f"trained below what the card can do: {_each(slow)}", remedy),)
+    return (ok("pci link", _each(shown)),) if shown else ()
+
+
+def _each(pairs: Sequence[tuple[str, str]]) -> str:
+    return listed([f"{names} {text}" for names, text in names_by_text(pairs)])
 
 
 def _counters(examined: Examined) -> tuple[CheckItem, ...]:

@@ -10,10 +10,11 @@ from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.problems import Problem
 
 #: A word without the punctuation behind it, or one character between words.
-_WORD = re.compile(r"[^\s,;()'\"]*[^\s,;()'\":.]|.", re.DOTALL)
-#: A name with a number in it (mlx5_0:1, ens1np0, /dev/infiniband/uverbs2); a bare number is not a name.
+_WORD = re.compile(r"[^\s,;()'\":.]+(?:[:.]+[^\s,;()'\":.]+)*|.", re.DOTALL)
+#: A name with a number in it (mlx5_0:1, ens1np0, /dev/infiniband/uverbs2). A number alone is not one, nor is
+#: IPv4, v2 or x16.
 _NAME = re.compile(r"[A-Za-z/](?=.*\d)[\w./:-]*")
-_VERSION = re.compile(r"(IP)?v\d+")
+_NUMBER = re.compile(r"(IPv|v|x)\d+")
 _ADDRESS = re.compile(r"(?=.*::|(?:.*[.:]){3})[0-9a-fA-F.:/]+")
 #: The number of a device, before the one of its port; and the first to fifth number of any name.
 _OF_DEVICE = re.compile(r"([^:]*?)(\d+)((?::.*)?)")
@@ -49,10 +50,18 @@ def _folded(names: Sequence[str], number: re.Pattern[str]) -> list[str]:
     return plain
 
 
-def _shortest(names: Iterable[str]) -> list[str]:
+def shortest_names(names: Iterable[str]) -> list[str]:
     """Return the names with that number as one which leaves the fewest: ``rdmap[80-87]s0:1``."""
     ordered = sorted(dict.fromkeys(names), key=natural_key)
     return min((_folded(ordered, number) for number in (_OF_DEVICE, *_PLACES)), key=len)
+
+
+def names_by_text(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return each text of ``(name, text)`` once, behind all names that have it: ``("mlx5_[0-3]", text)``."""
+    found: dict[str, list[str]] = {}
+    for name, text in pairs:
+        found.setdefault(text, []).append(name)
+    return [(",".join(shortest_names(names)), text) for text, names in found.items()]
 
 
 def folded_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[int, tuple[str, ...]]]:
@@ -84,7 +93,7 @@ def folded_problems(problems: Iterable[Problem]) -> list[Problem]:
 def _shape(word: str) -> str:
     if _ADDRESS.fullmatch(word):
         return "@"
-    if _NAME.fullmatch(word) and not _VERSION.fullmatch(word):
+    if _NAME.fullmatch(word) and not _NUMBER.fullmatch(word):
         return re.sub(r"\d+", "#", word)
     return word
 
@@ -94,11 +103,11 @@ def _merged(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         return rows[0]
     columns = list(zip(*rows, strict=True))
     listed = bool(rows[0][0])
-    merged = [",".join(_shortest(columns[0]))]
+    merged = [",".join(shortest_names(columns[0]))]
     for texts in columns[1:]:
         words = []
         for alike in zip(*(_WORD.findall(text) for text in texts), strict=True):
-            names = _shortest(alike) if len(set(alike)) > 1 else [alike[0]]
+            names = shortest_names(alike) if len(set(alike)) > 1 else [alike[0]]
             short = names if len(names) <= _LISTED or not listed else [f"{names[0]} ... {names[-1]}"]
             listed = listed or len(set(alike)) > 1
             words.append(", ".join(short))

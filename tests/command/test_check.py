@@ -68,9 +68,8 @@ def test_evidence_of_a_healthy_node(run: Run) -> None:
     driver = "mlx5_core 24.10-0.7.0, firmware 28.41.1000"
     assert f"mlx5_[0-1] ({driver}); 2 of 2 ports used" in text
     assert "2 used ports: 400 Gb/s" in text
-    assert "mlx5_0 32 GT/s x16, mlx5_1 32 GT/s x16" in text
+    assert "mlx5_[0-1] 32 GT/s x16" in text
     assert "net[0-1] 4200: RoCE packets of 4096 bytes" in text
-    assert "own RoCE v2 GIDs: mlx5_[0-1]:1 10.1.[0-1].1 (index 1)" in text
     assert "Ubuntu 22.04.5 LTS, glibc 2.35, rdma-core 39.0" in text
     # The head, then one line each: status, name, evidence; last what was not checked.
     at = lines.index("")
