@@ -33,7 +33,8 @@ from sglang_roce_entry.plan.inputs import (
 from sglang_roce_entry.plan.plan import Plan, look_and_plan, make_plan
 from sglang_roce_entry.plan.settings import BARE_WORD
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
-from sglang_roce_entry.report.text import decision_lines, environment_lines, handover_lines
+from sglang_roce_entry.report.folding import folded_problems
+from sglang_roce_entry.report.log_lines import decision_lines, environment_lines, handover_lines
 
 #: Facts older than this are read again before the handover: GIDs move while a worker waits.
 _STALE_FACTS_S = 5.0
@@ -64,7 +65,7 @@ def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) 
 
 
 def _log_problems(problems: Iterable[Problem], log: Log) -> None:
-    for problem in problems:
+    for problem in folded_problems(problems):
         log.problem(problem)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sglang_roce_entry.fabric.nccl.files import check_files
 
+from sglang_roce_entry.fabric.nccl.files import check_files
 from tests.decision.golden import hgx
 from tests.planning import codes, plan_of, value
 
