@@ -123,6 +123,21 @@ def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem
     return Problem("warning", code, message, hint, exit_code, value=True)
 
 
+def rdma_value(code: str, message: str, hint: str) -> Problem:
+    """Return a warning about a value of the fabric: under ``strict`` RDMA is unusable (69)."""
+    return value_warning(code, message, hint, RDMA_UNUSABLE)
+
+
+def config_value(code: str, message: str, hint: str) -> Problem:
+    """Return a warning about any other value: under ``strict`` the configuration is wrong (78)."""
+    return value_warning(code, message, hint, CONFIGURATION)
+
+
+def config_error(code: str, message: str, hint: str) -> Problem:
+    """Return a problem with the configuration that ends a launch (78)."""
+    return error(code, message, hint, CONFIGURATION)
+
+
 def nearest(name: str, known: Collection[str]) -> str:
     """Return the hint for a name that is unknown: the most similar of those that are known."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.0)

@@ -9,28 +9,16 @@ from sglang_roce_entry.problems import ConfigurationError, nearest
 
 def read_policy(path: str, read_file: Callable[[str], str], known: Collection[str]) -> dict[str, str]:
     """Return the texts in the policy file by their keys, which are ``known``. Raises ``ConfigurationError``."""
-    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+    from sglang_roce_entry.yaml_text import read_mapping
 
-    try:
-        document = yaml_document(read_file(path))
-    except OSError as failure:
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} cannot be read: {failure.strerror or failure}",
-            "mount it (ConfigMap) or correct --policy",
-        ) from failure
-    except (NotYamlError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(
-            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
-        ) from failure
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} is not a mapping of settings",
-            "write one 'key: value' a line, like 'rdma: required'",
-        )
+    document = read_mapping(
+        path,
+        read_file,
+        code="POLICY",
+        what="policy file",
+        mount="mount it (ConfigMap) or correct --policy",
+        write="write one 'key: value' a line, like 'rdma: required'",
+    )
     found: dict[str, str] = {}
     for key, value in document.items():
         if key not in known:

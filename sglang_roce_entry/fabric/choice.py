@@ -19,6 +19,7 @@ from sglang_roce_entry.fabric.gids import (
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
 from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links
+from sglang_roce_entry.fabric.wishes import Wish, found, unset
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import Problem, warning
 
@@ -61,7 +62,7 @@ class Choice:
     index: IndexChoice
     infiniband: tuple[str, ...] = ()
     plugin: str | None = None
-    unused_because: str | None = None
+    unused_because: str = ""
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,6 +70,12 @@ class Choice:
     def used(self) -> tuple[PortDecision, ...]:
         """The ports that NCCL is told to use."""
         return tuple(row.decision for row in self.ports if row.decision.used)
+
+    def index_wish(self, name: str) -> Wish:
+        """Return what a library that takes one index for all devices is to be told by ``name``."""
+        if not self.used or self.index.index is None:
+            return unset(name, self.index.reason if self.used else self.unused_because)
+        return found(name, str(self.index.index), self.index.reason)
 
     @property
     def satisfied(self) -> bool:
@@ -121,7 +128,7 @@ def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choi
     final = [dropped.get(port.label, port) for port in selection.ports]
     forced = forced_index(constraints.given, constraints.nccl)
     rows = tuple(_row(port, index, forced) for port in final)
-    unused_because, notes = _why_unused(selection) if not any(port.used for port in final) else (None, ())
+    unused_because, notes = ("", ()) if any(port.used for port in final) else _why_unused(selection)
     return Choice(
         facts=facts,
         constraints=constraints,

@@ -13,7 +13,12 @@ from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FAMILIES
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.fabric.wishes import DISCOVERED, Given, Wish, unset
 from sglang_roce_entry.host.facts import Interface, IpAddress, Route
-from sglang_roce_entry.problems import CONFIGURATION, Problem, error, value_warning, warning
+from sglang_roce_entry.problems import (
+    Problem,
+    config_error,
+    config_value,
+    warning,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,10 @@ def named_interface(name: str, origin: str, interfaces: Sequence[Interface], lea
     found = next((one for one in interfaces if one.name == name), None)
     if found is None:
         known = ", ".join(one.name for one in interfaces) or "none"
-        problem = error(
+        problem = config_error(
             "INTERFACE_MISSING",
             f"{origin} names the interface {name!r}, which this pod does not have",
             f"name one of: {known}",
-            CONFIGURATION,
         )
         return Control(None, None, f"{name} does not exist", problems=(problem,))
     usable = [a.ip for a in found.addresses if not a.ip.is_link_local]
@@ -116,11 +120,10 @@ def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> lis
     if given is None or selector is None or not names or any(selector.matches(name, -1) for name in names):
         return []
     return [
-        value_warning(
+        config_value(
             "SOCKET_IFNAME_MATCHES_NOTHING",
             f"{given} matches no interface of this pod",
             f"remove it, or name one of: {', '.join(names)}",
-            CONFIGURATION,
         )
     ]
 
@@ -162,10 +165,9 @@ def check_family(given: Given | None, interfaces: Sequence[Interface]) -> list[P
     if version in here:
         return []
     return [
-        value_warning(
+        config_value(
             "SOCKET_FAMILY",
             f"{given}, but this pod has no IPv{version} address",
             f"remove {given.name}: where one is needed it is set",
-            CONFIGURATION,
         )
     ]

@@ -24,7 +24,7 @@ from sglang_roce_entry.fabric.nccl.scan import (
     predict_gid_index,
 )
 from sglang_roce_entry.fabric.wishes import Given
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.problems import Problem, rdma_value
 
 
 def one_family(
@@ -59,12 +59,11 @@ def choose_gid(
         if len(networks) > 1:
             listed = ", ".join(str(network) for network in networks)
             said.append(
-                value_warning(
+                rdma_value(
                     "AMBIGUOUS_SUBNET",
                     f"{candidate.hca.name} port {candidate.port.number} has addresses in several "
                     f"networks ({listed}); {networks[0]} was taken",
                     "name the fabric's network: --subnets or SGLANG_ROCE_SUBNETS",
-                    RDMA_UNUSABLE,
                 )
             )
     chosen.sort(key=lambda one: one.gid.index)
@@ -201,12 +200,11 @@ def _right_by_itself(ports: Sequence[PortDecision], nccl: tuple[int, ...], setti
     alone = {port.label: _predict_all([port], nccl, settings) for port in ports}
     kept = {label: index for one in alone.values() if one is not None for label, index in one.items()}
     dropped = _without(ports, kept, _why_not_left_to_nccl(nccl))
-    problem = value_warning(
+    problem = rdma_value(
         "INDEX_MISMATCH",
         "NCCL_IB_GID_INDEX of the pod leaves the index to NCCL, which would choose wrong on "
         + ", ".join(port.label for port in dropped),
         "remove NCCL_IB_GID_INDEX: the right one is found at every start",
-        RDMA_UNUSABLE,
     )
     reason = "the pod leaves it to NCCL, which chooses right on " + (_listed(kept) or "no port")
     return IndexChoice(None, reason, kept, dropped, problems=(problem,))
@@ -276,13 +274,12 @@ def _largest_agreement(
     newer = (
         "" if chooses else f"use an image with NCCL {'.'.join(map(str, FIRST_WITHOUT_EINVAL_ABORT))} or later, or "
     )
-    problem = value_warning(
+    problem = rdma_value(
         "INDEX_MISMATCH",
         f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
         + ", ".join(port.label for port in dropped)
         + f" {'is' if len(dropped) == 1 else 'are'} left out",
         f"{why}: {newer}give all ports the same addresses history (driver reload on the node)",
-        RDMA_UNUSABLE,
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"
     return IndexChoice(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))

@@ -13,7 +13,7 @@ from sglang_roce_entry.fabric.nccl.numbers import parse_address_range, parse_c_i
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FAMILIES, FIRST_WITH_SCAN
 from sglang_roce_entry.fabric.wishes import Given
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.problems import Problem, rdma_value
 
 
 def check_device_names(given: Given, entries: Iterable[str], known: Sequence[str], reader: str) -> list[Problem]:
@@ -22,7 +22,7 @@ def check_device_names(given: Given, entries: Iterable[str], known: Sequence[str
     if not missing:
         return []
     return [
-        _wrong(
+        rdma_value(
             "DEVICE_UNKNOWN",
             f"{given}: {reader} takes exact names, and this node has no {', '.join(map(repr, missing))}",
             f"remove {given.name}, or name some of: {', '.join(known) or 'none'}",
@@ -50,7 +50,7 @@ def check_index(
     if not whole:
         read_as = "as if it were not set" if index is None else f"as {index}"
         said.append(
-            _wrong(
+            rdma_value(
                 "GID_INDEX_NOT_A_NUMBER",
                 f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it {read_as}",
                 "remove it, or write one integer",
@@ -59,7 +59,7 @@ def check_index(
     if forced is None:
         if nccl is not None and nccl < FIRST_WITH_SCAN and used:
             said.append(
-                _wrong(
+                rdma_value(
                     "GID_INDEX_WRONG",
                     f"NCCL_IB_GID_INDEX={given.value} ({given.where}) leaves the index to NCCL, which before 2.21 "
                     "takes it as it is and connects nowhere",
@@ -75,7 +75,7 @@ def check_index(
             alike.setdefault((wrong, right), []).append(port.label)
     for (wrong, right), labels in alike.items():
         said.append(
-            _wrong(
+            rdma_value(
                 "GID_INDEX_WRONG",
                 f"{name}={given.value} ({given.where}) is wrong on {', '.join(labels)}: {wrong}",
                 f"remove {name}, the right index is found at every start (here: {right})",
@@ -122,7 +122,7 @@ def check_steering(
     family = values.get(f"{prefix}ADDR_FAMILY")
     if family is not None and family.value not in FAMILIES:
         said.append(
-            _wrong(
+            rdma_value(
                 "ADDR_FAMILY_UNKNOWN",
                 f"{prefix}ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
                 f"{reader} reads it as AF_INET",
@@ -136,7 +136,7 @@ def check_steering(
         if network is None or value.partition("/")[2] != str(network.prefixlen):
             read_as = "ignores it" if network is None else f"reads it as {network}"
             said.append(
-                _wrong(
+                rdma_value(
                     "ADDR_RANGE_MALFORMED",
                     f"{prefix}ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
                     f"prefix length; {reader} {read_as}, NCCL 2.21 and 2.22 crash without /",
@@ -145,7 +145,7 @@ def check_steering(
             )
         elif scan_family is not None and (scan_family == AF_INET6) != (network.version == 6):
             said.append(
-                _wrong(
+                rdma_value(
                     "ADDR_RANGE_OTHER_FAMILY",
                     f"{prefix}ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but {reader} "
                     f"looks for addresses of {scan_family} and ignores it",
@@ -153,7 +153,3 @@ def check_steering(
                 )
             )
     return said
-
-
-def _wrong(code: str, message: str, hint: str) -> Problem:
-    return value_warning(code, message, hint, RDMA_UNUSABLE)

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from sglang_roce_entry.host.facts import Gpu, Hca, HostFacts
 from sglang_roce_entry.host.rdma import is_pci_address
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.problems import Problem, rdma_value
 
 #: PCI classes of what is paired here: display and 3D controllers, network controllers, accelerators.
 _GPU_CLASSES = ("0x03", "0x12")
@@ -132,10 +132,9 @@ def _note(path: str, places: Mapping[str, Place], facts: HostFacts) -> str:
 
 
 def _unusable(path: str, why: str) -> Problem:
-    return value_warning(
+    return rdma_value(
         "TOPOLOGY_FILE",
         f"the topology file {path} is of no use: {why}",
         "correct or remove NCCL_TOPO_FILE (the pod's environment, /etc/nccl.conf); without it the kernel's "
         "PCI paths are used",
-        RDMA_UNUSABLE,
     )

@@ -5,6 +5,7 @@ A decider returns wishes; ``plan.merge`` alone knows which of all these wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 USER, FILE, DISCOVERED, DEFAULT, WITHHELD = "user", "file", "discovered", "default", "withheld"
@@ -52,3 +53,9 @@ def unset(name: str, reason: str) -> Wish:
 def shown(name: str) -> Wish:
     """Return no wish: only the value that was given, if any, is shown."""
     return Wish(name, None, WITHHELD, "")
+
+
+def traffic(names: Iterable[str], *, used: bool) -> list[Wish]:
+    """Return the wishes for a library's traffic class and service level; ``used``: by this launch."""
+    why = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
+    return [unset(name, why) if used else shown(name) for name in names]

@@ -7,75 +7,19 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sglang_roce_entry.host import limits
 from sglang_roce_entry.host.facts import Interface, IpAddress, Route
-from sglang_roce_entry.host.installed import mooncake_version, nccl_versions, sglang_version
-from sglang_roce_entry.host.network import route_source
-from sglang_roce_entry.host.tree import DiskTree, Tree
+from sglang_roce_entry.host.installed import mooncake_version, nccl_files_in_order, nccl_versions, sglang_version
+from sglang_roce_entry.host.network import interface_of, route_source
+from sglang_roce_entry.host.snapshot.recorded import RecordedAnswers
+from sglang_roce_entry.host.tree import DiskTree, Tree, numbered
 
 #: Where external NCCL net plugins live: Google's gIB, AWS's aws-ofi-nccl.
 NET_PLUGIN_DIRECTORIES = ("/usr/local/gib", "/opt/amazon/ofi-nccl", "/opt/aws-ofi-nccl")
-
-
-class Answers(Protocol):
-    """What a node answers that is not in a file of it."""
-
-    live: bool
-
-    def interfaces(self) -> tuple[Interface, ...]:
-        """Return the interfaces of the network namespace."""
-
-    def open_verbs(self, uverbs: str, numbers: str | None) -> str:
-        """Return ``ok`` or the errno name of opening ``/dev/infiniband/<uverbs>`` (``major:minor``)."""
-
-    def open_node(self, path: str) -> str:
-        """Return ``ok`` or the errno name of opening a device node read-write."""
-
-    def device_nodes(self, prefix: str) -> list[str]:
-        """Return the paths of the device nodes ``<prefix><number>``, by number."""
-
-    def memlock(self) -> tuple[bool, int | None]:
-        """Return whether the hard limit is known, and its bytes (``None``: unlimited)."""
-
-    def ipc_lock(self, tree: Tree) -> bool | None:
-        """Return whether CAP_IPC_LOCK is effective, ``None`` if not known."""
-
-    def uid(self) -> int | None:
-        """Return the effective user id, ``None`` if not known."""
-
-    def libibverbs(self) -> str | None:
-        """Return ``ok`` or why libibverbs cannot be loaded; ``None`` if not known."""
-
-    def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
-        """Return the installed versions of NCCL, ``None`` if not known."""
-
-    def sglang(self) -> tuple[bool | None, str | None]:
-        """Return whether SGLang is installed (``None``: not known) and its version."""
-
-    def mooncake(self) -> str | None:
-        """Return the version of Mooncake's transfer engine, ``None`` if not known."""
-
-    def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
-        """Return the configuration files that NCCL of ``version`` reads, in its order."""
-
-    def net_plugins(self) -> tuple[str, ...]:
-        """Return the folders of external NCCL net plugins that exist."""
-
-    def gpu_count(self) -> int | None:
-        """Return a recorded number of GPUs, ``None`` where the device nodes are counted."""
-
-    def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
-        """Return the kernel's route to ``address``, ``None`` without one."""
-
-    def resolve(self, name: str) -> list[IpAddress] | None:
-        """Return recorded addresses of ``name``, ``None`` where a resolver has to be asked."""
-
-    def recorded_check(self) -> Mapping[str, Any] | None:
-        """Return the recorded answers for ``--check``, ``None`` where the system has to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +27,7 @@ class Host:
     """One node as it can be asked: its files and the answers of its system calls."""
 
     tree: Tree
-    answers: Answers
+    answers: LiveAnswers | RecordedAnswers
 
     @property
     def live(self) -> bool:
@@ -190,26 +134,3 @@ def _passwd_home() -> str | None:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return None  # an arbitrary uid without an entry, ordinary on OpenShift
-
-
-def nccl_files_in_order(
-    environ: Mapping[str, str], version: tuple[int, ...] | None, of_home: Iterable[str]
-) -> list[str]:
-    """Return the files of NCCL's ``initEnv``: NCCL_CONF_FILE (2.23+) or those of the home, then /etc."""
-    configured = environ.get("NCCL_CONF_FILE", "")
-    if configured and (version is None or version >= (2, 23)):
-        of_home = (configured,)
-    return [*of_home, "/etc/nccl.conf"]
-
-
-def numbered(prefix: str, paths: Iterable[str]) -> list[str]:
-    """Return those of ``paths`` that are ``prefix`` and a decimal number, by number."""
-    numbers = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
-    return [f"{prefix}{number}" for number in sorted(int(text) for text in numbers if text.isdecimal())]
-
-
-def interface_of(address: IpAddress, interfaces: tuple[Interface, ...]) -> str | None:
-    """Return the name of the interface that owns ``address``, an up one first; ``None`` if none does."""
-    owners = [interface for interface in interfaces if any(own.ip == address for own in interface.addresses)]
-    owners.sort(key=lambda interface: not interface.up)
-    return owners[0].name if owners else None

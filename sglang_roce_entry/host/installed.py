@@ -135,3 +135,13 @@ def parse_version(text: str | None) -> tuple[int, ...] | None:
         if digits != part:
             break
     return tuple(numbers) or None
+
+
+def nccl_files_in_order(
+    environ: Mapping[str, str], version: tuple[int, ...] | None, of_home: Iterable[str]
+) -> list[str]:
+    """Return the files of NCCL's ``initEnv``: NCCL_CONF_FILE (2.23+) or those of the home, then /etc."""
+    configured = environ.get("NCCL_CONF_FILE", "")
+    if configured and (version is None or version >= (2, 23)):
+        of_home = (configured,)
+    return [*of_home, "/etc/nccl.conf"]

@@ -75,3 +75,10 @@ def route_source(address: IpAddress) -> IpAddress | None:
     except OSError:
         return None
     return IPv4Address(text) if family == socket.AF_INET else IPv6Address(text)
+
+
+def interface_of(address: IpAddress, interfaces: tuple[Interface, ...]) -> str | None:
+    """Return the name of the interface that owns ``address``, an up one first; ``None`` if none does."""
+    owners = [interface for interface in interfaces if any(own.ip == address for own in interface.addresses)]
+    owners.sort(key=lambda interface: not interface.up)
+    return owners[0].name if owners else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import Protocol
 
 #: A sysfs attribute is at most one page (Documentation/filesystems/sysfs.rst).
@@ -119,3 +120,9 @@ def lines_or_empty(tree: Tree, path: str) -> list[str]:
 def errno_name(error: OSError) -> str:
     """Return ``EACCES`` and the like; ``EIO`` for an error without a known number."""
     return errno.errorcode.get(error.errno or 0, "EIO")
+
+
+def numbered(prefix: str, paths: Iterable[str]) -> list[str]:
+    """Return those of ``paths`` that are ``prefix`` and a decimal number, by number."""
+    numbers = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
+    return [f"{prefix}{number}" for number in sorted(int(text) for text in numbers if text.isdecimal())]

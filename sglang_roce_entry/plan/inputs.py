@@ -63,7 +63,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """What is known of the leader's address. ``address`` is the one that counts, ``route`` the kernel's towards it."""
+    """What is known of the leader's address. ``address`` is the one that counts."""
 
     addresses: tuple[IpAddress, ...] = ()
     address: IpAddress | None = None

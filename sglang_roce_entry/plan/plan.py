@@ -39,7 +39,14 @@ from sglang_roce_entry.plan.inputs import (
 )
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
 from sglang_roce_entry.plan.settings import Settings
-from sglang_roce_entry.problems import CONFIGURATION, OK, ConfigurationError, Problem, error, hardened, warning
+from sglang_roce_entry.problems import (
+    OK,
+    ConfigurationError,
+    Problem,
+    config_error,
+    hardened,
+    warning,
+)
 from sglang_roce_entry.server.command import Command, build_command
 from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 from sglang_roce_entry.server.transfer import read_use
@@ -176,11 +183,10 @@ def _command(
     problems = []
     if facts.sglang_installed is False:
         problems.append(
-            error(
+            config_error(
                 "SGLANG_MISSING",
                 f"SGLang is not installed in this interpreter ({request.executable})",
                 "build on an SGLang image, and install sglang-roce-entry into the interpreter that has it",
-                CONFIGURATION,
             )
         )
     identity = member.identity

@@ -142,26 +142,16 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
         )
-    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+    from sglang_roce_entry.yaml_text import read_mapping
 
-    try:
-        document = yaml_document(read_file(path))
-    except OSError as failure:
-        raise ConfigurationError(
-            "CONFIG_FILE",
-            f"--config {path!r} cannot be read: {failure.strerror or failure}",
-            "mount the file (ConfigMap) or correct the path; it is relative to the working directory",
-        ) from failure
-    except (NotYamlError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(
-            "CONFIG_FILE", f"--config {path!r} is not YAML: {failure}", "correct the file"
-        ) from failure
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            "CONFIG_FILE", f"--config {path!r} is not a mapping of options", "write 'tp-size: 16'"
-        )
+    document = read_mapping(
+        path,
+        read_file,
+        code="CONFIG_FILE",
+        what="--config",
+        mount="mount the file (ConfigMap) or correct the path; it is relative to the working directory",
+        write="write one 'option: value' a line, like 'tp-size: 16'",
+    )
     tokens: list[str] = []
     for key, value in document.items():
         name = f"--{key}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.host.facts import Interface, IpAddress
-from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
+from sglang_roce_entry.problems import ConfigurationError, Problem, config_error, warning
 from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.gpu_count import GpuCount
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
@@ -155,7 +155,7 @@ def _tensor_parallel(
     dp = user.number("dp_size", 1)
     if node.size > 1 and node.size % pp and pp % node.size:
         return None, [
-            _refused(
+            config_error(
                 "PP_NODES",
                 f"pipeline parallel size {pp} does not fit {node.size} nodes",
                 "choose a --pp-size that divides the number of nodes, or is a multiple of it",
@@ -163,7 +163,7 @@ def _tensor_parallel(
         ]
     if node.size > 1 and dp > 1 and not user.attention_dp:
         return None, [
-            _refused(
+            config_error(
                 "DP_NODES",
                 f"--dp-size {dp} over {node.size} nodes: SGLang supports plain data parallelism on one node only",
                 "add --enable-dp-attention (0.5.22 and later: --attn-dp-size), or scale the "
@@ -177,7 +177,7 @@ def _tensor_parallel(
         return tp, _check_given(user, node, gpus, tp, pp, available)
     if available is None:
         return None, [
-            _refused(
+            config_error(
                 "TP_UNKNOWN",
                 "the number of GPUs of this node cannot be determined, so --tp-size cannot be computed",
                 "request GPUs in the manifest (nvidia.com/gpu), or give --gpus N (SGLANG_ROCE_GPUS) "
@@ -186,7 +186,7 @@ def _tensor_parallel(
         ]
     if available == 0 or available * node.size % pp:
         return None, [
-            _refused(
+            config_error(
                 "TP_GPUS",
                 f"{available} GPUs ({gpus.source}) × {node.size} nodes cannot be divided by --pp-size {pp}",
                 "check the GPUs of the pod, --base-gpu-id, --gpu-id-step and --pp-size",
@@ -216,12 +216,12 @@ def _check_given(
     by_pp += f" × --dp-size {copies}" if copies > 1 else ""
     if ranks % node.size:
         fix = f"remove {where}: it is computed as GPUs × nodes / pp" if argument else "give --tp-size"
-        return [_refused("TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix)]
+        return [config_error("TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix)]
     per_node = ranks // node.size
     on_each = f" on each of {node.size} nodes" if node.size > 1 else ""
     if available is not None and per_node > available:
         return [
-            _refused(
+            config_error(
                 "TP_GPUS",
                 f"{where} {tp}{by_pp} needs {per_node} GPUs{on_each}, this node has {available} ({gpus.source})",
                 f"remove {where} in a group, where it is computed, or correct the pod's GPUs (nvidia.com/gpu)",
@@ -245,14 +245,10 @@ def _check_attention(user: UserArguments, tp: int) -> list[Problem]:
     dp = user.number("attn_dp_size", 0, lowest=0) or user.number("dp_size", 1)
     if dp and tp % dp:
         return [
-            _refused(
+            config_error(
                 "ATTENTION_DP",
                 f"tensor parallel size {tp} cannot be divided by the attention data parallel size {dp}",
                 "choose an attention data parallel size that divides it",
             )
         ]
     return []
-
-
-def _refused(code: str, message: str, hint: str) -> Problem:
-    return error(code, message, hint, CONFIGURATION)

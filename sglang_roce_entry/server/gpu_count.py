@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.host.facts import Gpu, Gpus
-from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.problems import Problem, config_value
 
 _NO_NUMBER = frozenset({"all", "void", "none", ""})
 _CUDA, _NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
@@ -80,11 +80,10 @@ def count_gpus(
 
 
 def _disagree(chosen: GpuCount, other: GpuCount) -> Problem:
-    return value_warning(
+    return config_value(
         "GPUS_DISAGREE",
         f"{chosen.count} GPUs according to {chosen.source}, but {other.count} according to {other.source}",
         "correct the one that is wrong; the first is used",
-        CONFIGURATION,
     )
 
 
@@ -186,11 +185,10 @@ def _choose(entries: Sequence[str], present: tuple[Gpu, ...], total: int | None)
 
 
 def _wrong(message: str) -> Problem:
-    return value_warning(
+    return config_value(
         "VISIBLE_DEVICES",
         message,
         "correct or remove it: the container runtime already shows only the pod's GPUs",
-        CONFIGURATION,
     )
 
 
@@ -201,11 +199,10 @@ def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> list[Problem]:
         return []
     where = f"{named[0]}={environ[named[0]]}" if named else f"the GPU at {', '.join(divided)}"
     return [
-        value_warning(
+        config_value(
             "MIG_UNSUPPORTED",
             f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
             "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
-            CONFIGURATION,
         )
     ]
 

@@ -6,7 +6,7 @@ SGLang finds a clash only when it binds: the rendezvous after the imports, HTTP 
 from __future__ import annotations
 
 from sglang_roce_entry.group.endpoint import MAX_PORT
-from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error
+from sglang_roce_entry.problems import ConfigurationError, Problem, config_error
 from sglang_roce_entry.server.arguments import UserArguments
 
 DEFAULT_HTTP_PORT = 30000  # SGLang's --port
@@ -37,21 +37,19 @@ def check_ports(dist_init: int, http: int, *, attention_dp: bool) -> list[Proble
     ports = leader_ports(dist_init, attention_dp=attention_dp)
     if ports[-1] > MAX_PORT:
         return [
-            error(
+            config_error(
                 "PORTS_OUT_OF_RANGE",
                 f"attention DP needs ports {dist_init} to {ports[-1]}, beyond {MAX_PORT}",
                 f"choose --dist-init up to {MAX_PORT - ATTENTION_DP_PORTS[-1]}",
-                CONFIGURATION,
             )
         ]
     if http in ports:
         role = "--dist-init-addr" if http == dist_init else f"--dist-init-addr + {http - dist_init}, attention DP"
         return [
-            error(
+            config_error(
                 "PORT_CLASH",
                 f"SGLang's HTTP port {http} (--port) is also its rendezvous port ({role})",
                 "choose another --port, or another --dist-init",
-                CONFIGURATION,
             )
         ]
     return []

@@ -12,7 +12,7 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import check_route, wish_interface
 from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.fabric.wishes import Given, Wish
-from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.problems import Problem, config_value
 
 READS = ("GLOO_SOCKET_IFNAME",)
 
@@ -35,12 +35,11 @@ def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
     if not missing:
         return ()
     return (
-        value_warning(
+        config_value(
             "GLOO_IFNAME_UNKNOWN",
             f"{gloo}: Gloo takes exact names and ends with an error for {', '.join(map(repr, missing))} "
             "('=', '^' and prefixes are NCCL's)",
             f"remove it, or name one of: {', '.join(names)}",
-            CONFIGURATION,
         ),
     )
 

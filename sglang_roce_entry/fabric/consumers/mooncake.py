@@ -16,28 +16,22 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.given_values import check_device_names, check_index
 from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.fabric.use import MOONCAKE, Use
-from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.problems import Problem, rdma_value
 
 _LISTS = ("MC_TE_FILTERS", "MC_MS_FILTERS", "MOONCAKE_DEVICE")
-_QUALITY = ("MC_IB_TC", "MC_IB_SL")
+_TRAFFIC = ("MC_IB_TC", "MC_IB_SL")
 
-READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", *_LISTS, *_QUALITY)
+READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", *_LISTS, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
     """Return what Mooncake is to be told."""
-    index, name = choice.index, "MC_GID_INDEX"
+    index = choice.index_wish("MC_GID_INDEX")
     if not choice.used:
-        return (unset(name, choice.unused_because or ""),)
-    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
-    return (
-        unset(name, index.reason) if index.index is None else found(name, str(index.index), index.reason),
-        *(unset(one, traffic) if use.mooncake else shown(one) for one in _QUALITY),
-        *_port(choice, use),
-        _filter(choice, use),
-    )
+        return (index,)
+    return (index, *traffic(_TRAFFIC, used=use.mooncake), *_port(choice, use), _filter(choice, use))
 
 
 def _port(choice: Choice, use: Use) -> Sequence[Wish]:
@@ -114,7 +108,7 @@ def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
         outcome = "Mooncake is not given"
     listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
     return (
-        _wrong(
+        rdma_value(
             "MOONCAKE_GID",
             f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)}, "
             f"which {outcome}: {listed}",
@@ -133,7 +127,7 @@ def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Se
     if index is None or shared or not 0 <= index <= _LARGEST_INDEX:
         return ()  # where one index is right on all ports, Mooncake is given that one
     return (
-        _wrong(
+        rdma_value(
             "MC_GID_INHERITED",
             f"Mooncake takes over {one}, which is wrong on some port",
             "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
@@ -158,11 +152,7 @@ def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[P
     if whole and not missing:
         return ()
     what = f"is no usable port of {', '.join(missing)}" if whole else "is no number"
-    return (_wrong("MC_IB_PORT", f"{given} {what}", "remove it: Mooncake assumes 1"),)
-
-
-def _wrong(code: str, message: str, hint: str) -> Problem:
-    return value_warning(code, message, hint, RDMA_UNUSABLE)
+    return (rdma_value("MC_IB_PORT", f"{given} {what}", "remove it: Mooncake assumes 1"),)
 
 
 #: The generations of the rule, by the releases that have it.

@@ -16,10 +16,13 @@ from sglang_roce_entry.fabric.given_values import check_index, check_steering
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6
 from sglang_roce_entry.fabric.nccl.selector import parse_selector, render_selector
 from sglang_roce_entry.fabric.use import Use
-from sglang_roce_entry.fabric.wishes import DEFAULT, DISCOVERED, USER, Given, Wish, found, shown, unset
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning, warning
+from sglang_roce_entry.fabric.wishes import DEFAULT, DISCOVERED, USER, Given, Wish, found, shown, traffic, unset
+from sglang_roce_entry.problems import Problem, rdma_value, warning
 
-READS = (
+_TRAFFIC = ("NCCL_IB_TC", "NCCL_IB_SL")
+
+#: Those that are read from the hardware where nobody has set them.
+STEERING = (
     "NCCL_IB_DISABLE",
     "NCCL_IB_HCA",  # grammar: fabric/nccl/selector.py
     "NCCL_IB_GID_INDEX",
@@ -30,14 +33,14 @@ READS = (
     "NCCL_NET_PLUGIN",
     "NCCL_SOCKET_IFNAME",
     "NCCL_SOCKET_FAMILY",
-    "NCCL_IB_TC",
-    "NCCL_IB_SL",
 )
+
+READS = (*STEERING, *_TRAFFIC)
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
     """Return what NCCL is to be told."""
-    return (_switch(choice), _ports(choice), *_index(choice), _net(choice), *_sockets(choice), *_quality(choice))
+    return (_switch(choice), _ports(choice), *_index(choice), _net(choice), *_sockets(choice))
 
 
 def _switch(choice: Choice) -> Wish:
@@ -61,19 +64,20 @@ def _ports(choice: Choice) -> Wish:
         labels = [label.rpartition(":") for label in infiniband]
         value = render_selector((device, int(number)) for device, _, number in labels)
         return Wish(name, value, USER, f"the InfiniBand ports that {constraints.selector_origin} selects", by_flag)
-    return unset(name, choice.unused_because or "")
+    return unset(name, choice.unused_because)
 
 
 def _index(choice: Choice) -> Sequence[Wish]:
-    name, index = "NCCL_IB_GID_INDEX", choice.index
+    index = choice.index_wish("NCCL_IB_GID_INDEX")
     if not choice.used:
-        return (unset(name, choice.unused_because or ""),)
-    steering = {"NCCL_IB_ADDR_FAMILY": index.family, "NCCL_IB_ADDR_RANGE": index.address_range}
+        return (index,)
+    steering = {"NCCL_IB_ADDR_FAMILY": choice.index.family, "NCCL_IB_ADDR_RANGE": choice.index.address_range}
     why = "makes the choice of NCCL itself right on every port"
     return (
-        unset(name, index.reason) if index.index is None else found(name, str(index.index), index.reason),
+        index,
         *(shown(one) if value is None else found(one, str(value), why) for one, value in steering.items()),
         shown("NCCL_IB_ROCE_VERSION_NUM"),
+        *traffic(_TRAFFIC, used=True),
     )
 
 
@@ -81,7 +85,7 @@ def _net(choice: Choice) -> Wish:
     """Return the wish for ``NCCL_NET``: with required RDMA, NCCL must fail instead of falling back to TCP."""
     name, plugin = "NCCL_NET", choice.constraints.given.get("NCCL_NET_PLUGIN")
     if choice.plugin is not None:
-        return unset(name, choice.unused_because or "")
+        return unset(name, choice.unused_because)
     if choice.constraints.rdma != REQUIRED:
         return shown(name)
     if plugin is not None and plugin.value != "none":
@@ -95,11 +99,6 @@ def _sockets(choice: Choice) -> Sequence[Wish]:
     if control.interface is None or not control.name_family:
         return (interface,)
     return (interface, found("NCCL_SOCKET_FAMILY", AF_INET6, told(control)))
-
-
-def _quality(choice: Choice) -> Sequence[Wish]:
-    why = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
-    return [unset(name, why) for name in ("NCCL_IB_TC", "NCCL_IB_SL")] if choice.used else ()
 
 
 def check(given: Mapping[str, Given], choice: Choice, _use: Use) -> Sequence[Problem]:
@@ -133,7 +132,7 @@ def _check_rdma(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]
 
 def _check_net(net: Given) -> Sequence[Problem]:
     message = f"{net} makes NCCL use TCP, but RDMA is required"
-    return (_wrong("NCCL_NET_SOCKET", message, "remove NCCL_NET, or say --rdma off"),)
+    return (rdma_value("NCCL_NET_SOCKET", message, "remove NCCL_NET, or say --rdma off"),)
 
 
 def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[Problem]:
@@ -142,7 +141,7 @@ def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[P
     disable = given.get("NCCL_IB_DISABLE")
     if required and disable is not None:
         said.append(
-            _wrong(
+            rdma_value(
                 "RDMA_DISABLED",
                 f"{disable} makes NCCL use TCP, but RDMA is required",
                 "remove NCCL_IB_DISABLE, or say --rdma off",
@@ -153,7 +152,7 @@ def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[P
         return said
     return [
         *said,
-        _wrong(
+        rdma_value(
             "NCCL_NET_IB",
             f"{net} allows nothing but RDMA, which is off: NCCL ends with an error",
             "remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE)",
@@ -176,7 +175,7 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
         ]
         if missing:
             said.append(
-                _wrong(
+                rdma_value(
                     "HCA_UNKNOWN",
                     f"{given} names {', '.join(map(repr, missing))}, which this node does not have",
                     f"devices here: {', '.join(devices) or 'none'}; remove NCCL_IB_HCA to have it found",
@@ -189,7 +188,7 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
         and selector.matches(port.hca.name, port.port.number)
     ]
     said.extend(
-        _wrong(
+        rdma_value(
             "HCA_UNUSABLE",
             f"{given} also selects {port.label}, which NCCL will use although {port.detail}",
             "remove NCCL_IB_HCA, or exclude that port",
@@ -205,7 +204,3 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
             )
         )
     return said
-
-
-def _wrong(code: str, message: str, hint: str) -> Problem:
-    return value_warning(code, message, hint, RDMA_UNUSABLE)

@@ -16,13 +16,13 @@ from sglang_roce_entry.fabric.control import check_family, check_route, check_se
 from sglang_roce_entry.fabric.given_values import check_device_names, check_index, check_steering
 from sglang_roce_entry.fabric.nccl.scan import AF_INET, AF_INET6
 from sglang_roce_entry.fabric.use import Use
-from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning, warning
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, traffic, unset
+from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 _MAPPING, _LIST, _PE_MAPPING = "NVSHMEM_ENABLE_NIC_PE_MAPPING", "NVSHMEM_HCA_LIST", "NVSHMEM_HCA_PE_MAPPING"
 _PREFIX = "NVSHMEM_HCA_PREFIX"
 _BOOT, _BOOT_FAMILY = "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME", "NVSHMEM_BOOTSTRAP_UID_SOCK_FAMILY"
-_QUALITY = ("NVSHMEM_IB_TRAFFIC_CLASS", "NVSHMEM_IB_SL")
+_TRAFFIC = ("NVSHMEM_IB_TRAFFIC_CLASS", "NVSHMEM_IB_SL")
 
 READS = (
     "NVSHMEM_IB_GID_INDEX",
@@ -31,23 +31,24 @@ READS = (
     "NVSHMEM_IB_ROCE_VERSION_NUM",
     *(_MAPPING, _LIST, _PE_MAPPING, _PREFIX),
     *(_BOOT, _BOOT_FAMILY),
-    *_QUALITY,
+    *_TRAFFIC,
 )
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
     """Return what NVSHMEM is to be told."""
-    index, name = choice.index, "NVSHMEM_IB_GID_INDEX"
-    bootstrap = (wish_interface(_BOOT, choice.control, "="), *_bootstrap_family(choice))
+    everywhere = (
+        wish_interface(_BOOT, choice.control, "="),
+        *_bootstrap_family(choice),
+        choice.index_wish("NVSHMEM_IB_GID_INDEX"),
+    )
     if not choice.used:
-        return (*bootstrap, unset(name, choice.unused_because or ""))
+        return everywhere
     alone = "NVSHMEM takes the HCA nearest to each GPU; with DeepEP this puts all GPUs on one HCA"
-    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
     return (
-        *bootstrap,
-        unset(name, index.reason) if index.index is None else found(name, str(index.index), index.reason),
+        *everywhere,
         *_scan(choice),
-        *(unset(one, traffic) if use.nvshmem else shown(one) for one in _QUALITY),
+        *traffic(_TRAFFIC, used=use.nvshmem),
         *(unset(one, alone) for one in (_MAPPING, _LIST, _PE_MAPPING) if use.nvshmem),
     )
 
@@ -116,11 +117,10 @@ def _check_hcas(given: Mapping[str, Given], names: Sequence[str], use: Use) -> l
         problems += check_device_names(mapped, [part[0] for part in parts], names, "NVSHMEM")
         if any(len(part) != 3 or not all(one.isdecimal() for one in part[1:]) for part in parts):
             problems.append(
-                value_warning(
+                rdma_value(
                     "NVSHMEM_PE_MAPPING",
                     f"{mapped} is not name:port:count for each entry",
                     f"remove {_PE_MAPPING}: NVSHMEM takes the nearest HCA of each GPU",
-                    RDMA_UNUSABLE,
                 )
             )
     if use.nvshmem and switch is not None and switch.value.strip().lower() not in ("0", "n", "no", "false"):

@@ -17,7 +17,7 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import told
 from sglang_roce_entry.fabric.use import NIXL, NamedHcas, Use
 from sglang_roce_entry.fabric.wishes import DISCOVERED, Given, Wish, unset
-from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.problems import Problem, config_value
 
 OPTION = "--disaggregation-ib-device"
 _MAP_RELEASES = "0.5.5.post3 to 0.5.8, and 0.5.13 and later"
@@ -108,11 +108,10 @@ def _check_addresses(given: Mapping[str, Given], choice: Choice) -> list[Problem
         if one is None or one.value in own or not own or outranked:
             continue
         problems.append(
-            value_warning(
+            config_value(
                 "HOST_IP_FOREIGN",
                 f"{one} is no address of this pod, and SGLang takes it for its own",
                 f"remove {name}; status.hostIP is the node's address, not the pod's",
-                CONFIGURATION,
             )
         )
     return problems
@@ -127,7 +126,7 @@ def check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Ma
 
     def wrong(message: str, hint: str) -> Problem:
         shown = text if len(text) <= 80 else f"{text[:77]}..."
-        return value_warning("IB_DEVICE", f"{named.where} {shown!r} {message}", hint, CONFIGURATION)
+        return config_value("IB_DEVICE", f"{named.where} {shown!r} {message}", hint)
 
     remove = f"remove {named.where}: it is filled in"
     mapping: dict[int, str] = {}

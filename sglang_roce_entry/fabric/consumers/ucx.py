@@ -17,36 +17,24 @@ from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.gids import covering_network
 from sglang_roce_entry.fabric.given_values import check_index
 from sglang_roce_entry.fabric.use import NIXL, Use
-from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+from sglang_roce_entry.problems import Problem, rdma_value
 
 _INDEX, _SUBNETS, _DEVICES = "UCX_IB_GID_INDEX", "UCX_IB_ROCE_SUBNETS", "UCX_NET_DEVICES"
-_QUALITY = ("UCX_IB_TRAFFIC_CLASS", "UCX_IB_SL")
+_TRAFFIC = ("UCX_IB_TRAFFIC_CLASS", "UCX_IB_SL")
 
-READS = (_INDEX, _SUBNETS, _DEVICES, *_QUALITY)
+READS = (_INDEX, _SUBNETS, _DEVICES, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
     """Return what UCX is to be told."""
+    index = choice.index_wish(_INDEX)
     if not choice.used:
-        return (unset(_INDEX, choice.unused_because or ""),)
-    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
-    return (
-        _index(choice),
-        *_subnets(choice),
-        _devices(choice, use),
-        *(unset(one, traffic) if use.nixl else shown(one) for one in _QUALITY),
-    )
-
-
-def _index(choice: Choice) -> Wish:
-    index = choice.index
-    if index.index is None:
-        return unset(_INDEX, index.reason)
-    if _SUBNETS in choice.constraints.given:
-        return unset(_INDEX, "UCX refuses it together with UCX_IB_ROCE_SUBNETS")
-    return found(_INDEX, str(index.index), index.reason)
+        return (index,)
+    if index.value is not None and _SUBNETS in choice.constraints.given:
+        index = unset(_INDEX, "UCX refuses it together with UCX_IB_ROCE_SUBNETS")
+    return (index, *_subnets(choice), _devices(choice, use), *traffic(_TRAFFIC, used=use.nixl))
 
 
 def _subnets(choice: Choice) -> Sequence[Wish]:
@@ -108,7 +96,7 @@ def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
         return ()
     wrong = [port.label for port in choice.used if not right_by_itself((port,))]
     return (
-        _wrong(
+        rdma_value(
             "UCX_GID",
             f"UCX would take a wrong GID on {', '.join(wrong)}: one index does not fit all ports, and no subnet "
             "tells its own GIDs from the others",
@@ -124,7 +112,7 @@ def _check_index(given: Mapping[str, Given], used: Sequence[PortDecision]) -> Se
     problems = check_index(given, used, None, _INDEX, "UCX")
     if _SUBNETS in given:
         message = f"{index} is set beside {_SUBNETS}: UCX refuses"
-        problems.append(_wrong("UCX_GID_CONFLICT", message, "remove one of them"))
+        problems.append(rdma_value("UCX_GID_CONFLICT", message, "remove one of them"))
     return problems
 
 
@@ -140,7 +128,7 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Pr
     missing = [entry for entry in plain if entry not in rdma | sockets]
     if missing:
         problems.append(
-            _wrong(
+            rdma_value(
                 "UCX_NET_DEVICES_UNKNOWN",
                 f"{given}: UCX takes exact names with ports; this pod has no {', '.join(map(repr, missing))}",
                 f"remove it, or name some of: {', '.join(sorted(rdma | sockets))}",
@@ -148,7 +136,7 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Pr
         )
     if use.nixl and not given.value.startswith("^") and plain == entries and not sockets & set(entries):
         problems.append(
-            _wrong(
+            rdma_value(
                 "UCX_WITHOUT_TCP",
                 f"{given} has no network interface in it: UCX has no TCP, which NIXL needs to reach itself",
                 f"add {_tcp_interface(choice)}, or remove UCX_NET_DEVICES",
@@ -156,12 +144,8 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Pr
         )
     if use.kv_backend == NIXL and use.nixl_reads_option:
         message = f"{given} makes SGLang ignore --disaggregation-ib-device"
-        problems.append(_wrong("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES"))
+        problems.append(rdma_value("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES"))
     return problems
-
-
-def _wrong(code: str, message: str, hint: str) -> Problem:
-    return value_warning(code, message, hint, RDMA_UNUSABLE)
 
 
 def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int:

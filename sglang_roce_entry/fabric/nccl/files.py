@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from sglang_roce_entry.fabric.wishes import FILE, USER, Given
-from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+from sglang_roce_entry.problems import Problem, config_value
 
 _FIRST_WITH_CONF_FILE = (2, 23)
 _FIRST_WITHOUT_CARRIAGE_RETURN = (2, 30)
@@ -37,7 +37,7 @@ def given_values(
     ``shell`` names the variables that the shell of a replay has set over the recording.
     """
     given = {
-        name: Given(name, value, USER, "set in this shell" if name in shell else "the pod's environment")
+        name: Given(name, value, USER, "this shell" if name in shell else "the pod's environment")
         for name, value in environ.items()
         if value
     }
@@ -63,7 +63,7 @@ def check_files(
         ):
             version = ".".join(map(str, nccl))
             problems.append(
-                _wrong(
+                config_value(
                     "NCCL_FILE_CRLF",
                     f"{path} has Windows line ends; NCCL {version} reads carriage returns as part of the values",
                     f"convert it: sed -i 's/\\r$//' {path}",
@@ -73,7 +73,9 @@ def check_files(
             fault = _fault(line.removesuffix("\r"))
             if fault is not None:
                 where = f"{path} line {number}: {_shown(line.strip())!r}"
-                problems.append(_wrong("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces"))
+                problems.append(
+                    config_value("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces")
+                )
     return problems
 
 
@@ -87,7 +89,9 @@ def _conf_file(read: set[str], nccl: tuple[int, ...] | None, conf_file: str | No
     else:
         return []
     return [
-        _wrong("NCCL_CONF_FILE", f"NCCL_CONF_FILE={conf_file}: {why}", "mount the file, or remove the variable")
+        config_value(
+            "NCCL_CONF_FILE", f"NCCL_CONF_FILE={conf_file}: {why}", "mount the file, or remove the variable"
+        )
     ]
 
 
@@ -112,7 +116,3 @@ def _fault(line: str) -> str | None:
     if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_VALUE_BYTES:
         return f"has a value of more than {_LONGEST_VALUE_BYTES} bytes, the rest is lost"
     return None
-
-
-def _wrong(code: str, message: str, hint: str) -> Problem:
-    return value_warning(code, message, hint, CONFIGURATION)

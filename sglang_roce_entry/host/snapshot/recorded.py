@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from sglang_roce_entry.host.answers import interface_of, nccl_files_in_order, numbered
 from sglang_roce_entry.host.facts import Interface, IpAddress, Route
-from sglang_roce_entry.host.network import in_order
+from sglang_roce_entry.host.installed import nccl_files_in_order
+from sglang_roce_entry.host.network import in_order, interface_of
 from sglang_roce_entry.host.snapshot.format import Document
-from sglang_roce_entry.host.tree import ATTRIBUTE_BYTES, Tree
+from sglang_roce_entry.host.tree import ATTRIBUTE_BYTES, Tree, numbered
 
 
 class MemoryTree:
