@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -413,3 +415,12 @@ def test_a_leader_given_as_an_address_is_named_once() -> None:
     assert world.said[0][1].startswith(
         "waiting for the leader 10.0.0.1: refuses connections on 20000 (0 of 10 s, next"
     )
+
+
+def test_a_first_try_that_succeeds_loads_no_tenacity() -> None:
+    code = (
+        "import sys; from sglang_roce_entry.group.wait import Surroundings, WaitPolicy, wait_until\n"
+        "wait_until('x', lambda within_s: 1, WaitPolicy(1), Surroundings(print)); print('tenacity' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
