@@ -1,4 +1,4 @@
-"""What the log says, what it means, what to change: the rows of the README's table.
+"""What the log says, what it means, what to change: the rows of a table in k8s/TROUBLESHOOTING.md.
 
 ``tests/command/test_symptoms.py`` produces each row by the command itself, so none can rot.
 """
@@ -84,7 +84,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "/dev/infiniband/uverbs0 does not exist in this container",
-        "The HCA is visible in /sys, as always, but was not given to the pod. NCCL alone: TCP in silence",
+        "The HCA is visible in /sys, as always, but was not given to the pod. NCCL alone: TCP, without a message",
         "request the RDMA resource in the manifest",
         _node(lambda node: node.set(verbs={})),
     ),
@@ -138,7 +138,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "libibverbs cannot be loaded",
-        "The image lacks it. NCCL alone: TCP in silence",
+        "The image lacks it. NCCL alone: TCP, without a message",
         "install libibverbs1 and ibverbs-providers in the image",
         _node(lambda node: node.set(libibverbs="libibverbs.so.1: cannot open shared object file")),
     ),
@@ -217,7 +217,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
 
 
 def table() -> str:
-    """Return the rows as the README shows them."""
+    """Return the rows as the page shows them."""
     rows = [
         f"| {one.says.replace('|', '/')} | {one.means} | {one.change} |".replace("...", "…") for one in SYMPTOMS
     ]
