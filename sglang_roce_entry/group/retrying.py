@@ -7,7 +7,7 @@ from random import uniform
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from sglang_roce_entry.group.wait import NotYet, Result, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy
 
 _SHORTEST_TRY_S = 0.05
 

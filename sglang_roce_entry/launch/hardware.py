@@ -13,7 +13,8 @@ from typing import Any
 from sglang_roce_entry.fabric.candidates import routable
 from sglang_roce_entry.fabric.choice import Selection, select_ports
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
-from sglang_roce_entry.group.wait import NotYet, Surroundings, WaitPolicy, wait_until
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
+from sglang_roce_entry.group.wait import wait_until
 from sglang_roce_entry.host.facts import ACTIVE, ROCE_V2, HostFacts
 
 #: Two reads that are to agree are this far apart: the kernel fills a table from a work queue.

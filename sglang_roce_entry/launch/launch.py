@@ -11,9 +11,10 @@ from sglang_roce_entry.fabric.constraints import REQUIRED, with_given
 from sglang_roce_entry.fabric.nccl.files import given_values
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.group import wait as waiting
+from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.names import Resolver
-from sglang_roce_entry.group.wait import Awaited, LeaderName, Surroundings, WaitPolicy
+from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch import handover

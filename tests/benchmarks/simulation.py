@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, ConnectOutcome
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
-from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy, await_leader, life_ports
+from sglang_roce_entry.group.wait import LeaderName, await_leader, life_ports
 from tests.torch.wire import TorchPatience
 
 if TYPE_CHECKING:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,13 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import (
     LeaderName,
-    NotYet,
-    Surroundings,
-    WaitPolicy,
     await_free_ports,
     await_leader,
     await_own_name,
@@ -413,3 +413,12 @@ def test_a_leader_given_as_an_address_is_named_once() -> None:
     assert world.said[0][1].startswith(
         "waiting for the leader 10.0.0.1: refuses connections on 20000 (0 of 10 s, next"
     )
+
+
+def test_a_first_try_that_succeeds_loads_no_tenacity() -> None:
+    code = (
+        "import sys; from sglang_roce_entry.group.wait import *\n"
+        "wait_until('x', lambda within_s: 1, WaitPolicy(1), Surroundings(print)); print('tenacity' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
