@@ -21,9 +21,8 @@ from sglang_roce_entry.host.check_facts import inspect
 from sglang_roce_entry.host.collect import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.launch import gather, look_and_plan
-from sglang_roce_entry.plan.plan import LeaderLookup, Plan
 from sglang_roce_entry.problems import EntryError
-from sglang_roce_entry.server.running import RunningProcess, running_here
+from sglang_roce_entry.server.running import running_here
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
@@ -33,11 +32,13 @@ _OWN_NAME_S = 1.5
 def run_check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    server = _running_server() if host.live and not invocation.rest else None
-    if server is not None:
+    servers = running_here().servers if host.live else ()
+    adopted = len(servers) == 1 and not invocation.rest
+    if adopted:
         # kubectl exec in a pod that works: what SGLang was given stands in its own command line.
-        invocation = replace(invocation, rest=server[1])
-    plan, lookup = _planned(invocation, settings, environ, host)
+        invocation = replace(invocation, rest=servers[0][1])
+    inputs, stages = gather(invocation, settings, environ, host)
+    plan, lookup = look_and_plan(inputs, stages, host)
     inspection = inspect(host, plan.facts.hcas, environ, own_name_addresses(host))
     examined = Examined(plan, environ, inspection, host.live)
     problems = command.by_item(examined)
@@ -57,26 +58,13 @@ def run_check(invocation: Invocation, settings: Settings, environ: Mapping[str, 
             lookup.addresses if lookup is not None else (),
             lookup.failure if lookup is not None else None,
             about_leader,
-            _outside(host, plan.facts, started),
+            _outside(host, plan.facts, started, servers[0][0].pid if servers else None),
         )
     else:
         lines += leader_path.not_tried(examined, about_leader)
     lines += command.rest(problems, written)
-    top = head(examined, server[0].pid if server is not None else None)
+    top = head(examined, servers[0][0].pid if adopted else None)
     return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top))
-
-
-def _planned(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host
-) -> tuple[Plan, LeaderLookup | None]:
-    inputs, stages = gather(invocation, settings, environ, host)
-    return look_and_plan(inputs, stages, host)
-
-
-def _running_server() -> tuple[RunningProcess, tuple[str, ...]] | None:
-    """Return the one SGLang server that runs here with its arguments, ``None`` for none or several."""
-    servers = running_here().servers
-    return servers[0] if len(servers) == 1 else None
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
@@ -90,7 +78,7 @@ def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
         return None if failure.silent else ()
 
 
-def _outside(host: Host, facts: HostFacts, started: float) -> leader_path.Outside:
+def _outside(host: Host, facts: HostFacts, started: float, server_pid: int | None) -> leader_path.Outside:
     def mtu_towards(address: IpAddress) -> int | None:
         route = host.answers.route(address, facts.interfaces)
         mtus = {interface.name: interface.mtu for interface in facts.interfaces}
@@ -103,13 +91,8 @@ def _outside(host: Host, facts: HostFacts, started: float) -> leader_path.Outsid
         path_mtu=path_mtu,
         mtu_towards=mtu_towards,
         is_free=port_is_free,
-        server_runs=_server_runs,
+        server_pid=server_pid,
     )
-
-
-def _server_runs() -> int | None:
-    servers = running_here().servers
-    return servers[0][0].pid if servers else None
 
 
 def refusal(failure: EntryError) -> Outcome:
