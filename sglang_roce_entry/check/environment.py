@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
-from sglang_roce_entry.fabric.nccl.settings import parse_nccl_file
+from sglang_roce_entry.fabric.nccl.files import parse_nccl_file
 from sglang_roce_entry.problems import Problem
 
 #: The levels of ``NCCL_DEBUG`` (src/debug.cc, ``ncclDebugInit``, case-insensitive).

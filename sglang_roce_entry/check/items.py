@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sglang_roce_entry.host.check_facts import Inspection
+from sglang_roce_entry.host.check_facts import CheckFacts
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK as EXIT_OK
 from sglang_roce_entry.problems import Problem
@@ -34,7 +34,7 @@ class Examined:
 
     plan: Plan
     environ: Mapping[str, str]
-    inspection: Inspection = field(default_factory=Inspection)
+    inspection: CheckFacts = field(default_factory=CheckFacts)
     live: bool = True
 
     @property

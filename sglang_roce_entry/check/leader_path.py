@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.names import Addresses, NotResolved
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
@@ -32,7 +32,7 @@ class Outside:
 
     remaining_s: Callable[[], float]
     resolve: Callable[[str, float], Addresses]  # raises NotResolved
-    connect: Callable[[Sequence[IpAddress], Sequence[int], float], Probe]
+    connect: Callable[[Sequence[IpAddress], Sequence[int], float], ConnectOutcome]
     path_mtu: Callable[[IpAddress, int, float], PathMtu]
     mtu_towards: Callable[[IpAddress], int | None]
     is_free: Callable[[str, int], bool]

@@ -26,7 +26,7 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
 
 def _memlock(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
     facts = examined.plan.facts
-    if not examined.plan.fabric.satisfied and not problems:
+    if not examined.plan.choice.satisfied and not problems:
         return ()
     if not facts.memlock_known and not facts.ipc_lock:
         return (skip("memlock", "not in this recording"),)
@@ -60,7 +60,7 @@ def _size(count: int) -> str:
 
 def _gpudirect(examined: Examined) -> tuple[CheckItem, ...]:
     inspection, plan = examined.inspection, examined.plan
-    if not plan.fabric.satisfied:
+    if not plan.choice.satisfied:
         return ()
     if inspection.peer_memory:
         return (ok("gpudirect", "the nvidia-peermem module is loaded"),)

@@ -80,7 +80,7 @@ def _own_address(examined: Examined, problems: dict[str, list[Problem]]) -> tupl
             "own address",
             "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang uses that of its default route",
         )
-    control = plan.control
+    control = plan.choice.control
     known = f"{control.interface}: {control.reason}" if control.interface else f"not set: {control.reason}"
     interface = of_problems("interface", problems.get("interface", []), ok("interface", known))
     return (*interface, *of_problems("own address", problems.get("own address", []), fine))
@@ -116,8 +116,8 @@ def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
     if proxy.variable is None:
         return (ok("proxy", "none is set for http"),)
     wanted = ["127.0.0.1", "localhost"]
-    if plan.control.address is not None:
-        wanted.append(str(plan.control.address))
+    if plan.choice.control.address is not None:
+        wanted.append(str(plan.choice.control.address))
     if plan.identity is not None and plan.identity.leader is not None:
         wanted.append(plan.identity.leader)
     missing = [host for host in wanted if not is_excepted(host, proxy.no_proxy)]

@@ -31,22 +31,22 @@ _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; eth
 
 def place_of_unusable(examined: Examined) -> str:
     """Return the item that the error of a node without any usable port belongs to."""
-    reasons = {row.decision.reason for row in examined.plan.fabric.ports}
+    reasons = {row.decision.reason for row in examined.plan.choice.ports}
     return next((name for reason, name in _PLACE if reason in reasons), "hca")
 
 
 def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
     """Return the lines on RDMA hardware; ``problems`` are the plan's by item."""
     plan = examined.plan
-    if plan.fabric.policy.rdma == OFF:
+    if plan.choice.constraints.rdma == OFF:
         return (ok("hca", "RDMA is off (the rdma setting): NCCL uses TCP"),)
     return (
         *_hca(examined, problems.get("hca", [])),
-        *_verbs(plan.fabric.ports, problems.get("verbs", [])),
-        *_gid(plan.fabric.ports, problems.get("gid", [])),
-        *_link(plan.fabric.ports, problems.get("link", [])),
-        *_rate(plan.fabric.ports, problems.get("rate", [])),
-        *_mtu(_used(plan.fabric.ports), plan.facts.interfaces, problems.get("mtu", [])),
+        *_verbs(plan.choice.ports, problems.get("verbs", [])),
+        *_gid(plan.choice.ports, problems.get("gid", [])),
+        *_link(plan.choice.ports, problems.get("link", [])),
+        *_rate(plan.choice.ports, problems.get("rate", [])),
+        *_mtu(_used(plan.choice.ports), plan.facts.interfaces, problems.get("mtu", [])),
         *_pci(examined),
         *_counters(examined),
     )
@@ -67,14 +67,14 @@ def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ..
         return of_problems("hca", problems, ok("hca", evidence))
     by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
     names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
-    used = _used(plan.fabric.ports)
-    left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.fabric.ports)]
-    if left and not plan.fabric.satisfied and plan.first_error is None:
+    used = _used(plan.choice.ports)
+    left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.choice.ports)]
+    if left and not plan.choice.satisfied and plan.first_error is None:
         # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
-        hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
+        hint = requirements.unusable(plan.choice).hint
         return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
-    notes = f"; {'; '.join(plan.fabric.notes)}" if plan.fabric.notes else ""
-    evidence = f"{listed(names)}; {len(used)} of {len(plan.fabric.ports)} ports used{notes}"
+    notes = f"; {'; '.join(plan.choice.notes)}" if plan.choice.notes else ""
+    evidence = f"{listed(names)}; {len(used)} of {len(plan.choice.ports)} ports used{notes}"
     return of_problems("hca", problems, ok("hca", evidence))
 
 
@@ -174,7 +174,7 @@ def _mtu(
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
     slow, shown = [], []
     links = examined.inspection.pci_links
-    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.fabric.ports)):
+    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.choice.ports)):
         link = links.get(name)
         if link is None or link.speed_gts is None or link.width is None:
             continue
@@ -193,7 +193,7 @@ def _each(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _counters(examined: Examined) -> tuple[CheckItem, ...]:
-    used = [row.decision.label for row in _used(examined.plan.fabric.ports)]
+    used = [row.decision.label for row in _used(examined.plan.choice.ports)]
     if not used:
         return ()
     counters = {

@@ -12,15 +12,15 @@ from sglang_roce_entry.check import command, environment, leader_path, memory, n
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.group.connect import connect_any, port_is_free
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
-from sglang_roce_entry.host.check_facts import inspect
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
-from sglang_roce_entry.launch.launch import gather, look_and_plan
+from sglang_roce_entry.plan.inputs import identify, read_request
+from sglang_roce_entry.plan.plan import look_and_plan
+from sglang_roce_entry.plan.settings import Invocation, Settings
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.running import running_here
 
@@ -29,7 +29,13 @@ DEADLINE_S = 10.0
 _OWN_NAME_S = 1.5
 
 
-def run_check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> Outcome:
+def run_check(
+    invocation: Invocation,
+    settings: Settings,
+    environ: Mapping[str, str],
+    host: Host,
+    shell: frozenset[str] = frozenset(),
+) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
     servers = running_here().servers if host.live else ()
@@ -37,9 +43,9 @@ def run_check(invocation: Invocation, settings: Settings, environ: Mapping[str, 
     if adopted:
         # kubectl exec in a pod that works: what SGLang was given stands in its own command line.
         invocation = replace(invocation, rest=servers[0][1])
-    inputs, stages = gather(invocation, settings, environ, host)
-    plan, lookup = look_and_plan(inputs, stages, host)
-    inspection = inspect(host, plan.facts.hcas, environ, own_name_addresses(host))
+    request = read_request(invocation, settings, environ, host, shell)
+    plan, lookup = look_and_plan(request, identify(request), host)
+    inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
     examined = Examined(plan, environ, inspection, host.live)
     problems = command.by_item(examined)
     lines = [
@@ -71,7 +77,6 @@ def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
     """Return what the own host name resolves to, ``None`` in a replay or while no resolver answers."""
     if not host.live:
         return None
-
     try:
         return Resolver().addresses(os.uname().nodename, _OWN_NAME_S)
     except NotResolved as failure:

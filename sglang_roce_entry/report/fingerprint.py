@@ -21,9 +21,9 @@ _OF_THE_NODE = ("node_rank", "host")
 
 def fingerprint(plan: Plan) -> str:
     """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
-    rows = [row for row in plan.fabric.ports if row.decision.used]
+    rows = [row for row in plan.choice.ports if row.decision.used]
     facts = plan.facts
-    labels = [row.decision.label for row in rows] or list(plan.fabric.selection.infiniband)
+    labels = [row.decision.label for row in rows] or list(plan.choice.infiniband)
     parts = [
         f"hcas={len(labels)}:{','.join(folded_names(labels)) or 'none'}",
         f"rails={_joined(_rail(row) for row in rows)}",
@@ -36,8 +36,8 @@ def fingerprint(plan: Plan) -> str:
         f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
         f"args={_digest(plan)}",
     ]
-    if plan.fabric.plugin is not None:
-        parts.insert(1, f"plugin={plan.fabric.plugin.replace(' ', '-')}")
+    if plan.choice.plugin is not None:
+        parts.insert(1, f"plugin={plan.choice.plugin.replace(' ', '-')}")
     return " ".join(parts)
 
 

@@ -37,7 +37,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
         }
         if identity is not None
         else None,
-        "ports": [_port_document(row) for row in plan.fabric.ports],
+        "ports": [_port_document(row) for row in plan.choice.ports],
         "environment": environment_document(plan),
         "argv": list(shown_argv(plan)) if plan.argv is not None else None,
         "wait": {
@@ -58,8 +58,8 @@ def as_document(plan: Plan) -> dict[str, Any]:
             for problem in plan.problems
         ],
         "exit_code": plan.exit_code,
-        "gpus": gpus_document(plan.neighbours.affinity),
-        "affinity": affinity_document(plan.neighbours.affinity),
+        "gpus": gpus_document(plan.affinity),
+        "affinity": affinity_document(plan.affinity),
         "fingerprint": fingerprint(plan),
     }
 

@@ -14,13 +14,13 @@ def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
     role, machine = who(plan)
     lines = [role if plan.identity is not None else "who this pod is in its group is not known", machine]
-    lines += plan.fabric.notes
-    for row in plan.fabric.ports:
+    lines += plan.choice.notes
+    for row in plan.choice.ports:
         if row.decision.used:
             lines.append(f"using {row.decision.label} ({rate(row)} Gb/s): {row.decision.detail}")
-    lines += [f"not using {ports}: {reason}, {detail}" for ports, reason, detail in left_out(plan.fabric.ports)]
-    if plan.neighbours.transfer is not None:
-        lines.append(f"KV transfer by {plan.neighbours.transfer}")
+    lines += [f"not using {ports}: {reason}, {detail}" for ports, reason, detail in left_out(plan.choice.ports)]
+    if plan.transfer.told is not None:
+        lines.append(f"KV transfer by {plan.transfer.told}")
     return [*lines, f"fingerprint: {fingerprint(plan)}"]
 
 

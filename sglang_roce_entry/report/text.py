@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.fabric.consumers.sglang import OPTION
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
@@ -13,7 +14,6 @@ from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.folding import folded_problems, folded_rows
 from sglang_roce_entry.report.matrix import matrix_lines
 from sglang_roce_entry.report.secrets import shown_argv
-from sglang_roce_entry.server.transfer import OPTION
 
 
 def as_text(plan: Plan) -> str:
@@ -62,10 +62,10 @@ def software(facts: HostFacts) -> tuple[str, str]:
 
 
 def _rdma(plan: Plan) -> list[str]:
-    fabric = plan.fabric
+    fabric = plan.choice
     used = [row for row in fabric.ports if row.decision.used]
     left = left_out(fabric.ports)
-    lines = [f"{fabric.policy.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
+    lines = [f"{fabric.constraints.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
     lines += fabric.notes
     lines += _table(
         ("port", "Gb/s", "interface", "index", "GID"),

@@ -16,9 +16,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sglang_roce_entry.host.snapshot.write import pack
 
 from sglang_roce_entry import __version__
-from sglang_roce_entry.host.snapshot.snapshot import pack
 from tests.command.conftest import clean_environment
 from tests.healthy import LEADER, healthy
 from tests.packaged import PACKAGED, folder
@@ -223,7 +223,7 @@ DEFECTS: dict[str, Defect] = {
         _check(proxy={"variable": "http_proxy", "host": "proxy.example", "no_proxy": ".svc"}),
     ),
     "stale index": Defect(
-        "variables", "NCCL_IB_GID_INDEX=1 (the pod's environment) is wrong on mlx5_0:1", "remove NCCL_IB_GID_INDEX",
+        "variables", "NCCL_IB_GID_INDEX=1 (set in this shell) is wrong on mlx5_0:1", "remove NCCL_IB_GID_INDEX",
         environ={"NCCL_IB_GID_INDEX": "1"},
     ),
     "stale index under strict": Defect(
@@ -293,11 +293,11 @@ DEFECTS: dict[str, Defect] = {
     "no libibverbs": Defect(
         "image", "libibverbs cannot be loaded", "libibverbs1", _facts(libibverbs="no such file"), code=69, status="fail"
     ),
-    "half an identity": Defect(
-        "identity", "half an identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
+    "incomplete identity": Defect(
+        "identity", "incomplete identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
     ),
     "GPUs that are not there": Defect(
-        "gpus", "8 GPUs by --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
+        "gpus", "8 GPUs according to --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
     ),
     "tp that does not divide": Defect(
         "command", "cannot be divided among 2 nodes", "remove --tp", argv=(*MODEL, "--tp", "15"), code=78, status="fail"

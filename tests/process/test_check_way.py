@@ -276,7 +276,7 @@ def test_probe_of_a_launch_from_its_wait_to_its_server(cluster: Cluster, leader:
     """Nothing runs; the launcher waits; the model loads; the server listens and hangs."""
     code, said = probe(worker, "liveness")
     assert code == 1
-    assert "no SGLang server runs here" in said
+    assert "no SGLang server is running here" in said
 
     arguments = launch_arguments("--wait-deadline", "60", sglang=[*SGLANG_ARGUMENTS, "--port", "31000"])
     launch = worker.start(arguments, lws(1), behaviour="sigterm:0")
