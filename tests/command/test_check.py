@@ -16,9 +16,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sglang_roce_entry.host.snapshot.write import pack
 
 from sglang_roce_entry import __version__
+from sglang_roce_entry.host.snapshot.write import pack
 from tests.command.conftest import clean_environment
 from tests.healthy import LEADER, healthy
 from tests.packaged import PACKAGED, folder
