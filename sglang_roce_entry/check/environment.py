@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
+from sglang_roce_entry.fabric.consumers import gloo, nccl
 from sglang_roce_entry.fabric.nccl.files import parse_nccl_file
 from sglang_roce_entry.problems import Problem
 
 #: The levels of ``NCCL_DEBUG`` (src/debug.cc, ``ncclDebugInit``, case-insensitive).
 _LEVELS = ("VERSION", "WARN", "INFO", "ABORT", "TRACE", "NONE")
-#: Variables that this program would otherwise read from the hardware.
+#: Variables that this program would otherwise read from the hardware, which does not show the traffic class.
 _STEERING = (
-    "NCCL_IB_HCA",
-    "NCCL_IB_GID_INDEX",
-    "NCCL_IB_DISABLE",
-    "NCCL_IB_ADDR_FAMILY",
-    "NCCL_IB_ADDR_RANGE",
-    "NCCL_IB_ROCE_VERSION_NUM",
-    "NCCL_NET",
-    "NCCL_NET_PLUGIN",
-    "NCCL_SOCKET_IFNAME",
-    "NCCL_SOCKET_FAMILY",
-    "GLOO_SOCKET_IFNAME",
+    *(name for name in nccl.READS if name not in ("NCCL_IB_TC", "NCCL_IB_SL")),
+    *gloo.READS,
     "MC_GID_INDEX",
     "NVSHMEM_IB_GID_INDEX",
     "UCX_IB_GID_INDEX",

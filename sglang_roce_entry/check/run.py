@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
@@ -105,3 +106,9 @@ def refusal(failure: EntryError) -> Outcome:
     name = failure.code.lower().replace("_", " ")
     items = (fail(name, failure.message, failure.hint, failure.exit_code),)
     return Outcome(items, failure.exit_code, {"sglang_roce_entry": __version__})
+
+
+def on_a_terminal(environ: Mapping[str, str]) -> bool:
+    """Return whether the answer may be coloured: https://no-color.org, and terminals that cannot."""
+    plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    return not plain and sys.stdout is not None and sys.stdout.isatty()
