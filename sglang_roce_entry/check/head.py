@@ -72,28 +72,20 @@ def _nvidia_driver(line: str | None) -> str | None:
 def head_lines(examined: Examined, document: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the head as pairs of what it is about and the text."""
     entry = f"sglang-roce-entry {document['sglang_roce_entry']}" + ("" if document["live"] else " on a recording")
-    named = {"torch": "torch", "python": "Python"}
-    others = [f"{text} {document[key]}" for key, text in named.items() if document[key]]
-    image = {"distribution": "", "glibc": "glibc ", "rdma_core": "rdma-core "}
-    node = {"kernel": "kernel ", "nvidia_driver": "NVIDIA driver "}
+    software_of = [entry, *software(examined.plan.facts), _known(document, torch="torch ", python="Python ")]
+    pid = document["server_pid"]
     lines = [
-        ("versions", ", ".join([entry, *software(examined.plan.facts), *others])),
-        ("image", _known(document, image)),
-        ("node", _known(document, node)),
+        ("versions", ", ".join(filter(None, software_of))),
+        ("image", _known(document, distribution="", glibc="glibc ", rdma_core="rdma-core ")),
+        ("node", _known(document, kernel="kernel ", nvidia_driver="NVIDIA driver ")),
         *(("nic", _nic(nic)) for nic in document["nics"]),
+        ("server", f"SGLang's arguments are those of the server that runs here (process {pid})" if pid else ""),
     ]
-    if document["server_pid"] is not None:
-        lines.append(
-            (
-                "server",
-                f"SGLang's arguments are those of the server that runs here (process {document['server_pid']})",
-            )
-        )
-    return lines
+    return [(title, text) for title, text in lines if text]
 
 
-def _known(document: dict[str, Any], names: dict[str, str]) -> str:
-    return ", ".join(f"{text}{document[key]}" for key, text in names.items() if document[key]) or "not known"
+def _known(document: dict[str, Any], **names: str) -> str:
+    return ", ".join(f"{text}{document[key]}" for key, text in names.items() if document[key])
 
 
 def _nic(nic: dict[str, Any]) -> str:

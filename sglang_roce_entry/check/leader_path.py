@@ -36,7 +36,7 @@ class Outside:
     path_mtu: Callable[[IpAddress, int, float], PathMtu]
     mtu_towards: Callable[[IpAddress], int | None]
     is_free: Callable[[str, int], bool]
-    server_runs: Callable[[], int | None]  # the process id of the server of this pod
+    server_pid: int | None  # of the server of this pod
 
 
 def not_tried(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
@@ -179,9 +179,8 @@ def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
     command, identity = examined.plan.command, examined.plan.identity
     if command is None:
         return (skip(PORTS, "no SGLang arguments were given"),)
-    pid = outside.server_runs()
-    if pid is not None:
-        return (ok(PORTS, f"in use by the SGLang server that runs here (process {pid})"),)
+    if outside.server_pid is not None:
+        return (ok(PORTS, f"in use by the SGLang server that runs here (process {outside.server_pid})"),)
     leads = identity is not None and identity.in_group and identity.is_leader
     wanted = command.leader_ports() if leads else command.http_ports()
     taken = [f"{port} ({why})" for host, port, why in wanted if not outside.is_free(host, port)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +28,9 @@ class Outcome:
     head_lines: Sequence[tuple[str, str]] = field(default=())
 
 
-def rendered(outcome: Outcome, form: str, environ: Mapping[str, str]) -> str:
-    """Return the outcome as ``text`` (coloured where stdout is a terminal) or ``json``."""
-    return as_json(_document(outcome)) if form == "json" else _text(outcome, colour=_on_a_terminal(environ))
+def rendered(outcome: Outcome, form: str, *, colour: bool) -> str:
+    """Return the outcome as ``text``, with coloured status words or without, or as ``json``."""
+    return as_json(_document(outcome)) if form == "json" else _text(outcome, colour)
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _text(outcome: Outcome, *, colour: bool) -> str:
+def _text(outcome: Outcome, colour: bool) -> str:
     shown = [
         (status, name, evidence, remedy)
         for status in _ORDER
@@ -90,12 +89,6 @@ def _not_checked(items: Sequence[CheckItem]) -> str:
 def _painted(status: str, colour: bool) -> str:
     word = f"{status:<4}"
     return f"\x1b[{_COLOURS[status]}m{word}\x1b[0m" if colour else word
-
-
-def _on_a_terminal(environ: Mapping[str, str]) -> bool:
-    """Return whether to colour: https://no-color.org, and terminals that cannot."""
-    plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-    return not plain and sys.stdout is not None and sys.stdout.isatty()
 
 
 def _verdict(outcome: Outcome, warnings: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
@@ -37,12 +38,11 @@ def run_check(
 ) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    servers = _running_servers() if host.live and not invocation.rest else []
-    pid = None
-    if len(servers) == 1:
+    servers = _running_servers() if host.live else []
+    adopted = len(servers) == 1 and not invocation.rest
+    if adopted:
         # kubectl exec in a pod that works: what SGLang was given stands in its own command line.
-        pid, arguments = servers[0]
-        invocation = replace(invocation, rest=arguments)
+        invocation = replace(invocation, rest=servers[0][1])
     request = read_request(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(request, identify(request), host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
@@ -64,18 +64,18 @@ def run_check(
             lookup.addresses if lookup is not None else (),
             lookup.failure if lookup is not None else None,
             about_leader,
-            _outside(host, plan.facts, started),
+            _outside(host, plan.facts, started, servers[0][0] if servers else None),
         )
     else:
         lines += leader_path.not_tried(examined, about_leader)
     lines += command.rest(problems, written)
-    top = head(examined, pid)
+    top = head(examined, servers[0][0] if adopted else None)
     return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top))
 
 
 def _running_servers() -> list[tuple[int, tuple[str, ...]]]:
     """Return the process id and the arguments of each SGLang server that runs here."""
-    from sglang_roce_entry.server.running import running_here
+    from sglang_roce_entry.server.running import running_here  # psutil, which a replay does not need
 
     return [(process.pid, arguments) for process, arguments in running_here().servers]
 
@@ -90,7 +90,7 @@ def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
         return None if failure.silent else ()
 
 
-def _outside(host: Host, facts: HostFacts, started: float) -> leader_path.Outside:
+def _outside(host: Host, facts: HostFacts, started: float, server_pid: int | None) -> leader_path.Outside:
     def mtu_towards(address: IpAddress) -> int | None:
         route = host.answers.route(address, facts.interfaces)
         mtus = {interface.name: interface.mtu for interface in facts.interfaces}
@@ -103,13 +103,8 @@ def _outside(host: Host, facts: HostFacts, started: float) -> leader_path.Outsid
         path_mtu=path_mtu,
         mtu_towards=mtu_towards,
         is_free=port_is_free,
-        server_runs=_server_runs,
+        server_pid=server_pid,
     )
-
-
-def _server_runs() -> int | None:
-    servers = _running_servers()
-    return servers[0][0] if servers else None
 
 
 def refusal(failure: EntryError) -> Outcome:
@@ -117,3 +112,9 @@ def refusal(failure: EntryError) -> Outcome:
     name = failure.code.lower().replace("_", " ")
     items = (fail(name, failure.message, failure.hint, failure.exit_code),)
     return Outcome(items, failure.exit_code, {"sglang_roce_entry": __version__})
+
+
+def on_a_terminal(environ: Mapping[str, str]) -> bool:
+    """Return whether the answer may be coloured: https://no-color.org, and terminals that cannot."""
+    plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    return not plain and sys.stdout is not None and sys.stdout.isatty()

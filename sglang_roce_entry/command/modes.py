@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from sglang_roce_entry.check.outcome import rendered
-from sglang_roce_entry.check.run import own_name_addresses, refusal, run_check
+from sglang_roce_entry.check.run import on_a_terminal, own_name_addresses, refusal, run_check
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import Host, live_host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
@@ -34,7 +34,7 @@ def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> in
         failure = as_failure(raised)
         if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
             raise
-        write_stdout(rendered(refusal(failure), invocation.mode_value, environ))
+        write_stdout(rendered(refusal(failure), invocation.mode_value, colour=on_a_terminal(environ)))
         return failure.exit_code
 
 
@@ -54,7 +54,7 @@ def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
         log.say(f"set in this shell, over the recording: {', '.join(sorted(shell))}")
     if invocation.mode == "check":
         outcome = run_check(invocation, settings, environ, host, shell)
-        write_stdout(rendered(outcome, invocation.mode_value, environ))
+        write_stdout(rendered(outcome, invocation.mode_value, colour=on_a_terminal(environ)))
         return outcome.exit_code
     request = read_request(invocation, settings, environ, host, shell)
     member = identify(request)

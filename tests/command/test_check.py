@@ -223,7 +223,7 @@ DEFECTS: dict[str, Defect] = {
         _check(proxy={"variable": "http_proxy", "host": "proxy.example", "no_proxy": ".svc"}),
     ),
     "stale index": Defect(
-        "variables", "NCCL_IB_GID_INDEX=1 (the pod's environment) is wrong on mlx5_0:1", "remove NCCL_IB_GID_INDEX",
+        "variables", "NCCL_IB_GID_INDEX=1 (set in this shell) is wrong on mlx5_0:1", "remove NCCL_IB_GID_INDEX",
         environ={"NCCL_IB_GID_INDEX": "1"},
     ),
     "stale index under strict": Defect(
