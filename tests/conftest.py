@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
+
+from tests.layers import check_required
+
+
+def pytest_configure() -> None:
+    """Refuse a layer that does not exist."""
+    check_required()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,7 +1,7 @@
 """Layers that need more than Python: skip with one sentence, or fail where they must not be missing.
 
-``SGLANG_ROCE_TESTS_REQUIRE`` is ``all`` or a comma list of markers; a required layer that lacks
-something fails instead of skipping.
+``SGLANG_ROCE_TESTS_REQUIRE`` is ``all`` or a comma list of ``LAYERS``; a required layer that lacks
+something fails instead of skipping, and a name that is not one of them is a usage error.
 """
 
 from __future__ import annotations
@@ -11,11 +11,28 @@ from typing import NoReturn
 
 import pytest
 
+VARIABLE = "SGLANG_ROCE_TESTS_REQUIRE"
+#: The markers of pyproject.toml, and what needs something without having one.
+MARKED = ("netns", "manifests", "container", "consumers", "nccl", "torch", "kernel", "sglang")
+LAYERS = (*MARKED, "group", "server", "instructions")
+
+
+def _required() -> tuple[str, ...]:
+    given = os.environ.get(VARIABLE, "")
+    return LAYERS if given.strip() == "all" else tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def check_required() -> None:
+    """Raise ``pytest.UsageError`` if a layer is required that does not exist: nothing would run, and nothing say so."""
+    unknown = [name for name in _required() if name not in LAYERS]
+    if unknown:
+        raise pytest.UsageError(f"{VARIABLE}: no layer {', '.join(unknown)}; all, or of {', '.join(LAYERS)}")
+
 
 def is_required(layer: str) -> bool:
     """Return whether ``layer`` must run here."""
-    required = os.environ.get("SGLANG_ROCE_TESTS_REQUIRE", "")
-    return required == "all" or layer in required.split(",")
+    assert layer in LAYERS, layer
+    return layer in _required()
 
 
 def skip_or_fail(layer: str, sentence: str) -> NoReturn:

@@ -1,150 +1,340 @@
-"""Imports go one way, and a run loads only what it needs."""
+"""The house: imports go one way, decisions are pure, everything has one home, and nothing grows too large."""
 
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
+import re
 import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import sglang_roce_entry
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PACKAGE = Path(sglang_roce_entry.__file__).parent
+CHECKOUT = Path(__file__).resolve().parent.parent
 NAME = "sglang_roce_entry"
 
-#: What each room may import of the package, beside itself and the vocabulary in errors.py, natural.py and records.py.
-ALLOWED: dict[str, set[str]] = {
-    "host": set(),
-    "fabric": {"host"},
-    "group": set(),
-    "server": {"group", "host"},
-    # The pure lines of a check; only run and way know how the facts come about.
-    "check": {"host", "fabric", "group", "server", "plan", "report", "launch", "command_line", "settings", "log"},
-    "settings": {"fabric"},
-    "handover": set(),
-    "log": set(),
+#: What everything may import; of ours they import only each other.
+VOCABULARY = {"problems", "codes", "log", "natural", "yaml_text"}
+#: The values that a user's command line becomes: read where they are used, made in command/ alone.
+SETTINGS = ("command.settings", "command.command_line")
+#: What a room may import beside itself and the vocabulary: rooms, or of a room these modules only.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(VOCABULARY, ()),
+    "host": (),
+    "fabric": ("host.facts", "host.rdma"),
+    "fabric.consumers": ("fabric", "host.facts"),
+    "group": (),
+    "server": ("group", "host.facts"),
+    "plan": ("host", "fabric", "group", "server", "command.settings"),
+    "report": ("host", "fabric", "group", "server", "plan"),
+    "check": ("host", "fabric", "group", "server", "plan", "report"),
+    "launch": ("host", "fabric", "group", "server", "plan", "report", *SETTINGS),
+    "command": ("host", "fabric", "group", "server", "plan", "report", "check", "launch"),
+    "__main__": ("command", "server.probe"),
+    "__init__": (),
 }
-VOCABULARY = {"errors", "natural", "records", "yaml_text"}
-#: Modules of another room that hold values only.
-VALUES = {("fabric", "host"): {"host.facts", "host.rdma"}, ("server", "host"): {"host.facts"}}
-#: The lines of a check: facts and plan in, lines out. "way" is handed what it tries.
-PURE_CHECKS = tuple(
-    f"check.{name}" for name in ("items", "launch", "rdma", "memory", "names", "variables", "versions", "way")
-)
-PROBES = ("server.probe", "server.health", "server.running", "group.path_mtu", "host.inspection")
-PURE = {
-    "plan", "neighbours", "report", "matrix", "fingerprint", "group.identity", "group.endpoint", "server.command",
-    "server.disaggregation", "server.gpu_count", *PURE_CHECKS,
-}  # fmt: skip
-NOT_FOR_PURE = {"os", "socket", "subprocess", "psutil", "requests", "pyudev", "time", "resource", "signal"}
+#: The one file of a check that knows how facts come about.
+CHECK_RUNS = "check.run"
+
+#: Files and rooms that decide or render: facts in, values out.
+PURE = (
+    *("fabric", "plan", "report", "check", "group.identity", "group.endpoint"),
+    *("server.arguments", "server.spellings", "server.command", "server.ports", "server.gpu_count", "server.transfer"),
+)  # fmt: skip
+OUTSIDE = {
+    *("os", "sys", "io", "time", "select", "socket", "signal", "subprocess", "threading", "resource", "ctypes"),
+    *("psutil", "requests", "urllib3", "pyudev", "tenacity"),
+}
+
+#: Third-party packages, each at the top of the modules that wrap it. Those are loaded where a run comes to need them.
+THIRD_PARTY = {
+    "psutil": {"host.live_interfaces", "server.running"},  # addresses here, processes there: no room knows both
+    "pyudev": {"launch.kernel_events"},
+    "requests": {"server.probe.http"},
+    "tenacity": {"group.retrying"},
+    "urllib3": {"server.probe.http"},  # of requests
+    "yaml": {"yaml_text"},
+}
+WRAPPERS = set().union(*THIRD_PARTY.values())
+#: Where a probe, which runs for ever, leaves the road of a launch: imports in a function are its own.
+SHORT_PATH = {"__main__", "command.cli"}
+
+FILE_LINES, FUNCTION_LINES, ROOM_FILES, SHARED_LINES = 350, 60, 12, 6
+#: A table, not code.
+LONG = {"codes"}
+#: One name in several rooms, because it means the same there.
+SAME_MEANING = {
+    "__init__": "a room",
+    "command": "SGLang's command: composed by server, a line of check",
+    "names": "host names: resolved by group, a line of check",
+    "nccl": "NCCL: its language in fabric/nccl, as a consumer in fabric/consumers",
+    "rdma": "HCAs and their ports: read by host, a line of check",
+    "settings": "what a user sets: ours in command, NCCL's in fabric/nccl",
+}
 
 
-def _modules() -> Iterator[tuple[str, str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield parts[0], ".".join(parts), ast.parse(path.read_text())
+@dataclass(frozen=True)
+class Module:
+    """One file of the package; ``name`` is without the package's."""
+
+    name: str
+    source: str = field(repr=False)
+    tree: ast.Module = field(repr=False)
+
+    @property
+    def room(self) -> str:
+        first, *rest = self.name.split(".")
+        return "fabric.consumers" if first == "fabric" and rest[:1] == ["consumers"] else first
+
+    def imports(self, nodes: Iterator[ast.AST] | None = None) -> set[str]:
+        """Return the full names of the modules that are imported, anywhere or by ``nodes``."""
+        found = set()
+        for node in nodes or ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.name}: imports are absolute"
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                inner = {name for name in names if name.removeprefix(f"{NAME}.") in _names()}
+                found |= inner or {str(node.module)}
+        return found - {"__future__"}
+
+    def imports_of_ours(self) -> set[str]:
+        return {name.removeprefix(f"{NAME}.") for name in self.imports() if name.startswith(f"{NAME}.")}
+
+    def imports_in_functions(self) -> set[str]:
+        functions = (
+            node for node in ast.walk(self.tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        )
+        return self.imports(inner for function in functions for inner in ast.walk(function))
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def _paths() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
-@pytest.mark.parametrize(("room", "module", "tree"), list(_modules()), ids=lambda value: str(value)[:40])
-def test_imports_go_one_way(room: str, module: str, tree: ast.Module) -> None:
-    if room not in ALLOWED:
+def _named(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+@cache
+def _names() -> set[str]:
+    return {_named(path) for path in _paths()}
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    return tuple(Module(_named(path), path.read_text(), ast.parse(path.read_text())) for path in _paths())
+
+
+def within(name: str, places: tuple[str, ...]) -> bool:
+    """Return whether module ``name`` is one of ``places``, or in one of them."""
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+every_module = pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)
+
+
+# ----------------------------------------------------------------------------------------- direction
+
+
+def test_every_room_has_its_rule() -> None:
+    assert {module.room for module in modules()} <= set(ALLOWED)
+
+
+@every_module
+def test_imports_go_one_way(module: Module) -> None:
+    allowed = (module.room, *VOCABULARY, *ALLOWED[module.room])
+    if module.name == CHECK_RUNS:
+        allowed += ("launch", *SETTINGS)
+    if module.name in SHORT_PATH:
+        allowed += (*VOCABULARY, "__init__")
+    upwards = {name for name in module.imports_of_ours() if not within(name, allowed)}
+    if module.room == "fabric":
+        upwards |= {name for name in module.imports_of_ours() if within(name, ("fabric.consumers",))}
+    assert not upwards, f"{module.name} imports {sorted(upwards)}"
+
+
+def test_consumers_do_not_know_each_other() -> None:
+    for module in modules():
+        if module.room == "fabric.consumers" and module.name != "fabric.consumers":
+            siblings = {name for name in module.imports_of_ours() if within(name, ("fabric.consumers",))}
+            assert not siblings, f"{module.name} imports {sorted(siblings)}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module.name: module.imports_of_ours() for module in modules()}
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+
+
+@every_module
+def test_decisions_touch_nothing_outside(module: Module) -> None:
+    if not within(module.name, PURE) or module.name == CHECK_RUNS:
         return
-    for name in _imports(tree):
-        if not name.startswith(f"{NAME}."):
-            continue
-        inner = name.removeprefix(f"{NAME}.")
-        other = inner.split(".")[0]
-        assert other == room or other in VOCABULARY or other in ALLOWED[room], f"{module} imports {inner}"
-        if (room, other) in VALUES and inner != other:
-            assert inner in VALUES[room, other], f"{module} imports {inner}"
-
-
-def test_a_launch_loads_nothing_of_check_and_probe() -> None:
-    loaded = _loaded("--dry-run", "--model-path", "/m")
-    ours = {name.removeprefix(f"{NAME}.") for name in loaded if name.startswith(f"{NAME}.")}
-    assert not {name for name in ours if name.startswith("check") or name in PROBES}
-
-
-def test_decisions_touch_nothing_outside() -> None:
-    for room, module, tree in _modules():
-        if room == "fabric" or module in PURE:
-            touched = {name.split(".")[0] for name in _imports(tree)} & NOT_FOR_PURE
-            assert not touched, f"{module} imports {touched}"
-            calls = {
-                node.func.id
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-            }
-            assert "open" not in calls, module
+    touched = {name.split(".")[0] for name in module.imports()} & OUTSIDE
+    assert not touched, f"{module.name} imports {touched}"
+    called = {
+        node.func.id
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "input", "print", "exec", "eval", "__import__"}
 
 
 def test_only_the_command_line_reads_the_process_environment() -> None:
-    for _, module, tree in _modules():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-                owner = node.value
-                if isinstance(owner, ast.Name) and owner.id == "os":
-                    assert module == "cli", f"{module} reads os.{node.attr}"
+    names = {"environ", "environb", "getenv", "getenvb"}
+    for module in modules():
+        read = {
+            node.attr
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+        }
+        read |= {
+            alias.name
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert module.room == "command" or not read & names, f"{module.name} reads os.{read & names}"
 
 
-#: dataclasses brings inspect along; values are made by records.py.
-HEAVY = (
-    *("psutil", "pyudev", "yaml", "requests", "tenacity"),
-    *("argparse", "dataclasses", "difflib", "importlib.metadata", "inspect", "tarfile"),
-)
+# ----------------------------------------------------------------------------------------- plain Python
 
 
-def _loaded(*argv: str) -> set[str]:
-    code = (
-        "import sys; from sglang_roce_entry.command.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print('LOADED', *sorted(sys.modules), file=sys.stderr)"
+def _words(module: Module) -> Iterator[str]:
+    """Yield every name that the code uses."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@every_module
+def test_imports_stand_at_the_top(module: Module) -> None:
+    """But for what only one stage needs: a module that wraps a package, and what is not the probe's."""
+    late = {name.removeprefix(f"{NAME}.") for name in module.imports_in_functions()}
+    if module.name in SHORT_PATH:
+        late -= _names()
+    assert late <= WRAPPERS, f"{module.name} imports {sorted(late - WRAPPERS)} in a function"
+
+
+def test_a_third_party_package_has_one_home() -> None:
+    homes: dict[str, set[str]] = defaultdict(set)
+    for module in modules():
+        for name in module.imports():
+            package = name.split(".")[0]
+            if package not in sys.stdlib_module_names and package != NAME:
+                homes[package].add(module.name)
+    assert homes == THIRD_PARTY
+
+
+@every_module
+def test_python_is_plain(module: Module) -> None:
+    """Annotations are lazy from 3.14 on: nothing may look at them. Nothing is different for type checkers."""
+    strange = {"TYPE_CHECKING", "__annotations__", "__annotate__", "get_type_hints", "get_annotations"}
+    assert not strange & set(_words(module))
+
+
+# ----------------------------------------------------------------------------------------- size and names
+
+
+@every_module
+def test_nothing_grows_too_large(module: Module) -> None:
+    lines = module.source.count("\n")
+    assert lines <= FILE_LINES or module.name in LONG, f"{module.name} has {lines} lines"
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= FUNCTION_LINES, f"{module.name}.{node.name} has {length} lines"
+
+
+def test_a_room_can_be_overlooked() -> None:
+    files: dict[Path, int] = defaultdict(int)
+    for path in _paths():
+        files[path.parent] += path.name != "__init__.py"
+    crowded = {str(folder.relative_to(PACKAGE)): number for folder, number in files.items() if number > ROOM_FILES}
+    assert not crowded
+
+
+def test_a_name_means_one_thing() -> None:
+    rooms: dict[str, list[str]] = defaultdict(list)
+    for path in _paths():
+        rooms[path.stem].append(str(path.parent.relative_to(PACKAGE)))
+    shared = {name: where for name, where in rooms.items() if len(where) > 1 and name not in SAME_MEANING}
+    assert not shared
+
+
+# ----------------------------------------------------------------------------------------- no idea twice
+
+
+def logic(source: str) -> list[tuple[int, str]]:
+    """Return the lines that do something, stripped, with their numbers."""
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if docstring or isinstance(node, (ast.Import, ast.ImportFrom)):
+            assert isinstance(node, ast.stmt)
+            left_out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    numbered = (
+        (number, re.sub(r"(^|\s+)#.*", "", line).strip()) for number, line in enumerate(source.splitlines(), 1)
     )
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("LWS_", "SGLANG_", "NCCL_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environ, timeout=60, check=False
+    return [(number, line) for number, line in numbered if number not in left_out and re.search(r"\w", line)]
+
+
+def shared_runs(sources: Mapping[str, str], lines: int) -> list[tuple[str, str]]:
+    """Return the pairs of places, ``file:line``, from where ``lines`` lines of logic are the same."""
+    first: dict[tuple[str, ...], str] = {}
+    pairs = []
+    for name, source in sources.items():
+        rows = logic(source)
+        for start in range(len(rows) - lines + 1):
+            run = tuple(line for _, line in rows[start : start + lines])
+            place = f"{name}:{rows[start][0]}"
+            if run in first:
+                pairs.append((first[run], place))
+            first.setdefault(run, place)
+    return pairs
+
+
+def test_no_two_places_share_their_logic() -> None:
+    assert not shared_runs({module.name: module.source for module in modules()}, SHARED_LINES)
+
+
+def test_shared_logic_would_be_found() -> None:
+    body = [f"a{number} = {number}" for number in range(6)]
+    one = "import os\n" + "\n".join(body)
+    other = "def f():\n" + "\n".join(
+        f'    """No line of code."""\n    # nor this\n\n    {line}  # said' for line in body
     )
-    line = next(line for line in done.stderr.splitlines() if line.startswith("LOADED"))
-    return set(line.split()[1:])
+    assert shared_runs({"one": one, "other": other}, 6) == [("one:2", "other:5")]
+    assert shared_runs({"one": "\n".join([*body, "b", *body])}, 6) == [("one:1", "one:8")]
+    assert not shared_runs({"one": one, "other": "\n".join(body[:5])}, 6)
 
 
-@pytest.mark.parametrize(
-    ("argv", "needed"),
-    [
-        (("--version",), set()),
-        (("--help",), set()),
-        (("--dry-run", "--model-path", "/m"), {"psutil"}),
-        (("--snapshot", "h20-roce", "--print-env"), {"tarfile"}),
-        (("--snapshot", "h20-roce", "--check"), {"tarfile"}),
-        (("--check", "--model-path", "/m"), {"psutil"}),
-        (("--probe", "liveness"), {"psutil"}),
-        (("--probe", "liveness", "--", "--port", "1"), {"psutil"}),
-    ],
-)
-def test_a_run_loads_only_what_it_needs(argv: tuple[str, ...], needed: set[str]) -> None:
-    assert _loaded(*argv) & set(HEAVY) == needed
+# ----------------------------------------------------------------------------------------- the way in
 
 
-def test_only_type_checkers_load_typing() -> None:
-    for _, module, tree in _modules():
-        if module == "host.asked":
-            continue  # protocols alone, loaded by nobody
-        at_run_time = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        names = {name for node in at_run_time for name in _imports(ast.Module([node], []))}
-        assert "typing" not in names, module
-        assert f"{NAME}.host.asked" not in names, module
+def test_contributing_names_what_exists() -> None:
+    """Its table tells a stranger where a change goes; a path is of the checkout or of the package."""
+    rows = [line for line in (CHECKOUT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`([\w./-]+)`", row) if name.endswith((".py", "/"))}
+    assert len(named) >= 8
+    assert not {name for name in named if not any(path.exists() for path in _places(name))}
+
+
+def _places(name: str) -> tuple[Path, ...]:
+    return PACKAGE.parent / name, PACKAGE / name, CHECKOUT / name

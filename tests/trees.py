@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
-from sglang_roce_entry.host.collect import Host
-from sglang_roce_entry.host.snapshot.snapshot import RecordedAnswers
-from sglang_roce_entry.host.tree import MemoryTree
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.snapshot.format import Document
+from sglang_roce_entry.host.snapshot.recorded import MemoryTree, RecordedAnswers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -247,7 +247,7 @@ class Node:
     def host(self) -> Host:
         """Return the node as a recorded host."""
         files, links, facts = self.content()
-        return Host(MemoryTree(files, links, facts["errno"]), RecordedAnswers("test", facts))
+        return Host(MemoryTree(files, links, facts["errno"]), RecordedAnswers(Document("test", facts)))
 
     def write(self, folder: Path) -> Path:
         """Write the node as a snapshot folder and return it."""

@@ -1,4 +1,4 @@
-"""Which GIDs of a port are this pod's own.
+"""Port by port: usable in this pod, or the reason why not.
 
 A GID is own if its type is exactly ``RoCE v2``, its address can be routed, and that address is
 configured in this network namespace on the very interface that the kernel names for it. The name
@@ -9,11 +9,21 @@ names that its own interfaces may have as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
-from sglang_roce_entry.fabric.constraints import IpNetwork
-from sglang_roce_entry.host.facts import ROCE_V2, Gid, Interface, IpAddress, Port
+from sglang_roce_entry.fabric.constraints import OFF, Constraints, IpNetwork, Reason
+from sglang_roce_entry.host.facts import (
+    ACTIVE,
+    CHANNEL_ADAPTER,
+    ROCE_V2,
+    Gid,
+    Hca,
+    HostFacts,
+    Interface,
+    IpAddress,
+    Port,
+)
 
 _IPV4_LINK_LOCAL = IPv4Network("169.254.0.0/16")
 
@@ -83,3 +93,148 @@ def _network_on(interface: Interface | None, ip: IpAddress) -> IpNetwork | None:
         if address.ip == ip:
             return address.network
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a port is not used: a reason code and a sentence."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A port that works here, with its GIDs."""
+
+    hca: Hca
+    port: Port
+    view: GidView
+
+    @property
+    def label(self) -> str:
+        """``mlx5_0:1``."""
+        return f"{self.hca.name}:{self.port.number}"
+
+    def of_family(self, family: int) -> tuple[OwnGid, ...]:
+        """Return the own GIDs of IP version ``family``."""
+        return tuple(own for own in self.view.own if own.gid.ip.version == family)
+
+
+@dataclass(frozen=True, slots=True)
+class PortDecision:
+    """One port, used or not. ``choices`` are own GIDs of the chosen network, lowest index first."""
+
+    hca: Hca
+    port: Port
+    reason: str | None  # None: used
+    detail: str
+    choices: tuple[OwnGid, ...] = ()
+
+    @property
+    def used(self) -> bool:
+        """Whether NCCL is told to use this port."""
+        return self.reason is None
+
+    @property
+    def gid(self) -> Gid | None:
+        """The GID that was chosen, ``None`` on a port that is not used."""
+        return self.choices[0].gid if self.choices else None
+
+    @property
+    def label(self) -> str:
+        """``mlx5_0:1``."""
+        return f"{self.hca.name}:{self.port.number}"
+
+    def rejected(self, reason: str, detail: str) -> PortDecision:
+        """Return this port with the reason why it is not used."""
+        return replace(self, reason=reason, detail=detail)
+
+
+_VERBS_SENTENCE = {
+    "ENOENT": "{node} does not exist in this container",
+    "EACCES": "{node} may not be opened by this user (file mode: EACCES)",
+    "EPERM": "{node} may not be opened here (EPERM: device cgroup, or an exclusive RDMA namespace)",
+    "ENXIO": "{node} has no driver behind it (ENXIO)",
+    "ENODEV": "{node} is not the device that sysfs shows (stale node)",
+    "ENOTTY": "{node} is not a device node",
+}
+
+
+def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate], dict[str, Rejection]]:
+    """Return the ports that can be used here, and why each of the others cannot, by label."""
+    interfaces = {interface.name: interface for interface in facts.interfaces}
+    candidates: list[Candidate] = []
+    rejected: dict[str, Rejection] = {}
+    for hca in facts.hcas:
+        for port in hca.ports:
+            outcome = _examine(hca, port, interfaces, constraints)
+            if isinstance(outcome, Candidate):
+                candidates.append(outcome)
+            else:
+                rejected[f"{hca.name}:{port.number}"] = outcome
+    return candidates, rejected
+
+
+def _examine(
+    hca: Hca, port: Port, interfaces: Mapping[str, Interface], constraints: Constraints
+) -> Candidate | Rejection:
+    if constraints.rdma == OFF:
+        return Rejection(Reason.RDMA_OFF, "RDMA is switched off")
+    # iWARP says "Ethernet" too, and EFA "Unknown" or nothing: only both facts together mean RoCE.
+    if hca.node_type != CHANNEL_ADAPTER:
+        return Rejection(Reason.NOT_ROCE, f"node type {hca.node_type} is no RoCE HCA (iWARP, EFA, usNIC)")
+    if port.link_layer != "Ethernet":
+        return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet")
+    if hca.verbs_answer != "ok":
+        return _no_verbs(hca)
+    if port.state != ACTIVE:
+        return Rejection(Reason.PORT_NOT_ACTIVE, f"port state is {port.state_name}, not ACTIVE")
+    view = view_gids(port, interfaces, constraints.subnets, allow_foreign=constraints.allow_foreign_gids)
+    if view.own:
+        return Candidate(hca, port, view)
+    if view.own_on_down:
+        netdev = view.own_on_down[0].netdev
+        return Rejection(Reason.NETDEV_DOWN, f"its address is on {netdev}, which is not up")
+    return Rejection(Reason.NO_OWN_GID, _no_own_gid(port, view, interfaces))
+
+
+def _no_verbs(hca: Hca) -> Rejection:
+    denied = hca.verbs_answer in ("EACCES", "EPERM")
+    reason = Reason.VERBS_DENIED if denied else Reason.NO_VERBS
+    node = f"/dev/infiniband/{hca.verbs}" if hca.verbs else f"a verbs device for {hca.name}"
+    sentence = _VERBS_SENTENCE.get(hca.verbs_answer, "{node} does not open (" + hca.verbs_answer + ")")
+    return Rejection(reason, sentence.format(node=node))
+
+
+def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) -> str:
+    if view.foreign:
+        gid = view.foreign[0]
+        here = gid.netdev in interfaces
+        where = (
+            f"is on {gid.netdev} elsewhere; the {gid.netdev} of this pod does not have that address"
+            if here
+            else f"belongs to {gid.netdev or 'an interface'} of another network namespace"
+        )
+        return f"no GID of this pod: {gid.ip} (index {gid.index}) {where}"
+    if any(gid.type == ROCE_V2 for gid in port.gids):
+        return "only link-local RoCE v2 GIDs: no address is configured on its interface"
+    if port.gids:
+        return "no RoCE v2 GID in its table"
+    return "its GID table is empty"
+
+
+def infiniband_ports(facts: HostFacts, constraints: Constraints) -> list[tuple[Hca, Port]]:
+    """Return the InfiniBand ports that can be used here."""
+    if constraints.rdma == OFF:
+        return []
+    return [
+        (hca, port)
+        for hca in facts.hcas
+        for port in hca.ports
+        if hca.node_type == CHANNEL_ADAPTER
+        and port.link_layer == "InfiniBand"
+        and port.state == ACTIVE
+        and hca.verbs_answer == "ok"
+        and (constraints.selector is None or constraints.selector.matches(hca.name, port.number))
+    ]

@@ -1,31 +1,40 @@
-"""The whole decision on the fabric: ports, index, variables, and what is wrong."""
+"""The whole choice on the fabric as one frozen value: ports, network, GID index, and what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sglang_roce_entry.fabric import requirements
-from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, FabricPolicy, Reason
-from sglang_roce_entry.fabric.consumers import nccl as user_values
-from sglang_roce_entry.fabric.consumers import nvshmem
-from sglang_roce_entry.fabric.consumers.variables import (
-    INDEX_SIBLINGS,
-    VariablePlan,
-    limit_ports,
-    put_hca,
-    put_index,
-    put_infiniband,
-    put_net,
-    put_rdma_switch,
+from sglang_roce_entry.fabric.candidates import PortDecision, Rejection, examine, infiniband_ports
+from sglang_roce_entry.fabric.constraints import OFF, Constraints, Reason
+from sglang_roce_entry.fabric.control import Control
+from sglang_roce_entry.fabric.gids import (
+    IndexChoice,
+    choose_gid,
+    decide_index,
+    forced_index,
+    one_family,
+    user_scan,
 )
-from sglang_roce_entry.fabric.gids import IndexDecision, decide_index
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
-from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import Given, parse_c_integer
-from sglang_roce_entry.fabric.rules import PortDecision, Selection, select_ports
-from sglang_roce_entry.host.facts import Gpus, HostFacts
-from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
+from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links
+from sglang_roce_entry.host.facts import HostFacts
+from sglang_roce_entry.problems import Problem, warning
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The decision on every port of the node, in natural order, before the index is chosen."""
+
+    ports: tuple[PortDecision, ...]
+    problems: tuple[Problem, ...] = ()
+    infiniband: tuple[str, ...] = ()  # usable InfiniBand ports, where no RoCE port is
+
+    @property
+    def used(self) -> tuple[PortDecision, ...]:
+        """The ports that NCCL is told to use."""
+        return tuple(port for port in self.ports if port.used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,169 +48,146 @@ class PortRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FabricDecision:
-    """What was decided about the fabric. ``notes`` are facts to say that are no problem."""
+class Choice:
+    """What was chosen. ``unused_because``: why no port is named to any library; ``notes`` are no problems.
 
-    policy: FabricPolicy
-    selection: Selection
+    ``control`` is the interface of bootstrap traffic, which is not chosen here but goes with the rest.
+    """
+
+    facts: HostFacts
+    constraints: Constraints
+    control: Control
     ports: tuple[PortRow, ...]
-    index: IndexDecision
-    problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
+    index: IndexChoice
+    infiniband: tuple[str, ...] = ()
     plugin: str | None = None
+    unused_because: str | None = None
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> tuple[PortDecision, ...]:
+        """The ports that NCCL is told to use."""
+        return tuple(row.decision for row in self.ports if row.decision.used)
 
     @property
     def satisfied(self) -> bool:
         """Whether RDMA can be used, be it by RoCE ports, InfiniBand ports or an external plugin."""
-        return bool(self.plugin or self.selection.infiniband) or any(row.decision.used for row in self.ports)
+        return bool(self.plugin or self.infiniband or self.used)
 
 
-def effective_policy(
-    policy: FabricPolicy, decided: Mapping[str, Given], nccl: tuple[int, ...] | None
-) -> FabricPolicy:
-    """Return the policy with what the pod's own NCCL variables decide of it, as NCCL ``nccl`` reads them.
-
-    An explicit flag beats the pod's ``NCCL_*``; the pod's ``NCCL_*`` beats every other setting.
-    """
-    disable = decided.get("NCCL_IB_DISABLE")
-    if disable is not None and not policy.rdma_explicit and parse_c_integer(disable.value)[0]:
-        policy = replace(policy, rdma=OFF)
-    hca = decided.get("NCCL_IB_HCA")
-    if hca is not None and policy.selector_origin != "--hca":
-        origin = f"NCCL_IB_HCA ({hca.where})"
-        selector = parse_selector(hca.value, nccl=nccl)
-        policy = replace(policy, selector=selector, selector_origin=origin, selector_final=True)
-    family = decided.get("NCCL_IB_ADDR_FAMILY")
-    if family is not None and not policy.family_explicit:
-        chosen = "ipv6" if family.value == "AF_INET6" else "ipv4"
-        policy = replace(policy, family=chosen)
-    return policy
-
-
-def decide_fabric(
-    facts: HostFacts,
-    gpus: Gpus,
-    policy: FabricPolicy,
-    decided: Mapping[str, Given],
-    nccl: tuple[int, ...] | None,
-    variables: VariablePlan,
-) -> FabricDecision:
-    """Return the decision on the fabric and put its variables into ``variables``.
-
-    ``nccl`` is the oldest NCCL that may run here, ``None`` if its version is not known.
-    """
-    wanted, policy = policy.rdma, effective_policy(policy, decided, nccl)
-    plugin = external_plugin(decided, facts.net_plugin_paths)
-    put_rdma_switch(variables, policy)
-    selection = select_ports(facts, gpus, policy)
-    if policy.rdma == OFF:
-        said = user_values.check_without_rdma(decided, required=wanted == REQUIRED)
-        return _without_rdma(policy, selection, variables, said)
-    if plugin is not None:
-        return _with_plugin(plugin, policy, selection, variables)
-    problems = [*requirements.foreign_sysfs(facts), *selection.problems]
-    if policy.selector_origin != "--hca":
-        problems += user_values.check_selector(decided, selection, facts, nccl)
-    fitting, said = limit_ports(selection.used)
-    problems += said
-    used = [port for port in fitting if port.used]
-    user = user_values.user_scan(decided, nccl)
-    index = decide_index(used, nccl, user)
-    problems += index.problems
-    dropped = {port.label: port for port in (*fitting, *index.dropped) if not port.used}
-    used = [port for port in used if port.label not in dropped]
-    problems += user_values.check_index(decided, used, nccl)
-    forced = user_values.forced_index(decided, nccl)
-    scans = index.index is None and forced is None
-    scan_family = (index.family or user.settings().family) if scans else None
-    problems += user_values.check_steering(decided, scan_family)
-    notes = _put(variables, policy, selection, used, index)
-    put_net(variables, policy)
-    problems += _required(facts, policy, selection, used)
-    problems += requirements.differing_mtus(facts, [port.gid.netdev for port in used if port.gid])
-    final = tuple(dropped.get(port.label, port) for port in selection.ports)
-    rows = tuple(_row(port, index, forced) for port in final)
-    selection = replace(selection, ports=final)
-    return FabricDecision(policy, selection, rows, index, tuple(problems), tuple(notes))
+def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
+    """Return the decision on every port of the node."""
+    candidates, rejected = examine(facts, constraints)
+    infiniband = tuple(infiniband_ports(facts, constraints))
+    node = Node(constraints, facts.gpus, frozenset(facts.default_route_interfaces), infiniband)
+    candidates, by_rule = apply_rules(candidates, node)
+    problems = degraded_links(candidates)
+    family, candidates, by_family = one_family(candidates, constraints)
+    chosen = {}
+    for candidate in candidates:
+        chosen[candidate.label], said = choose_gid(candidate, family, constraints)
+        problems += said
+    rejected = {**rejected, **by_rule, **by_family}
+    ports = []
+    for hca in facts.hcas:
+        for port in hca.ports:
+            label = f"{hca.name}:{port.number}"
+            why = rejected.get(label, Rejection("", ""))
+            ports.append(chosen.get(label) or PortDecision(hca, port, why.reason, why.detail))
+    labels = () if chosen else tuple(f"{hca.name}:{port.number}" for hca, port in infiniband)
+    return Selection(tuple(ports), tuple(problems), labels)
 
 
-def _put(
-    variables: VariablePlan,
-    policy: FabricPolicy,
-    selection: Selection,
-    used: Sequence[PortDecision],
-    index: IndexDecision,
-) -> list[str]:
-    if used:
-        put_hca(variables, used, policy)
-        put_index(variables, index)
-        nvshmem.put_scan(variables, index)
-        for name in ("NCCL_IB_ADDR_FAMILY", "NCCL_IB_ADDR_RANGE", "NCCL_IB_ROCE_VERSION_NUM"):
-            variables.keep(name)
-        return []
-    if selection.infiniband:
-        listed = ", ".join(selection.infiniband)
-        reason = f"InfiniBand ports only ({listed}): NCCL's own defaults are right there"
-        _withhold_all(variables, reason)
-        put_infiniband(variables, selection.infiniband, policy)
-        return [f"using InfiniBand: {listed}"]
-    _withhold_all(variables, "no usable HCA port")
-    return []
-
-
-def _withhold_all(variables: VariablePlan, reason: str) -> None:
-    for name in ("NCCL_IB_HCA", "NCCL_IB_GID_INDEX", *INDEX_SIBLINGS):
-        variables.withhold(name, reason)
-
-
-def _required(
-    facts: HostFacts, policy: FabricPolicy, selection: Selection, used: Sequence[PortDecision]
-) -> list[Problem]:
-    if not used and not selection.infiniband:
-        selector_missed = policy.selector is not None and any(
-            port.reason == Reason.USER_EXCLUDED for port in selection.ports
+def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choice:
+    """Return the choice."""
+    selection = select_ports(facts, constraints)
+    if constraints.rdma == OFF:
+        return _nothing(
+            facts, constraints, control, selection.ports, "RDMA is switched off", "RDMA is off: NCCL uses TCP"
         )
-        if policy.rdma == REQUIRED:
-            return [
-                requirements.unusable(facts, selection, policy),
-                *requirements.memlock(facts),
-                *requirements.libibverbs(facts),
-            ]
-        if selector_missed:
-            problem = requirements.unusable(facts, selection, policy)
-            return [replace(problem, severity="warning", value=True)]
-        return []
-    if policy.rdma != REQUIRED:
-        return []
-    return [*requirements.memlock(facts), *requirements.libibverbs(facts)]
+    plugin = external_plugin(constraints.given, facts.net_plugin_paths)
+    if plugin is not None:
+        name, how = plugin
+        reason = f"the NCCL net plugin {name} decides ({how})"
+        ports = [port.rejected(Reason.EXTERNAL_PLUGIN, reason) if port.used else port for port in selection.ports]
+        nothing = _nothing(facts, constraints, control, ports, reason, reason)
+        return replace(nothing, plugin=name, infiniband=selection.infiniband)
+    fitting, problems = _limit(selection.used)
+    index = decide_index(
+        [port for port in fitting if port.used], constraints.nccl, user_scan(constraints.given, constraints.nccl)
+    )
+    dropped = {port.label: port for port in (*fitting, *index.dropped) if not port.used}
+    final = [dropped.get(port.label, port) for port in selection.ports]
+    forced = forced_index(constraints.given, constraints.nccl)
+    rows = tuple(_row(port, index, forced) for port in final)
+    unused_because, notes = _why_unused(selection) if not any(port.used for port in final) else (None, ())
+    return Choice(
+        facts=facts,
+        constraints=constraints,
+        control=control,
+        ports=rows,
+        index=index,
+        infiniband=selection.infiniband,
+        unused_because=unused_because,
+        problems=(*_foreign_sysfs(facts), *selection.problems, *problems, *index.problems),
+        notes=notes,
+    )
 
 
-def _without_rdma(
-    policy: FabricPolicy, selection: Selection, variables: VariablePlan, problems: Sequence[Problem]
-) -> FabricDecision:
-    reason = "RDMA is switched off"
-    _withhold_all(variables, reason)
-    variables.keep("NCCL_NET")
-    rows = tuple(PortRow(port, None, None, _netdev(port)) for port in selection.ports)
-    note = "RDMA is off: NCCL uses TCP"
-    return FabricDecision(policy, selection, rows, IndexDecision(None, reason, {}), tuple(problems), (note,))
-
-
-def _with_plugin(
-    plugin: tuple[str, str], policy: FabricPolicy, selection: Selection, variables: VariablePlan
-) -> FabricDecision:
-    name, how = plugin
-    reason = f"the NCCL net plugin {name} decides ({how})"
-    _withhold_all(variables, reason)
-    variables.withhold("NCCL_NET", reason)
-    ports = tuple(port.rejected(Reason.EXTERNAL_PLUGIN, reason) if port.used else port for port in selection.ports)
+def _nothing(
+    facts: HostFacts,
+    constraints: Constraints,
+    control: Control,
+    ports: Sequence[PortDecision],
+    why: str,
+    note: str,
+) -> Choice:
     rows = tuple(PortRow(port, None, None, _netdev(port)) for port in ports)
-    selection = replace(selection, ports=ports)
-    decision = IndexDecision(None, reason, {})
-    return FabricDecision(policy, selection, rows, decision, (), (reason,), plugin=name)
+    return Choice(facts, constraints, control, rows, IndexChoice(None, why, {}), unused_because=why, notes=(note,))
 
 
-def _row(port: PortDecision, index: IndexDecision, forced: int | None) -> PortRow:
+def _why_unused(selection: Selection) -> tuple[str, tuple[str, ...]]:
+    if not selection.infiniband:
+        return "no usable HCA port", ()
+    listed = ", ".join(selection.infiniband)
+    return (
+        f"InfiniBand ports only ({listed}): NCCL's own defaults are right there",
+        (f"using InfiniBand: {listed}",),
+    )
+
+
+def _limit(ports: Sequence[PortDecision]) -> tuple[list[PortDecision], list[Problem]]:
+    """Return the ports, those beyond NCCL's list of 32 rejected, and a warning if there are such."""
+    if len(ports) <= MAX_ENTRIES:
+        return list(ports), []
+    detail = f"NCCL reads at most {MAX_ENTRIES} entries of NCCL_IB_HCA"
+    dropped = [port.rejected(Reason.TOO_MANY_PORTS, detail) for port in ports[MAX_ENTRIES:]]
+    problem = warning(
+        "TOO_MANY_PORTS",
+        f"{len(ports)} ports are usable, NCCL reads {MAX_ENTRIES}; left out: "
+        + ", ".join(port.label for port in dropped),
+        "choose the ports with --hca or SGLANG_ROCE_HCA",
+    )
+    return [*ports[:MAX_ENTRIES], *dropped], [problem]
+
+
+def _foreign_sysfs(facts: HostFacts) -> list[Problem]:
+    """Return a warning if the mounted sysfs shows the interfaces of another network namespace."""
+    if not facts.foreign_netdevs:
+        return []
+    listed = ", ".join(facts.foreign_netdevs[:6]) + (" ..." if len(facts.foreign_netdevs) > 6 else "")
+    return [
+        warning(
+            "SYSFS_FOREIGN",
+            f"the /sys mounted here belongs to another network namespace: it lists {listed}, "
+            "which this pod does not have",
+            "do not mount the host's /sys into the pod: remove that hostPath volume",
+        )
+    ]
+
+
+def _row(port: PortDecision, index: IndexChoice, forced: int | None) -> PortRow:
     if not port.used:
         return PortRow(port, None, None, _netdev(port))
     number = forced if forced is not None else index.indices.get(port.label)

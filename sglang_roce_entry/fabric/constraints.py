@@ -1,11 +1,14 @@
-"""What the operator decided about the fabric, free of where it was written."""
+"""What is demanded of the choice: settings, the pod's own ``NCCL_*``, NCCL's files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 
-from sglang_roce_entry.fabric.nccl.selector import Selector
+from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
+from sglang_roce_entry.fabric.nccl.selector import Selector, parse_selector
+from sglang_roce_entry.fabric.wishes import Given
 
 IpNetwork = IPv4Network | IPv6Network
 
@@ -15,22 +18,46 @@ OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
-class FabricPolicy:
-    """Settings that steer the decision.
+class Constraints:
+    """Limits of the choice.
 
-    ``selector`` limits the ports, ``selector_origin`` says in a word where it was written.
+    ``selector`` limits the ports, ``selector_origin`` says in a word where it was written. ``nccl`` is the
+    oldest NCCL that may run here, ``None`` if its version is not known; ``given`` holds every value that the
+    pod or NCCL's files have decided.
     """
 
     rdma: str = OPTIONAL
-    rdma_explicit: bool = False  # by flag: beats the pod's NCCL_IB_DISABLE
+    rdma_asked: str = OPTIONAL  # before NCCL_IB_DISABLE had its say
+    rdma_by_flag: bool = False  # beats the pod's NCCL_IB_DISABLE
     selector: Selector | None = None
     selector_origin: str = ""
     selector_final: bool = False  # the pod's own NCCL_IB_HCA: NCCL uses just these ports
     subnets: tuple[IpNetwork, ...] = ()
     family: str = "auto"  # auto, ipv4, ipv6
-    family_explicit: bool = False  # by flag: beats the pod's NCCL_IB_ADDR_FAMILY
+    family_by_flag: bool = False  # beats the pod's NCCL_IB_ADDR_FAMILY
     allow_foreign_gids: bool = False
-    interface: str | None = None
+    nccl: tuple[int, ...] | None = None
+    given: Mapping[str, Given] = field(default_factory=dict)
+
+
+def with_given(asked: Constraints, given: Mapping[str, Given], nccl: tuple[int, ...] | None) -> Constraints:
+    """Return what the settings ask for, with what the pod's own NCCL variables decide of it.
+
+    An explicit flag beats the pod's ``NCCL_*``; the pod's ``NCCL_*`` beats every other setting.
+    """
+    demanded = replace(asked, rdma_asked=asked.rdma, nccl=nccl, given=given)
+    disable = given.get("NCCL_IB_DISABLE")
+    if disable is not None and not asked.rdma_by_flag and parse_c_integer(disable.value)[0]:
+        demanded = replace(demanded, rdma=OFF)
+    hca = given.get("NCCL_IB_HCA")
+    if hca is not None and asked.selector_origin != "--hca":
+        selector = parse_selector(hca.value, nccl=nccl)
+        origin = f"NCCL_IB_HCA ({hca.where})"
+        demanded = replace(demanded, selector=selector, selector_origin=origin, selector_final=True)
+    family = given.get("NCCL_IB_ADDR_FAMILY")
+    if family is not None and not asked.family_by_flag:
+        demanded = replace(demanded, family="ipv6" if family.value == "AF_INET6" else "ipv4")
+    return demanded
 
 
 class Reason:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FAMILIES
+from sglang_roce_entry.fabric.nccl.selector import parse_selector
+from sglang_roce_entry.fabric.wishes import DISCOVERED, Given, Wish, unset
 from sglang_roce_entry.host.facts import Interface, IpAddress, Route
-from sglang_roce_entry.problems import CONFIGURATION, Problem, error, warning
+from sglang_roce_entry.problems import CONFIGURATION, Problem, error, value_warning, warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,23 @@ class Control:
     reason: str
     #: The interface also has addresses of the other family, so NCCL must be told which one.
     name_family: bool = False
+    by_flag: bool = False  # --interface, which beats the pod's own values
     problems: tuple[Problem, ...] = ()
 
 
-def unset(reason: str) -> Control:
+def wish_interface(name: str, control: Control, prefix: str = "") -> Wish:
+    """Return the wish for a socket interface; ``prefix`` makes a name exact in the library's grammar."""
+    if control.interface is None:
+        return unset(name, control.reason)
+    return Wish(name, prefix + control.interface, DISCOVERED, told(control), control.by_flag)
+
+
+def told(control: Control) -> str:
+    """Return why it is this interface, as the reason of a variable."""
+    return f"{control.interface}: {control.reason}"
+
+
+def no_interface(reason: str) -> Control:
     """Return the decision to leave the interface alone."""
     return Control(None, None, reason)
 
@@ -62,7 +78,7 @@ def leader_interface(address: IpAddress, interfaces: Sequence[Interface]) -> Con
     for interface in interfaces:
         if any(own.ip == address for own in interface.addresses):
             return _control(interface, address, f"it owns the leader's address {address}")
-    return unset(f"no interface of this pod has the leader's address {address}")
+    return no_interface(f"no interface of this pod has the leader's address {address}")
 
 
 def worker_interface(leader: IpAddress, route: Route | None, interfaces: Sequence[Interface]) -> Control:
@@ -70,10 +86,10 @@ def worker_interface(leader: IpAddress, route: Route | None, interfaces: Sequenc
     if leader.is_loopback:
         return _loopback(leader)
     if route is None:
-        return unset(f"the kernel names no route to the leader's address {leader}")
+        return no_interface(f"the kernel names no route to the leader's address {leader}")
     found = next((one for one in interfaces if one.name == route.interface), None)
     if found is None:
-        return unset(f"{route.interface}, the route to {leader}, is no interface of this pod")
+        return no_interface(f"{route.interface}, the route to {leader}, is no interface of this pod")
     return _control(found, route.source, f"it has the route to the leader's address {leader}")
 
 
@@ -91,3 +107,65 @@ def _control(interface: Interface, address: IpAddress, reason: str) -> Control:
     # NCCL takes the first address of the interface that getifaddrs lists: IPv4 before IPv6.
     other = {own.ip.version for own in interface.addresses if not own.ip.is_link_local}
     return Control(interface.name, address, reason, name_family=address.version == 6 and 4 in other)
+
+
+def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
+    """Return a warning if a socket interface in NCCL's grammar matches none of this pod."""
+    names = [interface.name for interface in interfaces]
+    selector = parse_selector(given.value) if given is not None else None
+    if given is None or selector is None or not names or any(selector.matches(name, -1) for name in names):
+        return []
+    return [
+        value_warning(
+            "SOCKET_IFNAME_MATCHES_NOTHING",
+            f"{given} matches no interface of this pod",
+            f"remove it, or name one of: {', '.join(names)}",
+            CONFIGURATION,
+        )
+    ]
+
+
+def check_route(
+    given: Given | None, control: Control, interfaces: Sequence[Interface], *, exact: bool = False
+) -> list[Problem]:
+    """Return a warning if a given socket interface is not on the route between leader and worker.
+
+    Both read the same value; one that is not on the route is wrong on either. ``exact``: a list of names.
+    """
+    names = [interface.name for interface in interfaces]
+    if given is None or control.interface not in names:
+        return []
+    chosen = given.value.split(",") if exact else _matched(given.value, names)
+    if not chosen or control.interface in chosen or not set(chosen) & set(names):
+        return []
+    return [
+        warning(
+            "SOCKET_IFNAME_ELSEWHERE",
+            f"{given} is {', '.join(chosen)}, but the way between leader and worker is {control.interface}",
+            f"remove {given.name}, unless the other nodes can be reached over it",
+        )
+    ]
+
+
+def _matched(text: str, names: Sequence[str]) -> list[str]:
+    selector = parse_selector(text)
+    return [name for name in names if selector.matches(name, -1) and name != "lo"]
+
+
+def check_family(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
+    """Return a warning on a socket family that no interface has an address of: NCCL ends with an error."""
+    ips = [address.ip for interface in interfaces for address in interface.addresses]
+    here = {ip.version for ip in ips if not ip.is_loopback and not ip.is_link_local}
+    if given is None or given.value not in FAMILIES or not here:
+        return []
+    version = 6 if given.value == AF_INET6 else 4
+    if version in here:
+        return []
+    return [
+        value_warning(
+            "SOCKET_FAMILY",
+            f"{given}, but this pod has no IPv{version} address",
+            f"remove {given.name}: where one is needed it is set",
+            CONFIGURATION,
+        )
+    ]

@@ -1,4 +1,4 @@
-"""One GID index for all ports, or none and NCCL's own choice per port.
+"""Which network, family and GID index: one index for all ports, or none and NCCL's own choice for each.
 
 ``NCCL_IB_GID_INDEX`` is one integer for every HCA of a process (NVIDIA/nccl#890). Where the right
 indices differ it must not be set; whether NCCL then chooses right is asked of the model of its scan.
@@ -9,19 +9,91 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from sglang_roce_entry.fabric.constraints import IpNetwork, Reason
+from sglang_roce_entry.fabric.candidates import Candidate, OwnGid, PortDecision, Rejection
+from sglang_roce_entry.fabric.constraints import Constraints, IpNetwork, Reason
+from sglang_roce_entry.fabric.nccl.numbers import parse_address_range, parse_c_integer
 from sglang_roce_entry.fabric.nccl.scan import (
     AF_INET,
     AF_INET6,
+    FAMILIES,
     FIRST_WITH_SCAN,
     FIRST_WITHOUT_EINVAL_ABORT,
     ScanSettings,
     predict_gid_index,
 )
-from sglang_roce_entry.fabric.rules import PortDecision
+from sglang_roce_entry.fabric.wishes import Given
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+
+
+def one_family(
+    candidates: Sequence[Candidate], constraints: Constraints
+) -> tuple[int | None, list[Candidate], dict[str, Rejection]]:
+    """Return the IP version for all ports, the ports that have it, and why the others are left out, by label."""
+    if not candidates:
+        return None, [], {}
+    if constraints.family != "auto":
+        family = 4 if constraints.family == "ipv4" else 6
+    else:
+        # IPv4 as soon as one port has it: a node that lost one address must not move to another
+        # family than its peers.
+        family = 4 if any(one.of_family(4) for one in candidates) else 6
+    why = Rejection(Reason.FAMILY_MISMATCH, f"has no IPv{family} address, and the group uses IPv{family}")
+    kept = [one for one in candidates if one.of_family(family)]
+    return family, kept, {one.label: why for one in candidates if not one.of_family(family)}
+
+
+def choose_gid(
+    candidate: Candidate, family: int | None, constraints: Constraints
+) -> tuple[PortDecision, list[Problem]]:
+    """Return the port with its GIDs of the chosen network, lowest index first, and what is ambiguous."""
+    own = candidate.of_family(family or 4)
+    said: list[Problem] = []
+    chosen = _by_configured_subnet(own, constraints)
+    if not chosen:
+        networks = sorted({_network_of(one) for one in own}, key=_network_key)
+        # The lowest network, never the first slot: the order of slots is history and moves with
+        # every restart of a driver.
+        chosen = [one for one in own if _network_of(one) == networks[0]]
+        if len(networks) > 1:
+            listed = ", ".join(str(network) for network in networks)
+            said.append(
+                value_warning(
+                    "AMBIGUOUS_SUBNET",
+                    f"{candidate.hca.name} port {candidate.port.number} has addresses in several "
+                    f"networks ({listed}); {networks[0]} was taken",
+                    "name the fabric's network: --subnets or SGLANG_ROCE_SUBNETS",
+                    RDMA_UNUSABLE,
+                )
+            )
+    chosen.sort(key=lambda one: one.gid.index)
+    gid = chosen[0].gid
+    foreign = " (not of this pod, allowed by foreign-gids)" if chosen[0].network is None else ""
+    detail = f"RoCE v2 GID {gid.ip} on {gid.netdev} at index {gid.index}{foreign}"
+    return PortDecision(candidate.hca, candidate.port, None, detail, tuple(chosen)), said
+
+
+def _by_configured_subnet(own: tuple[OwnGid, ...], constraints: Constraints) -> list[OwnGid]:
+    for subnet in constraints.subnets:
+        inside = [one for one in own if one.gid.ip.version == subnet.version and one.gid.ip in subnet]
+        if inside:
+            return inside
+    return []
+
+
+def _network_of(own: OwnGid) -> IpNetwork:
+    # The network of a foreign GID cannot be seen from here: its address alone.
+    return own.network or ip_network(own.gid.ip)
+
+
+def _network_key(network: object) -> tuple[int, int, int]:
+    version, address, length = (
+        network.version,  # type: ignore[attr-defined]
+        int(network.network_address),  # type: ignore[attr-defined]
+        network.prefixlen,  # type: ignore[attr-defined]
+    )
+    return version, address, length
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +115,35 @@ class UserScan:
         return ScanSettings(self.family or AF_INET, self.address_range, version)
 
 
+def forced_index(
+    given_values: Mapping[str, Given], nccl: tuple[int, ...] | None, name: str = "NCCL_IB_GID_INDEX"
+) -> int | None:
+    """Return the index that NCCL makes of a given ``name``, ``None`` if it is left free."""
+    given = given_values.get(name)
+    if given is None:
+        return None
+    value = parse_c_integer(given.value, nccl)[0]
+    if value is None and nccl is not None and nccl < FIRST_WITH_SCAN:
+        return 0  # the default there
+    return value if value is not None and value >= 0 else None
+
+
+def user_scan(given_values: Mapping[str, Given], nccl: tuple[int, ...] | None) -> UserScan:
+    """Return what is given of the variables that steer NCCL's scan."""
+    family = given_values.get("NCCL_IB_ADDR_FAMILY")
+    address_range = given_values.get("NCCL_IB_ADDR_RANGE")
+    version = given_values.get("NCCL_IB_ROCE_VERSION_NUM")
+    return UserScan(
+        family=(family.value if family.value in FAMILIES else "AF_INET") if family else None,
+        address_range=parse_address_range(address_range.value) if address_range else None,
+        range_set=address_range is not None,
+        roce_version=parse_c_integer(version.value, nccl)[0] if version else None,
+        left_to_nccl="NCCL_IB_GID_INDEX" in given_values and forced_index(given_values, nccl) is None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class IndexDecision:
+class IndexChoice:
     """What to say about the index.
 
     ``index`` is set on every port, or ``None``: withheld, with ``reason``; then ``indices`` holds what
@@ -62,18 +161,18 @@ class IndexDecision:
     scan: ScanSettings | None = None  # under which NCCL takes these, the pod's own values in it
 
 
-def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexDecision:
+def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexChoice:
     """Return the index for ``ports``; ``nccl`` is the oldest NCCL that may run here, ``None`` if unknown.
 
     An unknown version counts as one that cannot choose.
     """
     lowest = {port.label: port.choices[0].gid.index for port in ports}
     if not ports:
-        return IndexDecision(None, "no HCA port is used", {})
+        return IndexChoice(None, "no HCA port is used", {})
     scans = nccl is not None and nccl >= FIRST_WITH_SCAN
     if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
         index = next(iter(lowest.values()))
-        return IndexDecision(index, _same_reason(ports, index), lowest)
+        return IndexChoice(index, _same_reason(ports, index), lowest)
     if nccl is not None and scans:
         for settings in _steerings(ports, user):
             predicted = _predict_all(ports, nccl, settings)
@@ -84,7 +183,7 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
                     else "the ports need different indices (" + _listed(predicted) + ") and NCCL takes "
                     "one for all; it chooses these by itself"
                 )
-                return IndexDecision(
+                return IndexChoice(
                     None,
                     why,
                     predicted,
@@ -97,9 +196,7 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
     return _largest_agreement(ports, nccl, lowest)
 
 
-def _right_by_itself(
-    ports: Sequence[PortDecision], nccl: tuple[int, ...], settings: ScanSettings
-) -> IndexDecision:
+def _right_by_itself(ports: Sequence[PortDecision], nccl: tuple[int, ...], settings: ScanSettings) -> IndexChoice:
     """Keep the ports on which NCCL's own choice is right: the pod has left the index to it."""
     alone = {port.label: _predict_all([port], nccl, settings) for port in ports}
     kept = {label: index for one in alone.values() if one is not None for label, index in one.items()}
@@ -112,7 +209,7 @@ def _right_by_itself(
         RDMA_UNUSABLE,
     )
     reason = "the pod leaves it to NCCL, which chooses right on " + (_listed(kept) or "no port")
-    return IndexDecision(None, reason, kept, dropped, problems=(problem,))
+    return IndexChoice(None, reason, kept, dropped, problems=(problem,))
 
 
 def _same_reason(ports: Sequence[PortDecision], index: int) -> str:
@@ -166,13 +263,13 @@ def _predict_all(
 
 def _largest_agreement(
     ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, lowest: Mapping[str, int]
-) -> IndexDecision:
+) -> IndexChoice:
     votes = Counter(choice.gid.index for port in ports for choice in port.choices)
     index = min(votes, key=lambda candidate: (-votes[candidate], candidate))
     kept = [port for port in ports if any(one.gid.index == index for one in port.choices)]
     labels = {port.label for port in kept}
     if len(kept) == len(ports):
-        return IndexDecision(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
+        return IndexChoice(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
     why = _why_not_left_to_nccl(nccl)
     dropped = _without(ports, labels, f"the others' at {index}; {why}")
     chooses = nccl is not None and nccl >= FIRST_WITHOUT_EINVAL_ABORT
@@ -188,7 +285,7 @@ def _largest_agreement(
         RDMA_UNUSABLE,
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"
-    return IndexDecision(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
+    return IndexChoice(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
 
 
 def _without(ports: Sequence[PortDecision], kept: Collection[str], why: str) -> tuple[PortDecision, ...]:

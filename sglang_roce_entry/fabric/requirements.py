@@ -1,11 +1,11 @@
-"""What required RDMA needs beside a port: locked memory, libibverbs, a sysfs of this namespace."""
+"""What RDMA needs beside the choice: a port at all, locked memory, libibverbs, one MTU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from sglang_roce_entry.fabric.constraints import FabricPolicy, Reason
-from sglang_roce_entry.fabric.rules import Selection
+from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, warning
 
@@ -38,9 +38,30 @@ _HINTS = {
 }
 
 
-def unusable(facts: HostFacts, selection: Selection, policy: FabricPolicy) -> Problem:
+def check(choice: Choice) -> list[Problem]:
+    """Return what RDMA lacks here, as far as it is required."""
+    constraints = choice.constraints
+    if constraints.rdma == OFF or choice.plugin is not None:
+        return []
+    if constraints.rdma == REQUIRED:
+        missing = [] if choice.satisfied else [unusable(choice)]
+        missing += [*memlock(choice.facts), *libibverbs(choice.facts)]
+    elif not choice.satisfied and _selector_missed(choice):
+        missing = [replace(unusable(choice), severity="warning", value=True)]
+    else:
+        missing = []
+    return [*missing, *_differing_mtus(choice)]
+
+
+def _selector_missed(choice: Choice) -> bool:
+    excluded = any(row.decision.reason == Reason.USER_EXCLUDED for row in choice.ports)
+    return choice.constraints.selector is not None and excluded
+
+
+def unusable(choice: Choice) -> Problem:
     """Return the error that no RDMA port can be used, with the reasons and the remedy."""
-    if not facts.hcas:
+    constraints, hcas = choice.constraints, choice.facts.hcas
+    if not hcas:
         return error(
             "NO_USABLE_HCA",
             "RDMA is required, but no RDMA device is visible: /sys/class/infiniband is empty",
@@ -50,15 +71,15 @@ def unusable(facts: HostFacts, selection: Selection, policy: FabricPolicy) -> Pr
         )
     reasons: dict[str, list[str]] = {}
     details: dict[str, str] = {}
-    for port in selection.ports:
+    for port in (row.decision for row in choice.ports):
         if port.reason is not None:
             reasons.setdefault(port.reason, []).append(port.label)
             details.setdefault(port.reason, port.detail)
-    if policy.selector is not None and Reason.USER_EXCLUDED in reasons:
+    if constraints.selector is not None and Reason.USER_EXCLUDED in reasons:
         names = ", ".join(reasons[Reason.USER_EXCLUDED])
         return error(
             "SELECTOR_MATCHES_NOTHING",
-            f"{policy.selector_origin} {policy.selector.text!r} selects no usable port",
+            f"{constraints.selector_origin} {constraints.selector.text!r} selects no usable port",
             f"usable here: {names}; {_HINTS[Reason.USER_EXCLUDED]}",
             RDMA_UNUSABLE,
         )
@@ -85,8 +106,8 @@ def unusable(facts: HostFacts, selection: Selection, policy: FabricPolicy) -> Pr
     )
     return error(
         "NO_USABLE_HCA",
-        f"RDMA is required, but no port of {len(facts.hcas)} RDMA device"
-        f"{'s' if len(facts.hcas) != 1 else ''} can be used: {listed}",
+        f"RDMA is required, but no port of {len(hcas)} RDMA device"
+        f"{'s' if len(hcas) != 1 else ''} can be used: {listed}",
         _HINTS[leading],
         RDMA_UNUSABLE,
     )
@@ -128,28 +149,14 @@ def libibverbs(facts: HostFacts) -> list[Problem]:
     ]
 
 
-def foreign_sysfs(facts: HostFacts) -> list[Problem]:
-    """Return a warning if the mounted sysfs shows the interfaces of another network namespace."""
-    if not facts.foreign_netdevs:
-        return []
-    listed = ", ".join(facts.foreign_netdevs[:6]) + (" ..." if len(facts.foreign_netdevs) > 6 else "")
-    return [
-        warning(
-            "SYSFS_FOREIGN",
-            f"the /sys mounted here belongs to another network namespace: it lists {listed}, "
-            "which this pod does not have",
-            "do not mount the host's /sys into the pod: remove that hostPath volume",
-        )
-    ]
-
-
-def differing_mtus(facts: HostFacts, netdevs: Sequence[str | None]) -> list[Problem]:
+def _differing_mtus(choice: Choice) -> list[Problem]:
     """Return a warning if the interfaces of the used ports have different MTUs: the smallest one counts.
 
     A RoCE MTU is the largest of 256 ... 4096 that fits into the interface's less 96 bytes of headers
     (``iboe_get_mtu``, include/rdma/ib_addr.h); both ends use the smaller one.
     """
-    mtus = {one.name: one.mtu for one in facts.interfaces if one.name in netdevs and one.mtu}
+    netdevs = {port.gid.netdev for port in choice.used if port.gid is not None}
+    mtus = {one.name: one.mtu for one in choice.facts.interfaces if one.name in netdevs and one.mtu}
     carried = {name: roce_mtu(mtu) for name, mtu in mtus.items()}
     if len(set(carried.values())) < 2:
         return []

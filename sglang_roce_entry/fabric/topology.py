@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
-from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.facts import Gpu, Hca, HostFacts
 from sglang_roce_entry.host.rdma import is_pci_address
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
 
 #: PCI classes of what is paired here: display and 3D controllers, network controllers, accelerators.
 _GPU_CLASSES = ("0x03", "0x12")
 _NIC_CLASSES = ("0x02",)
+
+
+Device = TypeVar("Device", Gpu, Hca)
 
 
 class TopologyError(ValueError):
@@ -43,7 +46,6 @@ class Placed:
     """Facts with the file's places in them, what is wrong with it, and a note for the report."""
 
     facts: HostFacts
-    gpus: Gpus
     problems: tuple[Problem, ...] = ()
     note: str | None = None
 
@@ -80,32 +82,27 @@ def _functions(cpu: Any, start: str) -> Iterator[tuple[str, Any]]:
         pending.extend((here, child) for child in element)
 
 
-def place(facts: HostFacts, gpus: Gpus) -> Placed:
-    """Return ``facts`` and ``gpus`` with the places of the topology file, if there is one."""
+def place(facts: HostFacts) -> Placed:
+    """Return ``facts`` with the places of the topology file, if there is one."""
     if facts.topology_file is None:
-        return Placed(facts, gpus)
+        return Placed(facts)
     path, text = facts.topology_file
     if text is None:
-        return Placed(facts, gpus, (_unusable(path, "it cannot be read"),))
+        return Placed(facts, (_unusable(path, "it cannot be read"),))
     try:
         places = parse_topology(text)
     except TopologyError as failure:
-        return Placed(facts, gpus, (_unusable(path, str(failure)),))
-    problems = _another_machine(path, places, facts, gpus)
-    hcas = tuple(
-        replace(hca, path=places[hca.pci_address].path, numa_node=places[hca.pci_address].numa_node)
-        if hca.pci_address in places
-        else hca
-        for hca in facts.hcas
-    )
-    devices = tuple(
-        replace(gpu, path=places[gpu.pci_address].path, numa_node=places[gpu.pci_address].numa_node)
-        if gpu.pci_address in places
-        else gpu
-        for gpu in gpus.devices
-    )
-    return Placed(
-        replace(facts, hcas=hcas), replace(gpus, devices=devices), problems, _note(path, places, facts, gpus)
+        return Placed(facts, (_unusable(path, str(failure)),))
+    gpus = replace(facts.gpus, devices=_placed(facts.gpus.devices, places))
+    placed = replace(facts, hcas=_placed(facts.hcas, places), gpus=gpus)
+    return Placed(placed, _another_machine(path, places, facts), _note(path, places, facts))
+
+
+def _placed(devices: tuple[Device, ...], places: Mapping[str, Place]) -> tuple[Device, ...]:
+    known = [places.get(one.pci_address or "") for one in devices]
+    return tuple(
+        one if where is None else replace(one, path=where.path, numa_node=where.numa_node)
+        for one, where in zip(devices, known)  # noqa: B905 - both per device
     )
 
 
@@ -113,8 +110,8 @@ def _named(places: Mapping[str, Place], classes: tuple[str, ...]) -> set[str]:
     return {bus for bus, one in places.items() if one.kind in classes}
 
 
-def _another_machine(path: str, places: Mapping[str, Place], facts: HostFacts, gpus: Gpus) -> tuple[Problem, ...]:
-    here = {hca.pci_address for hca in facts.hcas} | {gpu.pci_address for gpu in gpus.devices}
+def _another_machine(path: str, places: Mapping[str, Place], facts: HostFacts) -> tuple[Problem, ...]:
+    here = {hca.pci_address for hca in facts.hcas} | {gpu.pci_address for gpu in facts.gpus.devices}
     here.discard(None)
     if not here or here & set(places):
         return ()
@@ -123,11 +120,11 @@ def _another_machine(path: str, places: Mapping[str, Place], facts: HostFacts, g
     )
 
 
-def _note(path: str, places: Mapping[str, Place], facts: HostFacts, gpus: Gpus) -> str:
+def _note(path: str, places: Mapping[str, Place], facts: HostFacts) -> str:
     note = f"places by {path}"
     absent = sorted(
         (_named(places, _NIC_CLASSES) - {hca.pci_address for hca in facts.hcas})
-        | (_named(places, _GPU_CLASSES) - {gpu.pci_address for gpu in gpus.devices})
+        | (_named(places, _GPU_CLASSES) - {gpu.pci_address for gpu in facts.gpus.devices})
     )
     if absent:
         note += f", which also names {', '.join(absent[:4])}{' ...' if len(absent) > 4 else ''}: not on this node"

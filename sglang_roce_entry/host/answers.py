@@ -1,30 +1,99 @@
-"""Answers of the operating system that are no file: opens, limits, addresses, versions.
+"""One node as it can be asked: its files, and the answers of its system calls.
 
-A live host asks the kernel; a replayed one reads the recorded ``facts.json``.
+The running machine asks the kernel; a replay reads the recorded answers (``snapshot/recorded.py``).
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import pwd
-import resource
-import stat
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from sglang_roce_entry.host.asked import Tree
+from sglang_roce_entry.host import limits
 from sglang_roce_entry.host.facts import Interface, IpAddress, Route
 from sglang_roce_entry.host.installed import mooncake_version, nccl_versions, sglang_version
-from sglang_roce_entry.host.network import live_interfaces, route_source
+from sglang_roce_entry.host.network import route_source
+from sglang_roce_entry.host.tree import DiskTree, Tree
 
-#: Index of CAP_IPC_LOCK in include/uapi/linux/capability.h.
-_CAP_IPC_LOCK_BIT = 14
-#: NCCL tries these two names in this order (ibvwrap, ``dlopen``).
-_LIBIBVERBS = ("libibverbs.so", "libibverbs.so.1")
 #: Where external NCCL net plugins live: Google's gIB, AWS's aws-ofi-nccl.
 NET_PLUGIN_DIRECTORIES = ("/usr/local/gib", "/opt/amazon/ofi-nccl", "/opt/aws-ofi-nccl")
+
+
+class Answers(Protocol):
+    """What a node answers that is not in a file of it."""
+
+    live: bool
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Return the interfaces of the network namespace."""
+
+    def open_verbs(self, uverbs: str, numbers: str | None) -> str:
+        """Return ``ok`` or the errno name of opening ``/dev/infiniband/<uverbs>`` (``major:minor``)."""
+
+    def open_node(self, path: str) -> str:
+        """Return ``ok`` or the errno name of opening a device node read-write."""
+
+    def device_nodes(self, prefix: str) -> list[str]:
+        """Return the paths of the device nodes ``<prefix><number>``, by number."""
+
+    def memlock(self) -> tuple[bool, int | None]:
+        """Return whether the hard limit is known, and its bytes (``None``: unlimited)."""
+
+    def ipc_lock(self, tree: Tree) -> bool | None:
+        """Return whether CAP_IPC_LOCK is effective, ``None`` if not known."""
+
+    def uid(self) -> int | None:
+        """Return the effective user id, ``None`` if not known."""
+
+    def libibverbs(self) -> str | None:
+        """Return ``ok`` or why libibverbs cannot be loaded; ``None`` if not known."""
+
+    def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
+        """Return the installed versions of NCCL, ``None`` if not known."""
+
+    def sglang(self) -> tuple[bool | None, str | None]:
+        """Return whether SGLang is installed (``None``: not known) and its version."""
+
+    def mooncake(self) -> str | None:
+        """Return the version of Mooncake's transfer engine, ``None`` if not known."""
+
+    def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
+        """Return the configuration files that NCCL of ``version`` reads, in its order."""
+
+    def net_plugins(self) -> tuple[str, ...]:
+        """Return the folders of external NCCL net plugins that exist."""
+
+    def gpu_count(self) -> int | None:
+        """Return a recorded number of GPUs, ``None`` where the device nodes are counted."""
+
+    def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
+        """Return the kernel's route to ``address``, ``None`` without one."""
+
+    def resolve(self, name: str) -> list[IpAddress] | None:
+        """Return recorded addresses of ``name``, ``None`` where a resolver has to be asked."""
+
+    def recorded_check(self) -> Mapping[str, Any] | None:
+        """Return the recorded answers for ``--check``, ``None`` where the system has to be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One node as it can be asked: its files and the answers of its system calls."""
+
+    tree: Tree
+    answers: Answers
+
+    @property
+    def live(self) -> bool:
+        """Whether this is the running machine, not a recording."""
+        return self.answers.live
+
+
+def live_host(root: str = "/") -> Host:
+    """Return the running machine; ``root`` replaces ``/`` for files and device nodes."""
+    return Host(DiskTree(root), LiveAnswers(root))
 
 
 class LiveAnswers:
@@ -37,85 +106,50 @@ class LiveAnswers:
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Return the interfaces of this network namespace."""
+        # psutil is slow to import, and a replay does not need it.
+        from sglang_roce_entry.host.live_interfaces import live_interfaces
+
         return live_interfaces()
 
     def open_verbs(self, uverbs: str, numbers: str | None) -> str:
-        """Open ``/dev/infiniband/<uverbs>`` as rdma-core does and return ``ok`` or the errno name.
-
-        No context is created: opening has no side effect. EPERM is the device cgroup or an RDMA
-        namespace in exclusive mode, EACCES the file mode, ENXIO a node without its driver.
-        """
-        return self._open(f"{self._root}/dev/infiniband/{uverbs}", numbers)
+        """Open ``/dev/infiniband/<uverbs>`` and return ``ok`` or the errno name."""
+        return limits.open_device(f"{self._root}/dev/infiniband/{uverbs}", numbers)
 
     def open_node(self, path: str) -> str:
-        """Return ``ok`` or the errno name of opening a device node read-write, without blocking."""
-        return self._open(self._root + path, None)
-
-    @staticmethod
-    def _open(path: str, numbers: str | None) -> str:
-        # O_NONBLOCK: opening an NVIDIA device otherwise initialises the GPU, for seconds.
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            return errno.errorcode.get(error.errno or 0, "EIO")
-        try:
-            status = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-        if not stat.S_ISCHR(status.st_mode):
-            return "ENOTTY"  # a plain file by that name
-        if numbers and f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" != numbers:
-            return "ENODEV"  # a stale node: rdma-core refuses it too (open_cdev)
-        return "ok"
+        """Open a device node and return ``ok`` or the errno name."""
+        return limits.open_device(self._root + path)
 
     def device_nodes(self, prefix: str) -> list[str]:
         """Return the paths of the device nodes ``<prefix><number>``, by number."""
-        directory, _, stem = prefix.rpartition("/")
+        directory = os.path.dirname(prefix)
         try:
             names = os.listdir(self._root + directory)
         except OSError:
             return []
-        numbers = [name[len(stem) :] for name in names if name.startswith(stem)]
-        return [f"{prefix}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
+        return numbered(prefix, [f"{directory}/{name}" for name in names])
 
     def memlock(self) -> tuple[bool, int | None]:
-        """Return the hard limit: the launcher raises the soft one to it."""
-        _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-        return True, None if hard == resource.RLIM_INFINITY else hard
+        """Return the hard limit of this process."""
+        return True, limits.memlock_bytes()
 
     def ipc_lock(self, tree: Tree) -> bool | None:
-        """Return whether CAP_IPC_LOCK is in the effective set (CapEff of ``/proc/self/status``)."""
-        try:
-            lines = tree.text("/proc/self/status").splitlines()
-        except OSError:
-            return None
-        for line in lines:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK_BIT & 1)
-        return None
+        """Return whether CAP_IPC_LOCK is effective in this process."""
+        return limits.has_ipc_lock(tree)
 
     def uid(self) -> int | None:
         """Return the effective user id."""
         return os.geteuid()
 
     def libibverbs(self) -> str | None:
-        """Load libibverbs as NCCL does and return ``ok`` or the loader's message."""
-        problem = ""
-        for name in _LIBIBVERBS:
-            try:
-                ctypes.CDLL(name)
-            except OSError as error:
-                problem = str(error)
-            else:
-                return "ok"
-        return problem
+        """Load libibverbs and return ``ok`` or the loader's message."""
+        return limits.load_libibverbs()
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
         """Return the installed versions of NCCL."""
         return nccl_versions(environ)
 
     def sglang(self) -> tuple[bool | None, str | None]:
-        """Return whether SGLang is installed in this interpreter, and its version."""
+        """Return whether this interpreter can run SGLang, and its version."""
         return sglang_version()
 
     def mooncake(self) -> str | None:
@@ -123,52 +157,55 @@ class LiveAnswers:
         return mooncake_version()
 
     def nccl_file_paths(self, environ: Mapping[str, str], version: tuple[int, ...] | None) -> list[str]:
-        """Return the files of NCCL's ``initEnv``: NCCL_CONF_FILE (2.23+) or the home file, then /etc.
-
-        The home is the passwd entry up to 2.29 and ``$HOME`` from 2.30 on.
-        """
-        paths = []
-        configured = environ.get("NCCL_CONF_FILE", "")
-        if configured and (version is None or version >= (2, 23)):
-            paths.append(configured)
-        else:
-            home = environ.get("HOME") if version is not None and version >= (2, 30) else None
-            home = home or _passwd_home() or environ.get("HOME")
-            if home:
-                paths.append(f"{home.rstrip('/')}/.nccl.conf")
-        return [*paths, "/etc/nccl.conf"]
+        """Return NCCL's files; the home is the passwd entry up to 2.29 and ``$HOME`` from 2.30 on."""
+        home = environ.get("HOME") if version is not None and version >= (2, 30) else None
+        home = home or _passwd_home() or environ.get("HOME")
+        return nccl_files_in_order(environ, version, [f"{home.rstrip('/')}/.nccl.conf"] if home else [])
 
     def net_plugins(self) -> tuple[str, ...]:
         """Return the folders of external NCCL net plugins that exist."""
         return tuple(path for path in NET_PLUGIN_DIRECTORIES if os.path.isdir(self._root + path))
 
     def gpu_count(self) -> int | None:
-        """Return ``None``: on a live host the device nodes tell."""
+        """Return ``None``: the device nodes are counted."""
         return None
 
     def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
-        """Return the interface and source address that the kernel uses towards ``address``."""
+        """Return the interface and source address that the kernel uses to reach ``address``."""
         source = route_source(address)
-        if source is None:
-            return None
-        owner = interface_of(source, interfaces)
-        return Route(owner, source) if owner else None
+        owner = interface_of(source, interfaces) if source is not None else None
+        return Route(owner, source) if owner and source is not None else None
 
     def resolve(self, name: str) -> list[IpAddress] | None:  # noqa: ARG002 - nothing is recorded
-        """Return ``None``: on a live host a resolver has to be asked."""
+        """Return ``None``: a resolver has to be asked."""
         return None
 
     def recorded_check(self) -> Mapping[str, Any] | None:
-        """Return ``None``: on a live host the system has to be asked."""
+        """Return ``None``: the system has to be asked."""
         return None
 
 
 def _passwd_home() -> str | None:
-
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return None  # an arbitrary uid without an entry, ordinary on OpenShift
+
+
+def nccl_files_in_order(
+    environ: Mapping[str, str], version: tuple[int, ...] | None, of_home: Iterable[str]
+) -> list[str]:
+    """Return the files of NCCL's ``initEnv``: NCCL_CONF_FILE (2.23+) or those of the home, then /etc."""
+    configured = environ.get("NCCL_CONF_FILE", "")
+    if configured and (version is None or version >= (2, 23)):
+        of_home = (configured,)
+    return [*of_home, "/etc/nccl.conf"]
+
+
+def numbered(prefix: str, paths: Iterable[str]) -> list[str]:
+    """Return those of ``paths`` that are ``prefix`` and a decimal number, by number."""
+    numbers = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
+    return [f"{prefix}{number}" for number in sorted(int(text) for text in numbers if text.isdecimal())]
 
 
 def interface_of(address: IpAddress, interfaces: tuple[Interface, ...]) -> str | None:

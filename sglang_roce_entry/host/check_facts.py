@@ -1,4 +1,4 @@
-"""What only ``--check`` asks of a node: shared memory, PCI links, counters, the image's libraries.
+"""What only ``--check`` reads of a node: shared memory, PCI links, counters, the image's libraries.
 
 No decision of a launch rests on these facts, and a launch does not read them.
 """
@@ -7,29 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from sglang_roce_entry.host.asked import Tree
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, IpAddress
-from sglang_roce_entry.host.installed import installed_versions
-from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
+from sglang_roce_entry.host.installed import installed_versions, rdma_core_version
+from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 
 #: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
 _PEER_MEMORY = (
     "/sys/kernel/mm/memory_peers/nv_mem/version",
     "/sys/kernel/mm/memory_peers/nv_mem_nc/version",
     "/sys/module/nvidia_peermem/version",
-)
-_LIBRARY_DIRECTORIES = (
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/lib/x86_64-linux-gnu",
-    "/lib/aarch64-linux-gnu",
 )
 _PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
@@ -52,7 +45,7 @@ DISTRIBUTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class PciLink:
-    """A PCIe link: what it runs at and what both ends could do. ``None``: the kernel does not say."""
+    """A PCIe link: what it runs at and what both ends could do. ``None``: not known."""
 
     speed_gts: float | None = None
     max_speed_gts: float | None = None
@@ -73,7 +66,7 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class CheckFacts:
     """The further facts of one node. ``None`` is "not known" throughout."""
 
     shm_bytes: int | None = None
@@ -94,7 +87,7 @@ class Inspection:
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by mlx5_0:1
 
     def answers(self) -> dict[str, Any]:
-        """Return what is no file, as a snapshot holds it under ``check``."""
+        """Return what is not in a file, as a snapshot holds it under ``check``."""
         found: dict[str, Any] = {
             "shm_bytes": self.shm_bytes,
             "shm_free_bytes": self.shm_free_bytes,
@@ -110,9 +103,9 @@ class Inspection:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def inspect(
+def read_check_facts(
     host: Host, hcas: Iterable[Hca], environ: Mapping[str, str], own_name: tuple[IpAddress, ...] | None = None
-) -> Inspection:
+) -> CheckFacts:
     """Return the further facts of ``host``.
 
     ``own_name`` are the addresses that the own host name has; looking it up can take time and is the
@@ -121,13 +114,13 @@ def inspect(
     tree, devices = host.tree, tuple(hcas)
     recorded = host.answers.recorded_check()
     answers = _live_answers(environ) if recorded is None else _recorded_answers(recorded)
-    return Inspection(
+    return CheckFacts(
         **{"own_name": own_name, **answers},
         distribution=_distribution(tree),
         kernel=attribute_or_none(tree, "/proc/sys/kernel/osrelease"),
         verbs_providers=_verbs_providers(tree),
         peer_memory=any(attribute_or_none(tree, path) is not None for path in _PEER_MEMORY),
-        nvidia_driver=_first_line(tree, "/proc/driver/nvidia/version"),
+        nvidia_driver=next(iter(lines_or_empty(tree, "/proc/driver/nvidia/version")), None),
         drivers={hca.name: driver for hca in devices if (driver := _driver(tree, hca))},
         pci_links={hca.name: _pci_link(tree, hca.path) for hca in devices if hca.path and hca.pci_address},
         counters=_counters(tree, devices),
@@ -135,7 +128,6 @@ def inspect(
 
 
 def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
-
     total, free = _shared_memory()
     return {
         "shm_bytes": total,
@@ -143,19 +135,16 @@ def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
         "glibc": _glibc(),
         "packages": installed_versions(DISTRIBUTIONS),
         "proxy": _proxy(environ),
-        "rdma_core": _rdma_core(),
+        "rdma_core": rdma_core_version(),
     }
 
 
 def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded answers that have the right form; others are not known."""
-    found: dict[str, Any] = {}
-    for name in ("shm_bytes", "shm_free_bytes"):
-        if isinstance(recorded.get(name), int):
-            found[name] = recorded[name]
-    for name in ("glibc", "rdma_core"):
-        if isinstance(recorded.get(name), str):
-            found[name] = recorded[name]
+    kinds = {"shm_bytes": int, "shm_free_bytes": int, "glibc": str, "rdma_core": str}
+    found: dict[str, Any] = {
+        name: recorded[name] for name, kind in kinds.items() if isinstance(recorded.get(name), kind)
+    }
     packages = recorded.get("packages")
     if isinstance(packages, dict):
         found["packages"] = {str(name): str(version) for name, version in packages.items()}
@@ -166,10 +155,8 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
         found["proxy"] = Proxy(str(variable) if variable else None, *texts)
     own_name = recorded.get("own_name")
     if isinstance(own_name, list):
-        try:
+        with suppress(ValueError):
             found["own_name"] = tuple(ip_address(str(text)) for text in own_name)
-        except ValueError:
-            return found
     return found
 
 
@@ -200,22 +187,9 @@ def _glibc() -> str | None:
     return text.rpartition(" ")[2] if text else None
 
 
-def _rdma_core() -> str | None:
-    """Return the version of rdma-core: ``39.0`` of ``libibverbs.so.1.14.39.0`` (its CMakeLists.txt)."""
-    for directory in _LIBRARY_DIRECTORIES:
-        parts = os.path.basename(os.path.realpath(f"{directory}/libibverbs.so.1")).split(".")
-        if len(parts) >= 6 and parts[-1].isdecimal():
-            return ".".join(parts[4:])
-    return None
-
-
 def _distribution(tree: Tree) -> str | None:
     for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            lines = tree.text(path).splitlines()
-        except OSError:
-            continue
-        values = dict(line.partition("=")[::2] for line in lines if "=" in line)
+        values = dict(line.partition("=")[::2] for line in lines_or_empty(tree, path) if "=" in line)
         name = values.get("PRETTY_NAME") or values.get("ID")
         if name:
             return name.strip("\"'")
@@ -228,14 +202,6 @@ def _verbs_providers(tree: Tree) -> tuple[str, ...] | None:
         if names:
             return tuple(sorted(name.removesuffix(".driver") for name in names if name.endswith(".driver")))
     return None
-
-
-def _first_line(tree: Tree, path: str) -> str | None:
-    try:
-        lines = tree.text(path).splitlines()
-    except OSError:
-        return None
-    return lines[0] if lines else None
 
 
 def _driver(tree: Tree, hca: Hca) -> str | None:
@@ -257,7 +223,7 @@ def _pci_link(tree: Tree, path: str | None) -> PciLink:
 
     def lanes(name: str) -> int | None:
         width = number(name)
-        # A virtual function, and many a virtual machine, says 0 or 255.
+        # A virtual function, and many virtual machines, report 0 or 255.
         return int(width) if width is not None and width <= 32 else None
 
     return PciLink(

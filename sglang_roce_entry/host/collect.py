@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from sglang_roce_entry.host.answers import LiveAnswers
-from sglang_roce_entry.host.asked import Answers, Tree
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
-from sglang_roce_entry.host.tree import DiskTree
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """One node as it can be asked: its files and the answers of its system calls."""
-
-    tree: Tree
-    answers: Answers
-
-    @property
-    def live(self) -> bool:
-        """Whether this is the running machine, not a recording."""
-        return self.answers.live
-
-
-def live_host(root: str = "/") -> Host:
-    """Return the running machine; ``root`` replaces ``/`` for files and device nodes."""
-    return Host(DiskTree(root), LiveAnswers(root))
 
 
 def read_fabric(host: Host) -> tuple[tuple[Hca, ...], tuple[Interface, ...], dict[str, str]]:
@@ -52,7 +32,7 @@ def collect(
     rdma: bool = True,
     need_libibverbs: bool = True,
 ) -> HostFacts:
-    """Return what ``host`` says now.
+    """Return the present facts of ``host``.
 
     ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
     """
@@ -68,6 +48,7 @@ def collect(
     return HostFacts(
         hcas=hcas,
         interfaces=interfaces,
+        gpus=read_gpus(host),
         foreign_netdevs=tuple(sorted(shown - here)) if shown else (),
         unlisted_netdevs=tuple(sorted(here - shown)) if shown else (),
         default_route_interfaces=default_route_interfaces(host.tree),
@@ -96,7 +77,7 @@ def _nccl_files(
         try:
             found.append((path, host.tree.text(path)))
         except OSError:
-            continue  # no such file, or not readable: NCCL passes it over in silence as well
+            continue  # no such file, or not readable: NCCL skips it silently as well
     return tuple(found)
 
 

@@ -1,6 +1,6 @@
-"""What this machine said, as frozen values: HCAs, GIDs, interfaces, limits, versions.
+"""What is known of a node, as frozen values: HCAs, GIDs, interfaces, GPUs, limits, versions.
 
-``None`` always means "the kernel did not say"; it is never a stand-in for zero or false.
+``None`` always means "not known"; it is never a stand-in for zero or false.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Gid:
     """One occupied slot of a port's GID table.
 
     ``ip`` is the GID as an address, an IPv4-mapped one as IPv4. ``type`` is the kernel's text, ``netdev``
-    the interface that the kernel names; either is ``None`` where the kernel refused to tell (EINVAL).
+    the interface that the kernel names; either is ``None`` where the kernel does not give it (EINVAL).
     """
 
     index: int
@@ -83,7 +83,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The kernel's choice towards an address: outgoing interface and source address."""
+    """The kernel's route to an address: outgoing interface and source address."""
 
     interface: str
     source: IpAddress
@@ -107,7 +107,7 @@ class Gpu:
 class Gpus:
     """GPUs that this container may use.
 
-    ``count`` is how many device nodes open here, ``None`` where nothing tells. ``nodes`` are the
+    ``count`` is how many device nodes open here, ``None`` where there are none at all. ``nodes`` are the
     answers of opening them; ``devices`` what is known of each GPU, in the order of its PCI address,
     empty where their places were not asked for or are not known.
     """
@@ -129,6 +129,7 @@ class HostFacts:
 
     hcas: tuple[Hca, ...] = ()
     interfaces: tuple[Interface, ...] = ()
+    gpus: Gpus = Gpus()
     #: Interfaces that the mounted sysfs lists but this namespace lacks, and the reverse.
     foreign_netdevs: tuple[str, ...] = ()
     unlisted_netdevs: tuple[str, ...] = ()

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sglang_roce_entry.host.asked import Tree
-from sglang_roce_entry.host.collect import Host
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpu, Gpus
-from sglang_roce_entry.host.rdma import CLASS
-from sglang_roce_entry.host.tree import attribute_or_none, names_or_empty
+from sglang_roce_entry.host.rdma import CLASS, numa_node
+from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import natural_key
 
 _NVIDIA_NODE = "/dev/nvidia"
@@ -26,8 +25,8 @@ _RENDER_NODE = "/dev/dri/renderD"
 def read_gpus(host: Host, *, places: bool | None = None) -> Gpus:
     """Return the GPUs whose device nodes open here, and where they sit.
 
-    Their places are read only where they decide something: on a node with more than one HCA.
-    ``places`` says otherwise.
+    Their places are read only where they decide something, on a node with more than one HCA, unless
+    ``places`` asks for them or forbids them.
     """
     if places is None:
         places = len(names_or_empty(host.tree, CLASS)) > 1
@@ -52,28 +51,22 @@ def _nvidia(tree: Tree, nodes: dict[str, str]) -> tuple[Gpu, ...]:
         if len(gpus) != len(nodes):
             return tuple(gpus) if not nodes else ()
         minors = [int(path.removeprefix(_NVIDIA_NODE)) for path in nodes]
-        gpus = [_with_minor(gpu, minor) for gpu, minor in zip(gpus, minors)]  # noqa: B905 - equally long
+        gpus = [replace(gpu, minor=minor) for gpu, minor in zip(gpus, minors)]  # noqa: B905 - equally long
     return tuple(_opened(gpu, nodes) for gpu in gpus) if nodes else tuple(gpus)
 
 
 def _nvidia_gpu(tree: Tree, address: str, *, divided: bool) -> Gpu:
-    fields: dict[str, str] = {}
-    try:
-        text = tree.text(f"{_NVIDIA_PROC}/{address}/information")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        fields[key.strip()] = value.strip()
+    pairs = (line.partition(":") for line in lines_or_empty(tree, f"{_NVIDIA_PROC}/{address}/information"))
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
     minor = fields.get("Device Minor", "")
     uuid = fields.get("GPU UUID", "")
     path = tree.real(f"/sys/bus/pci/devices/{address}")
-    number = int(minor) if minor.isdecimal() else None
+    number = _number(minor)
     instances = names_or_empty(tree, f"{_NVIDIA_CAPABILITIES}/gpu{number}/mig") if divided else []
     return Gpu(
         pci_address=address,
         path=path,
-        numa_node=_numa_node(tree, path),
+        numa_node=numa_node(tree, path),
         minor=number,
         # The driver prints question marks while no process has the GPU open.
         uuid=uuid if uuid and "?" not in uuid else None,
@@ -82,17 +75,8 @@ def _nvidia_gpu(tree: Tree, address: str, *, divided: bool) -> Gpu:
     )
 
 
-def _with_minor(gpu: Gpu, minor: int) -> Gpu:
-    return replace(gpu, minor=minor)
-
-
 def _opened(gpu: Gpu, nodes: dict[str, str]) -> Gpu:
     return gpu if nodes.get(f"{_NVIDIA_NODE}{gpu.minor}") == "ok" else replace(gpu, usable=False)
-
-
-def _numa_node(tree: Tree, path: str | None) -> int | None:
-    text = attribute_or_none(tree, f"{path}/numa_node") if path else None
-    return int(text) if text and text.isdecimal() else None  # -1: the kernel does not know
 
 
 def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
@@ -126,7 +110,7 @@ def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
             Gpu(
                 address,
                 path,
-                _numa_node(tree, path),
+                numa_node(tree, path),
                 minor,
                 usable=nodes[node] == "ok",
                 model=values.get("device_id"),

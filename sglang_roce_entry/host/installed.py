@@ -1,7 +1,7 @@
 """Installed versions, found without importing anything they name.
 
-``importlib.metadata`` alone costs as much as five interpreter starts, so the names of the
-``*.dist-info`` folders are read instead.
+The names of the ``*.dist-info`` folders are read, not ``importlib.metadata``: importing that costs as
+much as five interpreter starts, and this is read at every launch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from importlib.util import find_spec
 
 #: The wheels that carry libnccl.so.2, by CUDA release.
@@ -18,9 +17,10 @@ _LIBRARY_DIRECTORIES = (
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
     "/usr/lib64",
-    "/usr/local/lib",
-    "/usr/local/nccl/lib",
+    "/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
 )
+_NCCL_DIRECTORIES = (*_LIBRARY_DIRECTORIES, "/usr/local/lib", "/usr/local/nccl/lib")
 
 
 def distribution_versions(names: Iterable[str], paths: Iterable[str]) -> dict[str, str]:
@@ -51,14 +51,14 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
 def nccl_versions(environ: Mapping[str, str], paths: Iterable[str] | None = None) -> tuple[str, ...]:
     """Return the versions of NCCL that a process here may load; empty if none was found.
 
-    Several wheels side by side give several. Without a wheel the real file name of a system
-    ``libnccl.so.2`` tells.
+    Several wheels side by side give several. Without a wheel it is the version in the real file name of
+    a system ``libnccl.so.2``.
     """
     wheels = distribution_versions(NCCL_DISTRIBUTIONS, sys.path if paths is None else paths)
     if wheels:
         return tuple(sorted(set(wheels.values())))
     directories = [part for part in environ.get("LD_LIBRARY_PATH", "").split(":") if part]
-    for directory in (*directories, *_LIBRARY_DIRECTORIES):
+    for directory in (*directories, *_NCCL_DIRECTORIES):
         real = os.path.realpath(f"{directory}/libnccl.so.2")
         version = os.path.basename(real).removeprefix("libnccl.so.")
         if version.count(".") >= 1 and os.path.exists(real):
@@ -90,7 +90,7 @@ def sglang_version() -> tuple[bool, str | None]:
     if not any(os.path.exists(os.path.join(place, "launch_server.py")) for place in places):
         return False, None
     version = distribution_versions(("sglang",), sys.path).get("sglang")
-    return True, version or _version_file(places) or _metadata_version()
+    return True, version or _version_file(places)
 
 
 def _version_file(places: list[str]) -> str | None:
@@ -111,12 +111,13 @@ def _version_file(places: list[str]) -> str | None:
     return None
 
 
-def _metadata_version() -> str | None:
-
-    try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        return None
+def rdma_core_version() -> str | None:
+    """Return the version of rdma-core: ``39.0`` of ``libibverbs.so.1.14.39.0`` (its CMakeLists.txt)."""
+    for directory in _LIBRARY_DIRECTORIES:
+        parts = os.path.basename(os.path.realpath(f"{directory}/libibverbs.so.1")).split(".")
+        if len(parts) >= 6 and parts[-1].isdecimal():
+            return ".".join(parts[4:])
+    return None
 
 
 def parse_version(text: str | None) -> tuple[int, ...] | None:

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address
 
-from sglang_roce_entry.host.asked import Tree
-from sglang_roce_entry.host.facts import Interface, IpAddress, IpInterface
-from sglang_roce_entry.host.tree import names_or_empty
+from sglang_roce_entry.host.facts import Interface, IpAddress
+from sglang_roce_entry.host.tree import Tree, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import natural_key
-from sglang_roce_entry.problems import ConfigurationError
 
-#: Linux's IFNAMSIZ less the NUL; names in /sys/class/net that are no interface (bonding_masters)
-#: are plain files there.
+#: Names in /sys/class/net that are not interfaces: plain files.
 _NOT_INTERFACES = frozenset({"bonding_masters"})
-
-
-def live_interfaces() -> tuple[Interface, ...]:
-    """Return the interfaces of this network namespace, whatever /sys is mounted (psutil)."""
-    import psutil
-
-    try:
-        stats = psutil.net_if_stats()
-    except OSError as failure:
-        raise ConfigurationError(
-            "NO_PROC",
-            f"the interfaces of this pod cannot be listed: {failure}",
-            "mount /proc in this container; SGLang needs it too",
-        ) from failure
-    addresses = psutil.net_if_addrs()
-    found = []
-    for name, stat in stats.items():
-        own = [
-            _interface_address(entry.address, entry.netmask)
-            for entry in addresses.get(name, ())
-            if entry.family in (socket.AF_INET, socket.AF_INET6)
-        ]
-        # psutil reports IFF_RUNNING; an administratively-up dummy or loopback counts as up too.
-        found.append(Interface(name, bool(stat.isup), stat.mtu, stat.speed, tuple(own)))
-    return in_order(found)
 
 
 def in_order(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
     """Return the interfaces in natural order, so that a replay lists them as the node did."""
     return tuple(sorted(interfaces, key=lambda interface: natural_key(interface.name)))
-
-
-def _interface_address(address: str, netmask: str | None) -> IpInterface:
-    plain = address.partition("%")[0]  # psutil appends the scope to link-local addresses
-    if netmask and ":" in netmask:
-        return ip_interface(f"{plain}/{int(IPv6Address(netmask)).bit_count()}")
-    return ip_interface(f"{plain}/{netmask}" if netmask else plain)
 
 
 def sysfs_netdevs(tree: Tree) -> frozenset[str]:
@@ -65,12 +30,12 @@ def default_route_interfaces(tree: Tree) -> tuple[str, ...]:
     These files belong to the reading process's namespace, whatever /sys is mounted.
     """
     found: list[str] = []
-    for line in _lines(tree, "/proc/net/route")[1:]:
+    for line in lines_or_empty(tree, "/proc/net/route")[1:]:
         fields = line.split()
         # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; RTF_UP is 1, RTF_REJECT 0x200
         if len(fields) > 7 and fields[1] == fields[7] == "00000000" and _usable(fields[3]):
             found.append(fields[0])
-    for line in _lines(tree, "/proc/net/ipv6_route"):
+    for line in lines_or_empty(tree, "/proc/net/ipv6_route"):
         fields = line.split()
         # destination prefix-length source source-length next-hop metric refcnt use flags device
         if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and _usable(fields[8]):
@@ -100,15 +65,8 @@ def search_domains(tree: Tree) -> tuple[str, ...] | None:
     return domains
 
 
-def _lines(tree: Tree, path: str) -> list[str]:
-    try:
-        return tree.text(path).splitlines()
-    except OSError:
-        return []
-
-
 def route_source(address: IpAddress) -> IpAddress | None:
-    """Return the source address that the kernel would use towards ``address``; no packet is sent."""
+    """Return the source address that the kernel would use to reach ``address``; no packet is sent."""
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:

@@ -11,9 +11,8 @@ import errno
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
-from sglang_roce_entry.host.asked import Tree
 from sglang_roce_entry.host.facts import Gid, Hca, IpAddress, Port
-from sglang_roce_entry.host.tree import ABSENT, attribute_or_none, names_or_empty
+from sglang_roce_entry.host.tree import ABSENT, Tree, attribute_or_none, errno_name, names_or_empty
 from sglang_roce_entry.natural import natural_key
 
 CLASS = "/sys/class/infiniband"
@@ -76,17 +75,15 @@ def _read_hca(tree: Tree, base: str, name: str, ports: tuple[Port, ...], verbs: 
         path=path,
         pci_address=pci_address,
         physical_function=physical.rpartition("/")[2] if physical else None,
-        numa_node=_numa_node(tree, pci_path or path),
+        numa_node=numa_node(tree, pci_path or path),
         model=_model(tree, base, pci_path),
         netdevs=tuple(sorted(netdevs, key=natural_key)),
     )
 
 
-def _numa_node(tree: Tree, path: str | None) -> int | None:
-    if path is None:
-        return None
-    text = attribute_or_none(tree, f"{path}/numa_node")
-    # -1 is the kernel's "no NUMA information" (NUMA_NO_NODE).
+def numa_node(tree: Tree, path: str | None) -> int | None:
+    """Return the NUMA node of a device, ``None`` where the kernel does not know it (-1, NUMA_NO_NODE)."""
+    text = attribute_or_none(tree, f"{path}/numa_node") if path else None
     return int(text) if text and text.isdecimal() else None
 
 
@@ -246,8 +243,3 @@ def is_pci_address(text: str) -> bool:
     pieces = (domain, bus, device, function)
     widths = len(domain) >= 4 and len(bus) == 2 and len(device) == 2 and len(function) == 1
     return widths and all(character in "0123456789abcdefABCDEF" for piece in pieces for character in piece)
-
-
-def errno_name(error: OSError) -> str:
-    """Return ``EACCES`` and the like."""
-    return errno.errorcode.get(error.errno or 0, "EIO")

@@ -5,57 +5,44 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from sglang_roce_entry import problems as errors
-from sglang_roce_entry.fabric import control as control_interface
-from sglang_roce_entry.fabric.choice import FabricDecision, decide_fabric
-from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, FabricPolicy
-from sglang_roce_entry.fabric.consumers import nccl as user_values
-from sglang_roce_entry.fabric.consumers.variables import Variable, VariablePlan, put_control
-from sglang_roce_entry.fabric.control import Control
-from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import decided_values
-from sglang_roce_entry.group.endpoint import bracketed
-from sglang_roce_entry.group.identity import Identity, IdentityInputs, resolve_identity
+from sglang_roce_entry.fabric import consumers, requirements
+from sglang_roce_entry.fabric.affinity import Affinity, pair
+from sglang_roce_entry.fabric.choice import Choice, choose
+from sglang_roce_entry.fabric.constraints import with_given
+from sglang_roce_entry.fabric.consumers.sglang import TransferHcas
+from sglang_roce_entry.fabric.control import (
+    Control,
+    leader_interface,
+    named_interface,
+    no_interface,
+    worker_interface,
+)
+from sglang_roce_entry.fabric.nccl.files import check_files, given_values
+from sglang_roce_entry.fabric.topology import place
+from sglang_roce_entry.fabric.use import Use
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.wait import life_ports
-from sglang_roce_entry.host.facts import Gpus, HostFacts, Interface, IpAddress, Route
-from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.plan.neighbours import Neighbours, decide_neighbours, read_files
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
+from sglang_roce_entry.plan.inputs import (
+    Leader,
+    Member,
+    Request,
+    as_problem,
+    asked_constraints,
+    look_up_leader,
+    oldest_nccl,
+    read_facts,
+)
+from sglang_roce_entry.plan.merge import Variable, in_effect, merge
 from sglang_roce_entry.plan.settings import Settings
-from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem
-from sglang_roce_entry.server.arguments import UserArguments
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
-from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
-
-
-@dataclass(frozen=True, slots=True)
-class LeaderLookup:
-    """What is known of the leader's address: what accepted, or what the name gave, or why nothing did."""
-
-    addresses: tuple[IpAddress, ...] = ()
-    accepted: IpAddress | None = None
-    only_ipv6: bool = False
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlanInputs:
-    """Everything a plan rests on."""
-
-    settings: Settings
-    environ: Mapping[str, str]
-    facts: HostFacts
-    gpus: Gpus
-    form: str  # LAUNCH, BARE_WORD or MODE
-    executable: str
-    user: UserArguments | None = None
-    bare_word: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    hostname: str | None = None
-    shell: frozenset[str] = frozenset()  # a replay: variables of the caller's shell, over the recording
+from sglang_roce_entry.problems import CONFIGURATION, OK, ConfigurationError, Problem, error, hardened, warning
+from sglang_roce_entry.server.command import Command, build_command
+from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
+from sglang_roce_entry.server.transfer import read_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,214 +57,148 @@ class WaitPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done, what was left out and why, and what is wrong."""
+    """What will be done, what was left out and why, and what is wrong.
+
+    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` says how the KV cache is carried.
+    """
 
     identity: Identity | None
-    fabric: FabricDecision
+    choice: Choice
+    affinity: Affinity
+    transfer: TransferHcas
     variables: tuple[Variable, ...]
     command: Command | None
     argv: tuple[str, ...] | None
     wait: WaitPlan | None
     problems: tuple[Problem, ...]
     gpus: GpuCount
-    facts: HostFacts
-    control: Control
     form: str
-    neighbours: Neighbours
 
     @property
-    def exit_code(self) -> int:
-        """The code that a launch would end with: of the first error in the order of the stages."""
-        return next((problem.exit_code for problem in self.problems if problem.fatal), errors.OK)
+    def facts(self) -> HostFacts:
+        """The facts that the plan rests on, in the places that NCCL's topology file gives them."""
+        return self.choice.facts
 
     @property
     def first_error(self) -> Problem | None:
-        """The error that decides."""
+        """The error that decides: the first in the order of the stages."""
         return next((problem for problem in self.problems if problem.fatal), None)
+
+    @property
+    def exit_code(self) -> int:
+        """The code that a launch would end with."""
+        return self.first_error.exit_code if self.first_error is not None else OK
 
     def environment(self) -> dict[str, str]:
         """Return the variables to set."""
         return {one.name: one.value for one in self.variables if one.value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """The outcome of the first two stages, on which looking up the leader depends."""
-
-    identity: Identity | None
-    problems: tuple[Problem, ...]
-    dist_init_port: int
-
-
-def identify(inputs: PlanInputs) -> Stages:
-    """Return who this pod is. Errors are among the problems, not raised."""
-    settings = inputs.settings
-    written = {
-        field_name: (text, settings.origin(key))
-        for field_name, key, text in (
-            ("leader", "leader_address", settings.leader_address),
-            ("size", "group_size", settings.group_size),
-            ("index", "worker_index", settings.worker_index),
-        )
-        if text is not None
-    }
-    port = settings.dist_init
-    try:
-        arguments: dict[str, tuple[str, str]] = {}
-        if inputs.user is not None:
-            endpoint = user_dist_init(inputs.user)
-            if endpoint is not None:
-                port = endpoint.port
-                where = inputs.user.values["dist_init_addr"].where
-                arguments["leader"] = (bracketed(endpoint.host), where)
-            for field_name, dest in (("size", "nnodes"), ("index", "node_rank")):
-                argument = inputs.user.values.get(dest)
-                if argument is not None:
-                    arguments[field_name] = (argument.text, argument.where)
-        alone = set(arguments) == {"leader"} and not written
-        if alone and not _is_in_a_group(inputs):
-            # SGLang's own --dist-init-addr on one node: a fixed port, no group.
-            return Stages(Identity(None, 1, 0, "none"), (), port)
-        identity = resolve_identity(
-            IdentityInputs(written, arguments, inputs.environ, inputs.labels, inputs.annotations, inputs.hostname)
-        )
-    except ConfigurationError as failure:
-        return Stages(None, (_problem(failure),), port)
-    return Stages(identity, identity.problems, port)
-
-
-_LWS_VARIABLES = ("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX")
-
-
-def _is_in_a_group(inputs: PlanInputs) -> bool:
-    """Return whether LeaderWorkerSet says anything of this pod: in variables, labels or annotations."""
-    keys = (*inputs.labels, *inputs.annotations)
-    return any(inputs.environ.get(name, "").strip() for name in _LWS_VARIABLES) or any(
-        key.startswith("leaderworkerset.sigs.k8s.io/") for key in keys
-    )
-
-
-def _problem(failure: EntryError) -> Problem:
-    return errors.error(failure.code, failure.message, failure.hint, failure.exit_code)
-
-
-def fabric_policy(settings: Settings, group_size: int) -> FabricPolicy:
-    """Return the fabric's part of the settings: RDMA is required as soon as there are two nodes."""
-    by_default = REQUIRED if group_size > 1 else OPTIONAL
-    return FabricPolicy(
-        rdma=settings.rdma or by_default,
-        rdma_explicit=settings.by_flag("rdma"),
-        selector=parse_selector(settings.hca) if settings.hca else None,
-        selector_origin=settings.origin("hca") if settings.hca else "",
-        subnets=settings.subnets,
-        family=settings.family,
-        family_explicit=settings.by_flag("family"),
-        allow_foreign_gids=settings.foreign_gids == "allow",
-        interface=settings.interface,
-    )
-
-
-def oldest_nccl(facts: HostFacts) -> tuple[int, ...] | None:
-    """Return the oldest NCCL that a process here may load, ``None`` if unknown."""
-    versions = [parse_version(text) for text in facts.nccl_versions or ()]
-    return min((version for version in versions if version), default=None)
-
-
-def make_plan(
-    inputs: PlanInputs,
-    stages: Stages,
-    leader: LeaderLookup | None,
-    route: Callable[[IpAddress], Route | None],
-) -> Plan:
-    """Return the plan. ``leader`` is ``None`` where there is no group; ``route`` asks the kernel."""
-    files = read_files(inputs.facts, inputs.gpus, inputs.environ.get("NCCL_CONF_FILE"), oldest_nccl(inputs.facts))
-    settings, facts = inputs.settings, files.facts
-    identity = stages.identity
-    size = identity.size if identity else 1
-    decided = decided_values(inputs.environ, facts.nccl_files)
-    variables = VariablePlan(decided)
-    visible = _see_gpus(inputs, files.gpus)
-    command, command_problems = _command(inputs, stages, visible.count, leader)
-    gpus = replace(files.gpus, devices=visible.devices) if visible.devices else files.gpus
-    fabric = decide_fabric(facts, gpus, fabric_policy(settings, size), decided, oldest_nccl(facts), variables)
-    control = _control(inputs, identity, leader, route)
-    put_control(variables, control, explicit=settings.by_flag("interface"))
-    in_effect = variables.in_effect()
-    neighbours = decide_neighbours(
-        inputs.user, facts, in_effect, visible, fabric, control, variables, places=files.places
-    )
-    if command is not None and neighbours.tokens:
-        command = command.with_added(*neighbours.tokens)
+def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader | None) -> Plan:
+    """Return the plan, stage by stage; ``leader`` is ``None`` where there is no group."""
+    settings, environ = request.settings, request.environ
+    nccl = oldest_nccl(facts)
+    file_problems = check_files(facts.nccl_files, nccl, environ.get("NCCL_CONF_FILE"))
+    placed = place(facts)
+    given = given_values(environ, facts.nccl_files, request.shell)
+    visible = see_gpus(_gpus_setting(settings), environ, placed.facts.gpus)
+    command, command_problems = _command(request, member, facts, visible.count, leader)
+    constraints = with_given(asked_constraints(settings, member.size), given, nccl)
+    control = _control(request, member.identity, facts, leader)
+    choice = choose(_with_visible(placed.facts, visible), constraints, control)
+    use = read_use(request.user, facts, visible.devices, environ)
+    affinity = _affinity(choice, use, visible.devices, placed.note)
+    transfer = consumers.transfer_hcas(choice, use, affinity)
+    variables = merge(given, consumers.wishes(choice, use))
     problems = (
-        *stages.problems,
+        *member.problems,
         *visible.problems,
         *command_problems,
-        *files.problems,
-        *fabric.problems,
-        *variables.problems,
+        *file_problems,
+        *placed.problems,
+        *choice.problems,
+        *consumers.check(in_effect(given, variables), choice, use),
+        *requirements.check(choice),
         *control.problems,
-        *user_values.check_sockets(in_effect, facts.interfaces, host_ip_is_set=control.address is not None),
-        *neighbours.problems,
-        *_surroundings(inputs),
-        *_leader_problems(identity, leader, facts),
+        *_surroundings(request),
+        *_leader_problems(member.identity, leader),
     )
-    problems = errors.hardened(problems, strict=settings.strict)
-    if inputs.bare_word:
-        problems = tuple(replace(one, severity="warning") for one in problems)
+    command = command.with_added(*transfer.tokens) if command is not None else None
     return Plan(
-        identity=identity,
-        fabric=fabric,
-        variables=variables.result(),
+        identity=member.identity,
+        choice=choice,
+        affinity=affinity,
+        transfer=transfer,
+        variables=variables,
         command=command,
-        argv=inputs.bare_word or (command.argv(inputs.executable) if command else None),
-        wait=_wait_plan(inputs, stages, command),
-        problems=problems,
+        argv=request.bare_word or (command.argv(request.executable) if command else None),
+        wait=_wait_plan(request, member, command),
+        problems=_in_force(problems, request),
         gpus=visible.count,
-        facts=facts,
-        control=control,
-        form=inputs.form,
-        neighbours=neighbours,
+        form=request.form,
     )
 
 
-def _see_gpus(inputs: PlanInputs, gpus: Gpus) -> VisibleGpus:
-    settings = inputs.settings
-    setting = (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
-    return see_gpus(setting, inputs.environ, gpus)
+def look_and_plan(request: Request, member: Member, host: Host) -> tuple[Plan, Leader | None]:
+    """Return the plan of a mode or a bare word, and what its one quick look-up of the leader's name gave."""
+    facts = read_facts(request, member, host)
+    leader = look_up_leader(member, facts, host)
+    return make_plan(request, member, facts, leader), leader
+
+
+def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
+    """Return the problems as ``strict`` makes them; a bare word is refused for none."""
+    hard = hardened(tuple(problems), strict=request.settings.strict)
+    return tuple(replace(one, severity="warning") for one in hard) if request.bare_word else hard
+
+
+def _gpus_setting(settings: Settings) -> tuple[int, str] | None:
+    return (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
+
+
+def _with_visible(facts: HostFacts, visible: VisibleGpus) -> HostFacts:
+    """Return the facts with the GPUs that the process will see, in its order, where these are known."""
+    return replace(facts, gpus=replace(facts.gpus, devices=visible.devices)) if visible.devices else facts
+
+
+def _affinity(choice: Choice, use: Use, devices: tuple[Gpu, ...], places: str | None) -> Affinity:
+    hcas = tuple({port.hca.name: port.hca for port in choice.used}.values())
+    if not devices or not hcas:
+        return Affinity(note=places)
+    return pair(devices, hcas, use.gpus, places)
 
 
 def _command(
-    inputs: PlanInputs, stages: Stages, gpus: GpuCount, leader: LeaderLookup | None
+    request: Request, member: Member, facts: HostFacts, gpus: GpuCount, leader: Leader | None
 ) -> tuple[Command | None, list[Problem]]:
-    if inputs.user is None or not inputs.user.argv:
+    if request.user is None or not request.user.argv:
         return None, []
     problems = []
-    if inputs.facts.sglang_installed is False:
+    if facts.sglang_installed is False:
         problems.append(
-            errors.error(
+            error(
                 "SGLANG_MISSING",
-                f"SGLang is not installed in this interpreter ({inputs.executable})",
+                f"SGLang is not installed in this interpreter ({request.executable})",
                 "build on an SGLang image, and install sglang-roce-entry into the interpreter that has it",
-                errors.CONFIGURATION,
+                CONFIGURATION,
             )
         )
-    identity = stages.identity
+    identity = member.identity
     if identity is None:
         return None, problems
-    node = Node(identity.leader, identity.size, identity.index)
     try:
         command = build_command(
-            inputs.user,
-            node,
+            request.user,
+            identity,
             gpus,
-            stages.dist_init_port,
-            _pod_interfaces(inputs.facts),
-            compute_tp=inputs.settings.tp == "auto",
+            member.dist_init_port,
+            _pod_interfaces(facts),
+            compute_tp=request.settings.tp == "auto",
         )
     except ConfigurationError as failure:
-        return None, [*problems, _problem(failure)]
-    if leader is not None and leader.only_ipv6 and leader.accepted is not None:
-        command = command.with_literal(leader.accepted)
+        return None, [*problems, as_problem(failure)]
+    if leader is not None and leader.only_ipv6 and leader.address is not None:
+        command = command.with_literal(leader.address)
     return command, [*problems, *command.problems]
 
 
@@ -287,54 +208,37 @@ def _pod_interfaces(facts: HostFacts) -> tuple[Interface, ...]:
     return default or facts.interfaces
 
 
-def _control(
-    inputs: PlanInputs,
-    identity: Identity | None,
-    leader: LeaderLookup | None,
-    route: Callable[[IpAddress], Route | None],
-) -> Control:
-    settings, interfaces = inputs.settings, inputs.facts.interfaces
+def _control(request: Request, identity: Identity | None, facts: HostFacts, leader: Leader | None) -> Control:
+    settings, interfaces = request.settings, facts.interfaces
     if identity is None:
-        return control_interface.unset("it is not known who this pod is")
+        return no_interface("it is not known who this pod is")
     if not identity.in_group:
-        return control_interface.unset("one node needs no control interface")
-    address = leader_address(identity, leader, inputs.facts)
+        return no_interface("one node needs no control interface")
+    address = leader.address if leader is not None else None
     if settings.interface is not None:
-        origin = settings.origin("interface")
-        return control_interface.named_interface(settings.interface, origin, interfaces, address)
-    if address is None:
+        named = named_interface(settings.interface, settings.origin("interface"), interfaces, address)
+        return replace(named, by_flag=settings.by_flag("interface"))
+    if leader is None or address is None:
         why = leader.failure if leader is not None and leader.failure else "it is not looked up yet"
-        return control_interface.unset(f"the leader's address is not known: {why}")
+        return no_interface(f"the leader's address is not known: {why}")
     if identity.is_leader:
-        return control_interface.leader_interface(address, interfaces)
-    return control_interface.worker_interface(address, route(address), interfaces)
+        return leader_interface(address, interfaces)
+    return worker_interface(address, leader.route, interfaces)
 
 
-def leader_address(identity: Identity, leader: LeaderLookup | None, facts: HostFacts) -> IpAddress | None:
-    """Return the leader's address: the one that accepted, on the leader the one that is its own."""
-    if leader is None:
-        return None
-    if leader.accepted is not None:
-        return leader.accepted
-    if identity.is_leader:
-        own = {address.ip for interface in facts.interfaces for address in interface.addresses}
-        return next((one for one in leader.addresses if one in own or one.is_loopback), None)
-    return leader.addresses[0] if leader.addresses else None
-
-
-def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, facts: HostFacts) -> list[Problem]:
+def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[Problem]:
     if identity is None or leader is None or not identity.in_group:
         return []
     if leader.failure is not None:
         return [
-            errors.warning(
+            warning(
                 "LEADER_UNRESOLVED",
                 f"the leader's address is not known here: {leader.failure}",
                 "a launch waits for it (as long as --wait-deadline says); in Kubernetes look at the leader pod "
                 "and its headless Service",
             )
         ]
-    if identity.is_leader and leader.addresses and leader_address(identity, leader, facts) is None:
+    if identity.is_leader and leader.addresses and leader.address is None:
         listed = ", ".join(str(address) for address in leader.addresses)
         fixed = listed == identity.leader
         found = f"the leader's address {listed} is" if fixed else f"{identity.leader} is {listed},"
@@ -344,7 +248,7 @@ def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, fac
             else ("to change in DNS; check the worker index if it never does")
         )
         return [
-            errors.warning(
+            warning(
                 "OWN_NAME_FOREIGN",
                 f"this is the leader, but {found} no address of this pod",
                 f"a launch waits for it {record}",
@@ -353,13 +257,13 @@ def _leader_problems(identity: Identity | None, leader: LeaderLookup | None, fac
     return []
 
 
-def _surroundings(inputs: PlanInputs) -> list[Problem]:
-    environ = inputs.environ
+def _surroundings(request: Request) -> list[Problem]:
+    environ = request.environ
     said = []
     port = environ.get("SGLANG_PORT", "")
     if "://" in port:
         said.append(
-            errors.warning(
+            warning(
                 "SERVICE_LINK",
                 f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
                 "set enableServiceLinks: false in the pod spec, or rename the Service",
@@ -367,7 +271,7 @@ def _surroundings(inputs: PlanInputs) -> list[Problem]:
         )
     if environ.get("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0":
         said.append(
-            errors.warning(
+            warning(
                 "NONZERO_RANKS_RETURN",
                 "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker end right after loading",
                 "remove it: it is for SGLang's Python Engine",
@@ -376,20 +280,15 @@ def _surroundings(inputs: PlanInputs) -> list[Problem]:
     return said
 
 
-def _wait_plan(inputs: PlanInputs, stages: Stages, command: Command | None) -> WaitPlan | None:
+def _wait_plan(request: Request, member: Member, command: Command | None) -> WaitPlan | None:
 
-    identity = stages.identity
+    identity = member.identity
     if identity is None or not identity.in_group or identity.leader is None:
         return None
-    if inputs.bare_word:
+    if request.bare_word:
         return None  # it never waits
-    deadline_s = float(inputs.settings.wait_deadline)
+    deadline_s = float(request.settings.wait_deadline)
     if identity.is_leader:
         return WaitPlan("own_name", identity.leader, (), deadline_s)
-    port = command.dist_init.port if command and command.dist_init else stages.dist_init_port
+    port = command.dist_init.port if command and command.dist_init else member.dist_init_port
     return WaitPlan("leader", identity.leader, life_ports(port), deadline_s)
-
-
-def rdma_is_wanted(settings: Settings, size: int) -> bool:
-    """Return whether HCAs have to be read at all."""
-    return fabric_policy(settings, size).rdma != OFF

@@ -1,18 +1,24 @@
 """How many instructions a start takes (callgrind): the same on a busy machine, so it can be held to a ceiling.
 
-callgrind cannot see past an `execve`: the run ends in its stead.
+callgrind cannot see past an `execve`: the run ends in its stead. `python -m tests.benchmarks instructions` prints what
+`test_instructions.py` holds under its ceiling.
 """
 
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+from tests.benchmarks.rails import ARGUMENTS, Leader, environment, missing_here, standin
+from tests.benchmarks.text_table import text_table
+from tests.process.command import CHECKOUT, entry_command, entry_interpreter
 
-    from tests.benchmarks.rails import Leader
+#: In starts of a bare interpreter: plain modules and dataclasses are worth that much, before minutes of loading.
+BUDGET = 16
+HCAS, SLOTS = 8, 256
 
 _EXECUTED = "became "
 _SITECUSTOMIZE = f"""
@@ -26,9 +32,29 @@ os.execvpe = _end
 """
 
 
-def missing_valgrind() -> str | None:
-    """Return one sentence if it is not installed."""
-    return None if shutil.which("valgrind") else "needs the program `valgrind`"
+def measure(short: bool) -> dict[str, Any]:
+    """Return the instructions of a leader's start, and of `python3 -c pass`; the short form is the same."""
+    missing = missing_here() if shutil.which("valgrind") else "needs the program `valgrind`"
+    if missing:
+        return {"skipped": missing}
+    with tempfile.TemporaryDirectory(prefix="sglang-roce-benchmark-") as directory:
+        folder = Path(directory)
+        leader = Leader(folder / "leader", HCAS, SLOTS)
+        # Without an installed command the checkout is run, and is looked for first.
+        checkout = [CHECKOUT] if len(entry_command()) > 1 else []
+        around = environment(ending_at_exec(folder), standin(folder), *checkout)
+        bare = instructions(leader, [entry_interpreter(), "-c", "pass"], around, becomes=False)
+        start = instructions(leader, [*entry_command(), *ARGUMENTS], around, becomes=True)
+    row = {"hcas": HCAS, "slots": SLOTS, "start": start, "bare": bare, "starts": start / bare}
+    return {"rows": [row], "targets": {"starts": BUDGET}}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as text."""
+    head = ("HCAs", "slots", "instructions of a start", "of python3 -c pass", "starts")
+    keys = ("hcas", "slots", "start", "bare", "starts")
+    rows = text_table(head, [[row[key] for key in keys] for row in result["rows"]])
+    return f"{rows}\nwanted: at most {result['targets']['starts']} starts of a bare interpreter"
 
 
 def ending_at_exec(folder: Path) -> Path:

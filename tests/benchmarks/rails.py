@@ -7,6 +7,7 @@ finds its own name at once and need not wait.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -120,6 +121,18 @@ def environment(*python_path: Path) -> dict[str, str]:
     return {**kept, **ENVIRONMENT, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": paths}
 
 
+def missing_here() -> str | None:
+    """Return one sentence if this machine lacks what a start on a `Leader` needs."""
+    lacking = missing_requirement()
+    if lacking:
+        return lacking
+    try:
+        ctypes.CDLL("libibverbs.so.1")
+    except OSError:
+        return "needs libibverbs.so.1 (Debian: libibverbs1), without which a launch with HCAs is refused"
+    return None
+
+
 class Unavailable(Exception):
     """What one sentence names is missing here."""
 
@@ -127,7 +140,7 @@ class Unavailable(Exception):
 @contextmanager
 def workplace() -> Iterator[tuple[Path, Path, Path]]:
     """Give a folder, the installed command and the PYTHONPATH of a stand-in `sglang`. Raises Unavailable."""
-    lacking = missing_requirement()
+    lacking = missing_here()
     if lacking:
         raise Unavailable(lacking)
     with tempfile.TemporaryDirectory(prefix="sglang-roce-benchmark-") as directory:

@@ -2,7 +2,7 @@
 
 import time
 
-from sglang_roce_entry.host.collect import live_host
+from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.host.rdma import read_hcas
 
 host = live_host()

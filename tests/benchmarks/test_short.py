@@ -14,6 +14,7 @@ import pytest
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.chart import HEIGHT, WIDTH, Line, line_chart
 from tests.benchmarks.figures import write_figures
+from tests.benchmarks.instructions import BUDGET
 from tests.benchmarks.simulation import (
     SOMAXCONN,
     Scenario,
@@ -67,6 +68,8 @@ def test_short_form(tmp_path: Path) -> None:
     ours = next(row for row in latency if row["way"] == "sglang-roce-entry")
     assert ours["samples"] == 2
     assert 0 < ours["lookups_of_allowed"] <= 1
+    (row,) = report["benchmarks"]["instructions"]["rows"]
+    assert 1 < row["starts"] <= BUDGET
     (row,) = report["benchmarks"]["startup"]["rows"]
     assert row["start_ms"] > row["bare_ms"] > 0
     assert 1 < row["memory"] < 3

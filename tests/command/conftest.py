@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sglang_roce_entry.host.snapshot.snapshot import pack
+from sglang_roce_entry.host.snapshot.write import pack
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -35,7 +35,7 @@ def group() -> Node:
 
 #: Environment, SGLang arguments, exit code, problem code, words of the message.
 BAD = {
-    "half an identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "no worker index"),
+    "incomplete identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "but not the worker index"),
     "unexpanded index": (
         {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, MODEL, 78, "HALF_IDENTITY", "'$(LWS_WORKER_INDEX)'",
     ),
@@ -141,7 +141,7 @@ def test_the_first_error_in_the_order_of_the_stages_decides(run: Run) -> None:
         (("--hca", "x", "--print_env"), {}, 2, "--print_env is not an option"),
         (("--policy", "none.yaml", *MODEL), {}, 78, "none.yaml"),
         (MODEL, {"SGLANG_ROCE_STRCT": "1"}, 78, "SGLANG_ROCE_STRCT"),
-        (MODEL, {"LWS_GROUP_SIZE": "2"}, 78, "half an identity"),
+        (MODEL, {"LWS_GROUP_SIZE": "2"}, 78, "incomplete identity"),
         (("--dry-run", "--snapshot", "nowhere"), {}, 78, "'nowhere'"),
         (("--dry-run", "--config", "none.yaml"), {}, 78, "none.yaml"),
         (("no-such-program",), {}, 127, "'no-such-program'"),

@@ -26,7 +26,7 @@ def test_for_people(run: Run) -> None:
     ran = run(*WAITING, "--model-path", "/m", environ=ENVIRON)
     assert ran.code == 124, ran.err
     assert re.search(
-        r"^sglang-roce-entry: waiting for the leader 127\.0\.0\.1: 127\.0\.0\.1 refuses connections on 64900, "
+        r"^sglang-roce-entry: waiting for the leader 127\.0\.0\.1: refuses connections on 64900, "
         r"64901, 64913 \(0 of 1 s, next try in 0\.\d s\); the leader's SGLang has not opened its port yet",
         without_times(ran.err),
         re.MULTILINE,

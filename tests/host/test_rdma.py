@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.host.collect import Host, collect
+from sglang_roce_entry.host.answers import Host, LiveAnswers
+from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.limits import open_device
 from sglang_roce_entry.host.rdma import (
     is_pci_address,
     leading_number,
@@ -19,7 +21,8 @@ from sglang_roce_entry.host.rdma import (
     pci_function_path,
     read_hcas,
 )
-from sglang_roce_entry.host.tree import DiskTree, MemoryTree
+from sglang_roce_entry.host.snapshot.recorded import MemoryTree
+from sglang_roce_entry.host.tree import DiskTree
 from tests.trees import V1, V2, Node, gid_text
 
 if TYPE_CHECKING:
@@ -192,8 +195,6 @@ def test_disk_and_memory_read_the_same(tmp_path: Path) -> None:
 
 
 def test_open_of_a_plain_file_is_no_device(tmp_path: Path) -> None:
-    from sglang_roce_entry.host.answers import LiveAnswers
-
     (tmp_path / "dev/infiniband").mkdir(parents=True)
     (tmp_path / "dev/infiniband/uverbs0").write_text("")
     answers = LiveAnswers(str(tmp_path))
@@ -202,11 +203,8 @@ def test_open_of_a_plain_file_is_no_device(tmp_path: Path) -> None:
 
 
 def test_open_of_a_device_node_compares_its_number() -> None:
-    from sglang_roce_entry.host.answers import LiveAnswers
-
-    answers = LiveAnswers("/")
-    assert answers._open("/dev/null", "1:3") == "ok"
-    assert answers._open("/dev/null", "231:192") == "ENODEV"
+    assert open_device("/dev/null", "1:3") == "ok"
+    assert open_device("/dev/null", "231:192") == "ENODEV"
 
 
 def test_sysfs_of_another_namespace_is_seen() -> None:

@@ -28,7 +28,7 @@ def _missing() -> str | None:
     packages = {"jsonschema": "jsonschema", "kubernetes_validate": "kubernetes-validate"}
     absent = [package for module, package in packages.items() if find_spec(module) is None]
     if absent:
-        return f"needs {' and '.join(absent)}: pip install -r tests/manifests/requirements.txt"
+        return f"needs {' and '.join(absent)}: pip install '.[test]'"
     return kubectl().missing
 
 

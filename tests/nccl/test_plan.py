@@ -12,7 +12,7 @@ import pytest
 
 from sglang_roce_entry.fabric.nccl.scan import predict_gid_index
 from sglang_roce_entry.host.collect import read_fabric
-from sglang_roce_entry.host.snapshot.snapshot import load
+from sglang_roce_entry.host.snapshot.read import load
 from tests.nccl.nodes import (
     NodePort,
     Served,

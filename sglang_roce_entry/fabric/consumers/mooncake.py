@@ -11,9 +11,159 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from sglang_roce_entry.fabric.nccl.settings import parse_c_integer
-from sglang_roce_entry.fabric.rules import PortDecision
+from sglang_roce_entry.fabric.candidates import PortDecision
+from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.given_values import check_device_names, check_index
+from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
+from sglang_roce_entry.fabric.use import MOONCAKE, Use
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+
+_LISTS = ("MC_TE_FILTERS", "MC_MS_FILTERS", "MOONCAKE_DEVICE")
+_QUALITY = ("MC_IB_TC", "MC_IB_SL")
+
+READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", *_LISTS, *_QUALITY)
+
+
+def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
+    """Return what Mooncake is to be told."""
+    index, name = choice.index, "MC_GID_INDEX"
+    if not choice.used:
+        return (unset(name, choice.unused_because or ""),)
+    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
+    return (
+        unset(name, index.reason) if index.index is None else found(name, str(index.index), index.reason),
+        *(unset(one, traffic) if use.mooncake else shown(one) for one in _QUALITY),
+        *_port(choice, use),
+        _filter(choice, use),
+    )
+
+
+def _port(choice: Choice, use: Use) -> Sequence[Wish]:
+    number = common_port(carrying(choice, use))
+    if number == 1:
+        return ()
+    return (found("MC_IB_PORT", str(number), f"every used HCA is on its port {number}; Mooncake assumes 1"),)
+
+
+def _filter(choice: Choice, use: Use) -> Wish:
+    name, names = "MC_TE_FILTERS", names_on_one_port(carrying(choice, use))
+    if not use.mooncake or set(names) == {hca.name for hca in choice.facts.hcas}:
+        return shown(name)
+    if use.kv_backend == MOONCAKE:
+        return unset(name, "SGLang tells Mooncake the HCAs by its own option")
+    return found(name, ",".join(names), "without an option of SGLang's Mooncake takes every HCA that is active")
+
+
+def common_port(ports: Sequence[PortDecision]) -> int:
+    """Return the port number that Mooncake and NIXL use on every HCA: 1, or the one that all used ones have."""
+    numbers = {port.port.number for port in ports}
+    return numbers.pop() if len(numbers) == 1 else 1
+
+
+def names_on_one_port(ports: Sequence[PortDecision]) -> list[str]:
+    """Return the HCAs of ``ports`` that are on the common port."""
+    number = common_port(ports)
+    return list(dict.fromkeys(port.hca.name for port in ports if port.port.number == number))
+
+
+def carrying(choice: Choice, use: Use) -> Sequence[PortDecision]:
+    """Return the used ports that Mooncake can use: those that its own choice of a GID does not spoil."""
+    spoilt = _spoilt(choice, use)
+    return [port for port in choice.used if port.label not in spoilt] or choice.used
+
+
+def _spoilt(choice: Choice, use: Use) -> dict[str, str]:
+    """Return the used ports on which Mooncake would take a wrong GID, with how, by label.
+
+    Where an index is forced on it, that is right or has been complained about already.
+    """
+    if not use.mooncake or choice.index.index is not None or forced_index(choice.constraints.given) is not None:
+        return {}
+    found = {port.label: wrong_by_itself(port, use.mooncake_version) for port in choice.used}
+    return {label: how for label, how in found.items() if how is not None}
+
+
+def forced_index(given: Mapping[str, Given]) -> int | None:
+    """Return the index that the environment forces on Mooncake, ``None`` if it chooses by itself."""
+    one = given.get("MC_GID_INDEX") or given.get("NCCL_IB_GID_INDEX")
+    index = parse_c_integer(one.value)[0] if one is not None else None
+    return index if index is not None and 0 <= index <= _LARGEST_INDEX else None
+
+
+def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+    """Return what is wrong with given values of Mooncake's, and where its own choice would be."""
+    if not choice.used:
+        return ()
+    return (
+        *_check_own_choice(choice, use),
+        *check_index(given, choice.used, None, "MC_GID_INDEX", "Mooncake"),
+        *_check_inherited(given, choice, use),
+        *_check_lists(given, choice),
+        *_check_port(given.get("MC_IB_PORT"), choice.used),
+    )
+
+
+def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
+    wrong = _spoilt(choice, use)
+    if not wrong:
+        return ()
+    outcome = "it would fail to transfer with"
+    if len(wrong) < len(choice.used) and not use.named:
+        outcome = "Mooncake is not given"
+    listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
+    return (
+        _wrong(
+            "MOONCAKE_GID",
+            f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)}, "
+            f"which {outcome}: {listed}",
+            "give all ports the same addresses history (driver reload on the node), so that one index fits all",
+        ),
+    )
+
+
+def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+    """Return a warning where Mooncake takes over an index of NCCL's that was set for NCCL alone."""
+    one = given.get("NCCL_IB_GID_INDEX")
+    if one is None or "MC_GID_INDEX" in given or not use.mooncake:
+        return ()
+    index = parse_c_integer(one.value)[0]
+    shared = set.intersection(*({gid.gid.index for gid in port.choices} for port in choice.used))
+    if index is None or shared or not 0 <= index <= _LARGEST_INDEX:
+        return ()  # where one index is right on all ports, Mooncake is given that one
+    return (
+        _wrong(
+            "MC_GID_INHERITED",
+            f"Mooncake takes over {one}, which is wrong on some port",
+            "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
+        ),
+    )
+
+
+def _check_lists(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]:
+    known = [hca.name for hca in choice.facts.hcas]
+    problems: list[Problem] = []
+    for one in (given[name] for name in _LISTS if name in given):
+        if not one.value.strip().startswith("{") and not one.value.endswith(".json"):
+            problems += check_device_names(one, [part.strip() for part in one.value.split(",")], known, "Mooncake")
+    return problems
+
+
+def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[Problem]:
+    if given is None:
+        return ()
+    number, whole = parse_c_integer(given.value)
+    missing = sorted({port.hca.name for port in used} - {p.hca.name for p in used if p.port.number == number})
+    if whole and not missing:
+        return ()
+    what = f"is no usable port of {', '.join(missing)}" if whole else "is no number"
+    return (_wrong("MC_IB_PORT", f"{given} {what}", "remove it: Mooncake assumes 1"),)
+
+
+def _wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, RDMA_UNUSABLE)
+
 
 #: The generations of the rule, by the releases that have it.
 TO_0_3_9, TO_0_3_11, FROM_0_3_12 = "up to 0.3.9", "0.3.10 and 0.3.11", "from 0.3.12"
@@ -76,13 +226,6 @@ def _class_of(gid: Gid) -> int:
     else:
         degree = int(isinstance(gid.ip, IPv4Address) and any(gid.ip in network for network in _PRIVATE))
     return ((0, 2, 3) if gid.netdev else (1, 4, 5))[degree]
-
-
-def forced_index(values: Mapping[str, str]) -> int | None:
-    """Return the index that the environment forces on Mooncake, ``None`` if it chooses by itself."""
-    text = values.get("MC_GID_INDEX") or values.get("NCCL_IB_GID_INDEX")
-    index = parse_c_integer(text)[0] if text else None
-    return index if index is not None and 0 <= index <= _LARGEST_INDEX else None
 
 
 def generations(version: tuple[int, ...] | None) -> tuple[str, ...]:

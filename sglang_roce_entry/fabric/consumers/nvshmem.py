@@ -3,53 +3,132 @@
 It carries a copy of NCCL's GID scan under its own names and takes the nearest HCA of each GPU by
 itself. A list of HCAs or a PE mapping must not be set: in DeepEP's normal mode every GPU is PE 0 of
 its own job, and both put all of them on the first HCA (deepseek-ai/DeepEP#336).
+
+Source of the rules: NVIDIA/nvshmem ``src/modules/transport/common`` and ``src/modules/bootstrap/uid``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sglang_roce_entry.fabric.consumers.variables import DISCOVERED, VariablePlan
-from sglang_roce_entry.fabric.gids import IndexDecision
-from sglang_roce_entry.fabric.nccl.scan import AF_INET
-from sglang_roce_entry.fabric.rules import PortDecision
-from sglang_roce_entry.problems import Problem, warning
+from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.control import check_family, check_route, check_selection, told, wish_interface
+from sglang_roce_entry.fabric.given_values import check_device_names, check_index, check_steering
+from sglang_roce_entry.fabric.nccl.scan import AF_INET, AF_INET6
+from sglang_roce_entry.fabric.use import Use
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning, warning
 
-LEFT_ALONE = ("NVSHMEM_ENABLE_NIC_PE_MAPPING", "NVSHMEM_HCA_LIST", "NVSHMEM_HCA_PE_MAPPING")
+_MAPPING, _LIST, _PE_MAPPING = "NVSHMEM_ENABLE_NIC_PE_MAPPING", "NVSHMEM_HCA_LIST", "NVSHMEM_HCA_PE_MAPPING"
 _PREFIX = "NVSHMEM_HCA_PREFIX"
+_BOOT, _BOOT_FAMILY = "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME", "NVSHMEM_BOOTSTRAP_UID_SOCK_FAMILY"
+_QUALITY = ("NVSHMEM_IB_TRAFFIC_CLASS", "NVSHMEM_IB_SL")
+
+READS = (
+    "NVSHMEM_IB_GID_INDEX",
+    "NVSHMEM_IB_ADDR_FAMILY",  # the scan is a copy of NCCL's (fabric/nccl/scan.py)
+    "NVSHMEM_IB_ADDR_RANGE",
+    "NVSHMEM_IB_ROCE_VERSION_NUM",
+    *(_MAPPING, _LIST, _PE_MAPPING, _PREFIX),
+    *(_BOOT, _BOOT_FAMILY),
+    *_QUALITY,
+)
 
 
-def put_scan(plan: VariablePlan, decision: IndexDecision) -> None:
-    """Tell NVSHMEM's copy of the scan all that NCCL's is told, be it by us or by the pod."""
-    scan = decision.scan
-    if decision.index is not None or scan is None:
-        return
+def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
+    """Return what NVSHMEM is to be told."""
+    index, name = choice.index, "NVSHMEM_IB_GID_INDEX"
+    bootstrap = (wish_interface(_BOOT, choice.control, "="), *_bootstrap_family(choice))
+    if not choice.used:
+        return (*bootstrap, unset(name, choice.unused_because or ""))
+    alone = "NVSHMEM takes the HCA nearest to each GPU; with DeepEP this puts all GPUs on one HCA"
+    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
+    return (
+        *bootstrap,
+        unset(name, index.reason) if index.index is None else found(name, str(index.index), index.reason),
+        *_scan(choice),
+        *(unset(one, traffic) if use.nvshmem else shown(one) for one in _QUALITY),
+        *(unset(one, alone) for one in (_MAPPING, _LIST, _PE_MAPPING) if use.nvshmem),
+    )
+
+
+def _bootstrap_family(choice: Choice) -> Sequence[Wish]:
+    control = choice.control
+    if control.interface is None or control.address is None or control.address.version == 4:
+        return ()
+    return (found(_BOOT_FAMILY, AF_INET6, told(control)),)  # it assumes IPv4 unless told
+
+
+def _scan(choice: Choice) -> Sequence[Wish]:
+    """Return for NVSHMEM's copy of the scan all that NCCL's is told, be it by us or by the pod."""
+    scan = choice.index.scan
+    if choice.index.index is not None or scan is None:
+        return ()
+    values = {
+        "NVSHMEM_IB_ADDR_FAMILY": scan.family if scan.family != AF_INET else None,
+        "NVSHMEM_IB_ADDR_RANGE": scan.address_range,
+        "NVSHMEM_IB_ROCE_VERSION_NUM": scan.roce_version if scan.roce_version != 2 else None,
+    }
     reason = "NVSHMEM's scan is a copy of NCCL's and does not read NCCL's variables"
-    if scan.family != AF_INET:
-        plan.put("NVSHMEM_IB_ADDR_FAMILY", scan.family, DISCOVERED, reason)
-    if scan.address_range is not None:
-        plan.put("NVSHMEM_IB_ADDR_RANGE", str(scan.address_range), DISCOVERED, reason)
-    if scan.roce_version != 2:
-        plan.put("NVSHMEM_IB_ROCE_VERSION_NUM", str(scan.roce_version), DISCOVERED, reason)
+    return [found(name, str(value), reason) for name, value in values.items() if value is not None]
 
 
-def leave_alone(plan: VariablePlan) -> None:
-    """Say why NVSHMEM is given no HCAs."""
-    for name in LEFT_ALONE:
-        plan.withhold(name, "NVSHMEM takes the HCA nearest to each GPU; with DeepEP this puts all GPUs on one HCA")
+def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+    """Return what is wrong with given values of NVSHMEM's."""
+    interfaces, boot = choice.facts.interfaces, given.get(_BOOT)
+    family = check_family(given.get(_BOOT_FAMILY), interfaces)
+    if not choice.used:
+        return family
+    return (
+        *family,
+        *(_check_prefix(given.get(_PREFIX), choice) if use.nvshmem else ()),
+        *check_index(given, choice.used, None, "NVSHMEM_IB_GID_INDEX", "NVSHMEM"),
+        *check_steering(given, None, "NVSHMEM_IB_", "NVSHMEM"),
+        *_check_hcas(given, [hca.name for hca in choice.facts.hcas], use),
+        *check_selection(boot, interfaces),
+        *check_route(boot, choice.control, interfaces),
+    )
 
 
-def check_names(plan: VariablePlan, ports: Sequence[PortDecision]) -> list[Problem]:
+def _check_prefix(given: Given | None, choice: Choice) -> Sequence[Problem]:
     """Return a warning if NVSHMEM passes over HCAs by their names (``NVSHMEM_HCA_PREFIX``, mlx5)."""
-    given = plan.given(_PREFIX)
     prefix = given.value if given is not None else "mlx5"
-    missed = sorted({port.hca.name for port in ports if prefix not in port.hca.name})
+    missed = sorted({port.hca.name for port in choice.used if prefix not in port.hca.name})
     if not missed:
-        return []
-    return [
+        return ()
+    return (
         warning(
             "NVSHMEM_PREFIX",
             f"NVSHMEM looks only at HCAs with {prefix!r} in their name and passes over {', '.join(missed)}",
             f"if they are ConnectX, set {_PREFIX} to what their names have in common",
+        ),
+    )
+
+
+def _check_hcas(given: Mapping[str, Given], names: Sequence[str], use: Use) -> list[Problem]:
+    problems: list[Problem] = []
+    listed, mapped, switch = (given.get(name) for name in (_LIST, _PE_MAPPING, _MAPPING))
+    if listed is not None:
+        entries = [part.partition(":")[0] for part in listed.value.removeprefix("^").split(",")]
+        problems += check_device_names(listed, entries, names, "NVSHMEM")
+    if mapped is not None:
+        parts = [part.split(":") for part in mapped.value.split(",")]
+        problems += check_device_names(mapped, [part[0] for part in parts], names, "NVSHMEM")
+        if any(len(part) != 3 or not all(one.isdecimal() for one in part[1:]) for part in parts):
+            problems.append(
+                value_warning(
+                    "NVSHMEM_PE_MAPPING",
+                    f"{mapped} is not name:port:count for each entry",
+                    f"remove {_PE_MAPPING}: NVSHMEM takes the nearest HCA of each GPU",
+                    RDMA_UNUSABLE,
+                )
+            )
+    if use.nvshmem and switch is not None and switch.value.strip().lower() not in ("0", "n", "no", "false"):
+        problems.append(
+            warning(
+                "NVSHMEM_ONE_HCA",
+                f"{switch} puts all GPUs on one HCA in DeepEP's normal mode",
+                f"remove {_MAPPING}, {_LIST} and {_PE_MAPPING} (deepseek-ai/DeepEP#336)",
+            )
         )
-    ]
+    return problems

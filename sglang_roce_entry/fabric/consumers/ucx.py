@@ -8,13 +8,160 @@ is refused together with ``UCX_IB_GID_INDEX``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
+from sglang_roce_entry.fabric.candidates import PortDecision
+from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.gids import covering_network
-from sglang_roce_entry.fabric.rules import PortDecision
+from sglang_roce_entry.fabric.given_values import check_index
+from sglang_roce_entry.fabric.use import NIXL, Use
+from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+
+_INDEX, _SUBNETS, _DEVICES = "UCX_IB_GID_INDEX", "UCX_IB_ROCE_SUBNETS", "UCX_NET_DEVICES"
+_QUALITY = ("UCX_IB_TRAFFIC_CLASS", "UCX_IB_SL")
+
+READS = (_INDEX, _SUBNETS, _DEVICES, *_QUALITY)
+
+
+def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
+    """Return what UCX is to be told."""
+    if not choice.used:
+        return (unset(_INDEX, choice.unused_because or ""),)
+    traffic = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
+    return (
+        _index(choice),
+        *_subnets(choice),
+        _devices(choice, use),
+        *(unset(one, traffic) if use.nixl else shown(one) for one in _QUALITY),
+    )
+
+
+def _index(choice: Choice) -> Wish:
+    index = choice.index
+    if index.index is None:
+        return unset(_INDEX, index.reason)
+    if _SUBNETS in choice.constraints.given:
+        return unset(_INDEX, "UCX refuses it together with UCX_IB_ROCE_SUBNETS")
+    return found(_INDEX, str(index.index), index.reason)
+
+
+def _subnets(choice: Choice) -> Sequence[Wish]:
+    if _is_told(choice):
+        return (shown(_SUBNETS),)
+    subnet = None if right_by_itself(choice.used) else steering_subnet(choice.used)
+    if subnet is None:
+        return ()
+    return (found(_SUBNETS, str(subnet), "makes the choice of UCX itself right on every port"),)
+
+
+def _is_told(choice: Choice) -> bool:
+    given = choice.constraints.given
+    return choice.index.index is not None or _INDEX in given or _SUBNETS in given
+
+
+def _devices(choice: Choice, use: Use) -> Wish:
+    if use.kv_backend != NIXL:
+        return shown(_DEVICES)
+    if use.nixl_reads_option:
+        return unset(_DEVICES, "it would make SGLang ignore --disaggregation-ib-device")
+    interface = _tcp_interface(choice)
+    return found(
+        _DEVICES, net_devices(choice.used, interface), f"the used ports, and {interface} for UCX's own TCP"
+    )
+
+
+def _tcp_interface(choice: Choice) -> str:
+    return choice.control.interface or next(iter(choice.facts.default_route_interfaces), "lo")
+
+
+def net_devices(ports: Iterable[PortDecision], interface: str) -> str:
+    """Return ``UCX_NET_DEVICES``: the ports and ``interface``.
+
+    The list governs TCP as well, which NIXL needs to reach itself: without an interface in it every
+    agent fails.
+    """
+    return ",".join([*(port.label for port in ports), interface])
+
+
+def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+    """Return what is wrong with given values of UCX's, and where its own choice would be."""
+    if not choice.used:
+        return ()
+    return (
+        *_check_own_choice(choice, use),
+        *_check_index(given, choice.used),
+        *_check_devices(given.get(_DEVICES), choice, use),
+    )
+
+
+def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
+    if (
+        _is_told(choice)
+        or not use.nixl
+        or right_by_itself(choice.used)
+        or steering_subnet(choice.used) is not None
+    ):
+        return ()
+    wrong = [port.label for port in choice.used if not right_by_itself((port,))]
+    return (
+        _wrong(
+            "UCX_GID",
+            f"UCX would take a wrong GID on {', '.join(wrong)}: one index does not fit all ports, and no subnet "
+            "tells its own GIDs from the others",
+            "give all ports the same addresses history (driver reload on the node), or transfer with Mooncake",
+        ),
+    )
+
+
+def _check_index(given: Mapping[str, Given], used: Sequence[PortDecision]) -> Sequence[Problem]:
+    index = given.get(_INDEX)
+    if index is None or index.value == "auto":
+        return ()
+    problems = check_index(given, used, None, _INDEX, "UCX")
+    if _SUBNETS in given:
+        message = f"{index} is set beside {_SUBNETS}: UCX refuses"
+        problems.append(_wrong("UCX_GID_CONFLICT", message, "remove one of them"))
+    return problems
+
+
+def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Problem]:
+    if given is None or given.value == "all":
+        return ()
+    hcas = choice.facts.hcas
+    rdma = {hca.name for hca in hcas} | {f"{hca.name}:{port.number}" for hca in hcas for port in hca.ports}
+    sockets = {interface.name for interface in choice.facts.interfaces}
+    entries = [part.strip() for part in given.value.removeprefix("^").split(",")]
+    plain = [entry for entry in entries if "[" not in entry and "*" not in entry]  # ranges and globs are UCX's own
+    problems = []
+    missing = [entry for entry in plain if entry not in rdma | sockets]
+    if missing:
+        problems.append(
+            _wrong(
+                "UCX_NET_DEVICES_UNKNOWN",
+                f"{given}: UCX takes exact names with ports; this pod has no {', '.join(map(repr, missing))}",
+                f"remove it, or name some of: {', '.join(sorted(rdma | sockets))}",
+            )
+        )
+    if use.nixl and not given.value.startswith("^") and plain == entries and not sockets & set(entries):
+        problems.append(
+            _wrong(
+                "UCX_WITHOUT_TCP",
+                f"{given} has no network interface in it: UCX has no TCP, which NIXL needs to reach itself",
+                f"add {_tcp_interface(choice)}, or remove UCX_NET_DEVICES",
+            )
+        )
+    if use.kv_backend == NIXL and use.nixl_reads_option:
+        message = f"{given} makes SGLang ignore --disaggregation-ib-device"
+        problems.append(_wrong("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES"))
+    return problems
+
+
+def _wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, RDMA_UNUSABLE)
 
 
 def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int:
@@ -50,12 +197,3 @@ def steering_subnet(ports: Sequence[PortDecision]) -> IpNetwork | None:
     """Return the network that makes UCX right on every port, ``None`` if none does."""
     network = covering_network(ports)
     return network if network is not None and right_by_itself(ports, (network,)) else None
-
-
-def net_devices(ports: Iterable[PortDecision], interface: str) -> str:
-    """Return ``UCX_NET_DEVICES``: the ports and ``interface``.
-
-    The list governs TCP as well, which NIXL needs to reach itself: without an interface in it every
-    agent fails.
-    """
-    return ",".join([*(port.label for port in ports), interface])

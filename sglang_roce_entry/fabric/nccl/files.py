@@ -1,19 +1,51 @@
-"""NCCL's configuration files held against how NCCL reads them: line by line, trimming nothing.
+"""NCCL's configuration files, read as NCCL reads them: line by line, trimming nothing.
 
-Source of the rules: NVIDIA/nccl ``src/misc/param.cc`` (``initEnv``, ``setEnvFile``). ``NCCL_CONF_FILE``
-is read from 2.23 on, instead of the home file even if it does not exist; a carriage return is part of
-the value up to 2.29; values end after 1023 bytes.
+Source of the rules: NVIDIA/nccl ``src/misc/param.cc`` (``initEnv``, ``setEnvFile``): each line
+``NAME=value`` of the user's file, then of ``/etc/nccl.conf``, is set unless the variable exists. This
+program sets environment variables and would win over an administrator's file; so what the files say
+counts as decided. ``NCCL_CONF_FILE`` is read from 2.23 on, instead of the home file even if it does
+not exist; a carriage return is part of the value up to 2.29; values end after 1023 bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
+from sglang_roce_entry.fabric.wishes import FILE, USER, Given
 from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
 
 _FIRST_WITH_CONF_FILE = (2, 23)
 _FIRST_WITHOUT_CARRIAGE_RETURN = (2, 30)
 _LONGEST_VALUE_BYTES = 1023
+
+
+def parse_nccl_file(text: str) -> dict[str, str]:
+    """Return the variables of one NCCL configuration file. Nothing is trimmed, as NCCL trims nothing."""
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        name, equals, value = line.removesuffix("\r").partition("=")
+        if equals and name and not line.startswith("#"):
+            found.setdefault(name, value)
+    return found
+
+
+def given_values(
+    environ: Mapping[str, str], files: Iterable[tuple[str, str]], shell: Container[str] = ()
+) -> dict[str, Given]:
+    """Return every value that is decided already: the pod's own (an empty one counts as unset), then the files'.
+
+    ``shell`` names the variables that the shell of a replay has set over the recording.
+    """
+    given = {
+        name: Given(name, value, USER, "set in this shell" if name in shell else "the pod's environment")
+        for name, value in environ.items()
+        if value
+    }
+    for path, text in files:
+        for name, value in parse_nccl_file(text).items():
+            if value:
+                given.setdefault(name, Given(name, value, FILE, path))
+    return given
 
 
 def check_files(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sglang_roce_entry.fabric.nccl.settings import Given
+from sglang_roce_entry.fabric.wishes import Given
 
 #: Names that NCCL's own transports answer to (``NCCL_NET``, case-insensitive).
 _BUILT_IN = frozenset({"ib", "socket"})

@@ -16,6 +16,8 @@ from sglang_roce_entry.host.facts import ROCE_V1, ROCE_V2, Gid
 
 AF_INET = "AF_INET"
 AF_INET6 = "AF_INET6"
+#: Families that NCCL knows, by these exact words; any other text means the default.
+FAMILIES = (AF_INET, AF_INET6)
 
 FIRST_WITH_SCAN = (2, 21)
 FIRST_WITHOUT_EINVAL_ABORT = (2, 26)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sglang_roce_entry.fabric.nccl.c_numbers import atoi
+from sglang_roce_entry.fabric.nccl.numbers import atoi
 from sglang_roce_entry.natural import natural_key
 
 MAX_ENTRIES = 32  # MAX_IB_DEVS in NCCL's net_ib; the rest is dropped silently

@@ -1,0 +1,49 @@
+"""Gloo: bare names of interfaces, and nothing else.
+
+Source of the rules: pytorch/gloo ``transport/tcp`` and torch's ``ProcessGroupGloo`` (a comma list of exact
+names; "=eth0", "^lo" and prefixes are NCCL's and end it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.control import check_route, wish_interface
+from sglang_roce_entry.fabric.use import Use
+from sglang_roce_entry.fabric.wishes import Given, Wish
+from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
+
+READS = ("GLOO_SOCKET_IFNAME",)
+
+
+def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
+    """Return what Gloo is to be told."""
+    return (wish_interface("GLOO_SOCKET_IFNAME", choice.control),)
+
+
+def check(given: Mapping[str, Given], choice: Choice, _use: Use) -> Sequence[Problem]:
+    """Return what is wrong with a given value of Gloo's."""
+    gloo, interfaces = given.get("GLOO_SOCKET_IFNAME"), choice.facts.interfaces
+    if gloo is None:
+        return ()
+    return (*_unknown(gloo, [one.name for one in interfaces]), *(_elsewhere(gloo, choice) if choice.used else ()))
+
+
+def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
+    missing = [name for name in gloo.value.split(",") if name not in names] if names else []
+    if not missing:
+        return ()
+    return (
+        value_warning(
+            "GLOO_IFNAME_UNKNOWN",
+            f"{gloo}: Gloo takes exact names and ends with an error for {', '.join(map(repr, missing))} "
+            "('=', '^' and prefixes are NCCL's)",
+            f"remove it, or name one of: {', '.join(names)}",
+            CONFIGURATION,
+        ),
+    )
+
+
+def _elsewhere(gloo: Given, choice: Choice) -> Sequence[Problem]:
+    return check_route(gloo, choice.control, choice.facts.interfaces, exact=True)

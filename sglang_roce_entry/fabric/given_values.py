@@ -1,0 +1,159 @@
+"""A GID index, a family, a range or device names that somebody wrote, held against the ports. All are kept.
+
+Several libraries read these in one grammar: NCCL, its copy in NVSHMEM, Mooncake and UCX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sglang_roce_entry.fabric.candidates import PortDecision, routable
+from sglang_roce_entry.fabric.gids import forced_index
+from sglang_roce_entry.fabric.nccl.numbers import parse_address_range, parse_c_integer
+from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FAMILIES, FIRST_WITH_SCAN
+from sglang_roce_entry.fabric.wishes import Given
+from sglang_roce_entry.host.facts import ROCE_V2, Gid
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, value_warning
+
+
+def check_device_names(given: Given, entries: Iterable[str], known: Sequence[str], reader: str) -> list[Problem]:
+    """Return a warning on ``entries`` of a given list that are no device of this node."""
+    missing = [entry for entry in dict.fromkeys(entries) if entry not in known]
+    if not missing:
+        return []
+    return [
+        _wrong(
+            "DEVICE_UNKNOWN",
+            f"{given}: {reader} takes exact names, and this node has no {', '.join(map(repr, missing))}",
+            f"remove {given.name}, or name some of: {', '.join(known) or 'none'}",
+        )
+    ]
+
+
+def check_index(
+    values: Mapping[str, Given],
+    used: Sequence[PortDecision],
+    nccl: tuple[int, ...] | None,
+    name: str = "NCCL_IB_GID_INDEX",
+    reader: str = "NCCL",
+) -> list[Problem]:
+    """Return a warning for the used ports on which a GID index is wrong alike; ``reader`` reads ``name``.
+
+    ``nccl`` is ``None`` for any other reader than NCCL.
+    """
+    given = values.get(name)
+    if given is None:
+        return []
+    index, whole = parse_c_integer(given.value, nccl)
+    forced = forced_index(values, nccl, name)
+    said = []
+    if not whole:
+        read_as = "as if it were not set" if index is None else f"as {index}"
+        said.append(
+            _wrong(
+                "GID_INDEX_NOT_A_NUMBER",
+                f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it {read_as}",
+                "remove it, or write one integer",
+            )
+        )
+    if forced is None:
+        if nccl is not None and nccl < FIRST_WITH_SCAN and used:
+            said.append(
+                _wrong(
+                    "GID_INDEX_WRONG",
+                    f"NCCL_IB_GID_INDEX={given.value} ({given.where}) leaves the index to NCCL, which before 2.21 "
+                    "takes it as it is and connects nowhere",
+                    "remove NCCL_IB_GID_INDEX, the right index is found at every start",
+                )
+            )
+        return said
+    alike: dict[tuple[str, str], list[str]] = {}
+    for port in used:
+        wrong = _index_fault(port, forced)
+        if wrong is not None:
+            right = ", ".join(str(choice.gid.index) for choice in port.choices)
+            alike.setdefault((wrong, right), []).append(port.label)
+    for (wrong, right), labels in alike.items():
+        said.append(
+            _wrong(
+                "GID_INDEX_WRONG",
+                f"{name}={given.value} ({given.where}) is wrong on {', '.join(labels)}: {wrong}",
+                f"remove {name}, the right index is found at every start (here: {right})",
+            )
+        )
+    return said
+
+
+def _index_fault(port: PortDecision, index: int) -> str | None:
+    if any(choice.gid.index == index for choice in port.choices):
+        return None
+    gid = next((one for one in port.port.gids if one.index == index), None)
+    if gid is None:
+        if index >= port.port.table_length:
+            return f"its table ends at index {port.port.table_length - 1}"
+        return f"index {index} is empty"
+    if gid.type is None:
+        return f"index {index} is hidden from this pod"
+    # Without the address, which is another one on each port: one sentence for all rails.
+    if gid.type != ROCE_V2:
+        return f"index {index} is {gid.type.removeprefix('IB/')}"
+    if not routable(gid.ip):
+        return f"index {index} is a link-local address"
+    return f"index {index} is {gid.ip}, {_whose(port, gid)}"
+
+
+def _whose(port: PortDecision, gid: Gid) -> str:
+    chosen = port.gid
+    if chosen is not None and gid.ip.version != chosen.ip.version:
+        return f"IPv{gid.ip.version} where the group uses IPv{chosen.ip.version}"
+    if chosen is not None and gid.netdev == chosen.netdev:
+        return f"another address on {gid.netdev}, not this pod's or not in the chosen network"
+    return f"an address of {gid.netdev or 'another namespace'}, not of the chosen network"
+
+
+def check_steering(
+    values: Mapping[str, Given], scan_family: str | None, prefix: str = "NCCL_IB_", reader: str = "NCCL"
+) -> list[Problem]:
+    """Return warnings on given variables of the scan (NCCL's, NVSHMEM's copy) that are read as something else.
+
+    ``scan_family`` is the family that the scan looks for, ``None`` where it does not run.
+    """
+    said = []
+    family = values.get(f"{prefix}ADDR_FAMILY")
+    if family is not None and family.value not in FAMILIES:
+        said.append(
+            _wrong(
+                "ADDR_FAMILY_UNKNOWN",
+                f"{prefix}ADDR_FAMILY={family.value!r} ({family.where}) is neither AF_INET nor AF_INET6; "
+                f"{reader} reads it as AF_INET",
+                "write AF_INET or AF_INET6",
+            )
+        )
+    address_range = values.get(f"{prefix}ADDR_RANGE")
+    if address_range is not None:
+        value = address_range.value
+        network = parse_address_range(value)
+        if network is None or value.partition("/")[2] != str(network.prefixlen):
+            read_as = "ignores it" if network is None else f"reads it as {network}"
+            said.append(
+                _wrong(
+                    "ADDR_RANGE_MALFORMED",
+                    f"{prefix}ADDR_RANGE={value!r} ({address_range.where}) is not one network with a "
+                    f"prefix length; {reader} {read_as}, NCCL 2.21 and 2.22 crash without /",
+                    "write one network like 10.0.0.0/16",
+                )
+            )
+        elif scan_family is not None and (scan_family == AF_INET6) != (network.version == 6):
+            said.append(
+                _wrong(
+                    "ADDR_RANGE_OTHER_FAMILY",
+                    f"{prefix}ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but {reader} "
+                    f"looks for addresses of {scan_family} and ignores it",
+                    f"set {prefix}ADDR_FAMILY to the family of the range, or remove the range",
+                )
+            )
+    return said
+
+
+def _wrong(code: str, message: str, hint: str) -> Problem:
+    return value_warning(code, message, hint, RDMA_UNUSABLE)

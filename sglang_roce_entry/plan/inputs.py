@@ -1,0 +1,229 @@
+"""What a plan rests on: what was asked for, who this pod is, what the host says, what is known of the leader.
+
+The only file of this room that touches the outside, through the host that it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constraints
+from sglang_roce_entry.fabric.nccl.selector import parse_selector
+from sglang_roce_entry.group.endpoint import bracketed, literal
+from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
+from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.group.wait import Awaited
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
+from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, MODE, Invocation, Settings
+from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
+from sglang_roce_entry.server.arguments import UserArguments, read_arguments
+from sglang_roce_entry.server.command import user_dist_init
+
+#: A mode may look the leader's name up, but not wait for it.
+_QUICK_LOOKUP_S = 2.0
+_PODINFO = "/etc/podinfo"
+_LWS_VARIABLES = ("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for. ``user`` is ``None`` for a bare word; ``shell`` names what a replay's shell has set."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    form: str  # LAUNCH, BARE_WORD or MODE
+    executable: str
+    user: UserArguments | None = None
+    bare_word: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    hostname: str | None = None
+    shell: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who this pod is (``None``: that is wrong, see ``problems``), and the rendezvous port D."""
+
+    identity: Identity | None
+    problems: tuple[Problem, ...]
+    dist_init_port: int
+
+    @property
+    def size(self) -> int:
+        """The group size, 1 where it is not known."""
+        return self.identity.size if self.identity else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """What is known of the leader's address. ``address`` is the one that counts, ``route`` the kernel's towards it."""
+
+    addresses: tuple[IpAddress, ...] = ()
+    address: IpAddress | None = None
+    route: Route | None = None
+    only_ipv6: bool = False  # its name has no IPv4 address: SGLang cannot bind such a name
+    failure: str | None = None
+
+
+def read_request(
+    invocation: Invocation,
+    settings: Settings,
+    environ: Mapping[str, str],
+    host: Host,
+    shell: frozenset[str] = frozenset(),
+) -> Request:
+    """Return what a command line asks for. Raises ``EntryError``."""
+    bare = invocation.form == BARE_WORD and bool(invocation.rest)
+    return Request(
+        settings=settings,
+        environ=environ,
+        form=MODE if invocation.mode else BARE_WORD if bare else LAUNCH,
+        executable=(sys.executable or "python3") if host.live else "python3",
+        user=None if bare else read_arguments(invocation.rest, _file_reader(host)),
+        bare_word=invocation.rest if bare else (),
+        labels=_podinfo(host, "labels"),
+        annotations=_podinfo(host, "annotations"),
+        hostname=os.uname().nodename if host.live else None,
+        shell=shell,
+    )
+
+
+def _file_reader(host: Host) -> Callable[[str], str]:
+    def read(path: str) -> str:
+        absolute = os.path.abspath(path)
+        if not host.live:
+            try:
+                return host.tree.text(absolute)
+            except OSError:
+                pass  # not recorded: the file that lies here is what the user means
+        with open(absolute, encoding="utf-8") as file:
+            return file.read()
+
+    return read
+
+
+def _podinfo(host: Host, name: str) -> dict[str, str]:
+    try:
+        return parse_podinfo(host.tree.text(f"{_PODINFO}/{name}"))
+    except OSError:
+        return {}
+
+
+def identify(request: Request) -> Member:
+    """Return who this pod is. Errors are among the problems, not raised."""
+    settings = request.settings
+    written = {
+        field_name: (text, settings.origin(key))
+        for field_name, key, text in (
+            ("leader", "leader_address", settings.leader_address),
+            ("size", "group_size", settings.group_size),
+            ("index", "worker_index", settings.worker_index),
+        )
+        if text is not None
+    }
+    port = settings.dist_init
+    try:
+        arguments: dict[str, tuple[str, str]] = {}
+        if request.user is not None:
+            endpoint = user_dist_init(request.user)
+            if endpoint is not None:
+                port = endpoint.port
+                arguments["leader"] = (bracketed(endpoint.host), request.user.values["dist_init_addr"].where)
+            for field_name, dest in (("size", "nnodes"), ("index", "node_rank")):
+                argument = request.user.values.get(dest)
+                if argument is not None:
+                    arguments[field_name] = (argument.text, argument.where)
+        alone = set(arguments) == {"leader"} and not written
+        if alone and not _is_in_a_group(request):
+            # SGLang's own --dist-init-addr on one node: a fixed port, no group.
+            return Member(Identity(None, 1, 0, "none"), (), port)
+        sources = (request.environ, request.labels, request.annotations, request.hostname)
+        identity = resolve_identity(IdentityInputs(written, arguments, *sources))
+    except ConfigurationError as failure:
+        return Member(None, (as_problem(failure),), port)
+    return Member(identity, identity.problems, port)
+
+
+def as_problem(failure: EntryError) -> Problem:
+    """Return a failure of one stage as a problem of the plan, so that the others are still decided."""
+    return error(failure.code, failure.message, failure.hint, failure.exit_code)
+
+
+def _is_in_a_group(request: Request) -> bool:
+    """Return whether LeaderWorkerSet says anything of this pod: in variables, labels or annotations."""
+    keys = (*request.labels, *request.annotations)
+    return any(request.environ.get(name, "").strip() for name in _LWS_VARIABLES) or any(
+        key.startswith("leaderworkerset.sigs.k8s.io/") for key in keys
+    )
+
+
+def asked_constraints(settings: Settings, group_size: int) -> Constraints:
+    """Return the fabric's part of the settings: RDMA is required as soon as there are two nodes."""
+    by_default = REQUIRED if group_size > 1 else OPTIONAL
+    return Constraints(
+        rdma=settings.rdma or by_default,
+        rdma_by_flag=settings.by_flag("rdma"),
+        selector=parse_selector(settings.hca) if settings.hca else None,
+        selector_origin=settings.origin("hca") if settings.hca else "",
+        subnets=settings.subnets,
+        family=settings.family,
+        family_by_flag=settings.by_flag("family"),
+        allow_foreign_gids=settings.foreign_gids == "allow",
+    )
+
+
+def oldest_nccl(facts: HostFacts) -> tuple[int, ...] | None:
+    """Return the oldest NCCL that a process here may load, ``None`` if unknown."""
+    versions = [parse_version(text) for text in facts.nccl_versions or ()]
+    return min((version for version in versions if version), default=None)
+
+
+def read_facts(request: Request, member: Member, host: Host) -> HostFacts:
+    """Return what the host says now. Without RDMA a launch reads no HCAs."""
+    rdma = asked_constraints(request.settings, member.size).rdma
+    return collect(
+        host, request.environ, rdma=rdma != OFF or request.form == MODE, need_libibverbs=rdma == REQUIRED
+    )
+
+
+def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | None:
+    """Return what one quick look-up of the leader's name gives; a recording answers from itself."""
+    identity = member.identity
+    if identity is None or not identity.in_group or identity.leader is None:
+        return None
+    recorded = host.answers.resolve(identity.leader)
+    if recorded is not None:
+        return found_leader(identity, tuple(recorded), facts, host)
+    if not host.live and literal(identity.leader) is None:
+        return Leader(failure=f"{identity.leader} was not looked up when this was recorded")
+    try:
+        addresses = Resolver().addresses(identity.leader, _QUICK_LOOKUP_S)
+    except NotResolved as failure:
+        return Leader(failure=str(failure))
+    return found_leader(identity, addresses, facts, host)
+
+
+def found_leader(
+    identity: Identity,
+    addresses: tuple[IpAddress, ...],
+    facts: HostFacts,
+    host: Host,
+    awaited: Awaited | None = None,
+) -> Leader:
+    """Return the leader with the address that counts: what accepted, on the leader itself what is its own."""
+    address = awaited.address if awaited is not None else None
+    if address is None and identity.is_leader:
+        own = {address.ip for interface in facts.interfaces for address in interface.addresses}
+        address = next((one for one in addresses if one in own or one.is_loopback), None)
+    elif address is None:
+        address = next(iter(addresses), None)
+    route = host.answers.route(address, facts.interfaces) if address is not None else None
+    only_ipv6 = bool(addresses) and all(one.version == 6 for one in addresses)
+    return Leader(addresses, address, route, awaited.only_ipv6 if awaited is not None else only_ipv6)
