@@ -22,7 +22,6 @@ from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.plan.settings import Invocation, Settings
 from sglang_roce_entry.problems import EntryError
-from sglang_roce_entry.server.running import RunningProcess, running_here
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
@@ -38,10 +37,12 @@ def run_check(
 ) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    server = _running_server() if host.live and not invocation.rest else None
-    if server is not None:
+    servers = _servers_here() if host.live and not invocation.rest else ()
+    pid = None
+    if len(servers) == 1:
         # kubectl exec in a pod that works: what SGLang was given stands in its own command line.
-        invocation = replace(invocation, rest=server[1])
+        ((pid, arguments),) = servers
+        invocation = replace(invocation, rest=arguments)
     request = read_request(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(request, identify(request), host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
@@ -68,14 +69,15 @@ def run_check(
     else:
         lines += leader_path.not_tried(examined, about_leader)
     lines += command.rest(problems, written)
-    top = head(examined, server[0].pid if server is not None else None)
+    top = head(examined, pid)
     return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top))
 
 
-def _running_server() -> tuple[RunningProcess, tuple[str, ...]] | None:
-    """Return the one SGLang server that runs here with its arguments, ``None`` for none or several."""
-    servers = running_here().servers
-    return servers[0] if len(servers) == 1 else None
+def _servers_here() -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return the process of each SGLang server that runs here, and its arguments."""
+    from sglang_roce_entry.server.running import running_here
+
+    return tuple((process.pid, arguments) for process, arguments in running_here().servers)
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
@@ -106,8 +108,8 @@ def _outside(host: Host, facts: HostFacts, started: float) -> leader_path.Outsid
 
 
 def _server_runs() -> int | None:
-    servers = running_here().servers
-    return servers[0][0].pid if servers else None
+    servers = _servers_here()
+    return servers[0][0] if servers else None
 
 
 def refusal(failure: EntryError) -> Outcome:

@@ -45,7 +45,7 @@ def test_on_this_host_the_environment_is_the_pod_s(run: Run) -> None:
 
 def test_the_plan_is_told_which_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[frozenset[str]] = []
-    monkeypatch.setattr(modes, "plan_only", lambda inputs, *_: told.append(inputs.shell))
-    with pytest.raises(AttributeError):  # there is no plan to show
+    monkeypatch.setattr(modes, "look_and_plan", lambda request, *_: told.append(request.shell))
+    with pytest.raises(TypeError):  # there is no plan to show
         modes.run_mode(parse_command_line(("--snapshot", "h20-roce", "--dry-run")), SHELL, Log())
     assert told == [frozenset({"NCCL_IB_GID_INDEX", "NCCL_DEBUG"})]
