@@ -9,7 +9,7 @@ import pytest
 
 from sglang_roce_entry.command.settings import SETTINGS, is_service_link, parse_duration_s, read_settings
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.plan.settings import Settings
+from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, UsageError
 
 
