@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NAME = "sglang_roce_entry"
 
 #: What everything may import; of ours they import only each other.
-VOCABULARY = {"problems", "codes", "log", "natural", "yaml_text"}
+VOCABULARY = {"invocation", "problems", "codes", "log", "natural", "yaml_text"}
 #: The values that a user's command line becomes: read where they are used, made in command/ alone.
 SETTINGS = ("command.settings", "command.command_line")
 #: What a room may import beside itself and the vocabulary: rooms, or of a room these modules only.

@@ -19,9 +19,9 @@ from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.invocation import Invocation, Settings
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
-from sglang_roce_entry.plan.settings import Invocation, Settings
 from sglang_roce_entry.problems import EntryError
 
 #: For all look-ups and connections together.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from sglang_roce_entry.command.settings import BY_FLAG, Setting
-from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, Invocation
+from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.spellings import find_option
 

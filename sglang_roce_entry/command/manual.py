@@ -8,7 +8,7 @@ import sys
 from sglang_roce_entry import __version__
 from sglang_roce_entry.command.explain import explained
 from sglang_roce_entry.command.settings import SETTINGS
-from sglang_roce_entry.plan.settings import Invocation
+from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.problems import EXIT_CODES
 
 _HEAD = """\

@@ -12,10 +12,10 @@ from sglang_roce_entry.host.answers import Host, live_host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.snapshot.read import load
 from sglang_roce_entry.host.snapshot.write import is_recorded, pack, record
+from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
-from sglang_roce_entry.plan.settings import Invocation
 from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.json import as_document, as_json, environment_document

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from sglang_roce_entry.command.policy_file import read_policy
-from sglang_roce_entry.fabric.constraints import IpNetwork
-from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.plan.settings import Settings
+from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
 
 PREFIX = "SGLANG_ROCE_"
@@ -87,7 +85,7 @@ def _parse_timeout_s(text: str) -> float:
     return value
 
 
-def _parse_subnets(text: str) -> tuple[IpNetwork, ...]:
+def _parse_subnets(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     networks = []
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
@@ -125,8 +123,9 @@ def _parse_gpus(text: str) -> int | None:
 
 
 def _parse_selector(text: str) -> str:
-
-    if not parse_selector(text).entries:
+    # As NCCL reads it: "^" and "=" in this order, then a list in which an entry without a name is skipped.
+    entries = text.removeprefix("^").removeprefix("=").split(",")
+    if all(entry.partition(":")[0] == "" for entry in entries):
         raise ValueError("names no device (=mlx5_0:1,mlx5_1:1 exact, mlx5 a prefix, ^mlx5_9 all but)")
     if any(character.isspace() for character in text):
         raise ValueError("has spaces, which NCCL takes as part of the name")

@@ -8,11 +8,11 @@ from typing import NoReturn
 from sglang_roce_entry.command.ending import end_launch, interrupted_by, linger_s, linger_without_settings_s
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.invocation import BARE_WORD, Invocation, Settings
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.launch import PlanRefused, launch
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.inputs import read_request
-from sglang_roce_entry.plan.settings import BARE_WORD, Invocation, Settings
 from sglang_roce_entry.problems import EntryError, Interrupted, Problem, as_failure
 
 

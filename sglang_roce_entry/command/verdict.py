@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import squeezed, write_stdout
-from sglang_roce_entry.plan.settings import Invocation
 from sglang_roce_entry.problems import OK, UNHEALTHY, EntryError
 from sglang_roce_entry.server.probe.kinds import Verdict, cannot_tell, run_probe
 

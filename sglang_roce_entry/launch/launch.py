@@ -17,6 +17,7 @@ from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.invocation import BARE_WORD
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 from sglang_roce_entry.log import Log, warnings_line
@@ -32,7 +33,6 @@ from sglang_roce_entry.plan.inputs import (
     read_facts,
 )
 from sglang_roce_entry.plan.plan import Plan, look_and_plan, make_plan
-from sglang_roce_entry.plan.settings import BARE_WORD
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.log_lines import decision_lines, environment_lines, handover_lines

@@ -20,7 +20,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, MODE, Invocation, Settings
+from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.command import user_dist_init

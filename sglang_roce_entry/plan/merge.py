@@ -34,7 +34,7 @@ def _merged(given: Given | None, wish: Wish) -> Variable | None:
         note = f" (overrides {given.value!r} of {given.where})" if given is not None and overridden else ""
         return Variable(wish.name, wish.value, USER, wish.reason + note)
     if given is not None:
-        return Variable(wish.name, given.value, given.source, f"set in {given.where}")
+        return Variable(wish.name, given.value, given.source, f"set in {given.where.removeprefix('set in ')}")
     if wish.value is None:
         return Variable(wish.name, None, WITHHELD, wish.reason) if wish.reason else None
     return Variable(wish.name, wish.value, wish.source, wish.reason)

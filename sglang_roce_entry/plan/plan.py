@@ -27,6 +27,7 @@ from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
+from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.plan.inputs import (
     Leader,
     Member,
@@ -38,7 +39,6 @@ from sglang_roce_entry.plan.inputs import (
     read_facts,
 )
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
-from sglang_roce_entry.plan.settings import Settings
 from sglang_roce_entry.problems import (
     OK,
     ConfigurationError,

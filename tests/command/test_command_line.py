@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sglang_roce_entry.command.command_line import parse_command_line
-from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH
+from sglang_roce_entry.invocation import BARE_WORD, LAUNCH
 from sglang_roce_entry.problems import UsageError
 
 

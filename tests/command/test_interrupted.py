@@ -47,7 +47,7 @@ def test_a_second_signal_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     def twice(*_arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("sglang_roce_entry.launch.launch.gather", twice)
+    monkeypatch.setattr("sglang_roce_entry.command.start.read_request", twice)
     monkeypatch.setattr("sglang_roce_entry.log.Log.say", twice)
     assert cli.main(["--model-path", "/m"]) == 130
 
@@ -56,11 +56,11 @@ def test_ctrl_c_in_a_mode_leaves_no_traceback() -> None:
     """A mode installs no handlers: a look-up can take two seconds."""
     code = (
         "import signal, sys, time\n"
-        "from sglang_roce_entry.command import cli; from sglang_roce_entry.launch import launch\n"
+        "from sglang_roce_entry.command import cli; from sglang_roce_entry.plan import plan\n"
         # As a terminal has it, also where what runs the tests ignores it (nohup, a background job).
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def slow(*_): print('slow', flush=True); time.sleep(60)\n"
-        "launch.look_up_leader = slow\n"
+        "plan.look_up_leader = slow\n"
         "sys.exit(cli.main(['--dry-run']))"
     )
     with subprocess.Popen(

@@ -15,7 +15,7 @@ from tests.healthy import healthy
 if TYPE_CHECKING:
     from tests.command.conftest import Run
 
-SHELL = {"NCCL_IB_GID_INDEX": "3", "NCCL_DEBUG": "WARN", "LWS_WORKER_INDEX": "0", "EDITOR": "vi"}
+SHELL = {"NCCL_IB_GID_INDEX": "1", "NCCL_DEBUG": "WARN", "LWS_WORKER_INDEX": "0", "EDITOR": "vi"}
 LINE = (
     "sglang-roce-entry: set in this shell, over the recording: LWS_WORKER_INDEX, NCCL_DEBUG, NCCL_IB_GID_INDEX\n"
 )
@@ -29,14 +29,21 @@ def test_what_the_shell_sets_is_named(run: Run, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["--dry-run=json", "--print-env=json", "--check=json"])
 def test_a_document_is_all_that_a_program_gets(run: Run, mode: str) -> None:
     ran = run(mode, node=healthy(), environ=SHELL)
-    assert "set in this shell" not in ran.err
+    assert "over the recording" not in ran.err
     assert json.loads(ran.out)
+
+
+def test_a_value_is_not_called_the_pod_s(run: Run) -> None:
+    ran = run("--dry-run=json", node=healthy(), environ=SHELL)
+    assert ran.document["environment"]["NCCL_IB_GID_INDEX"]["reason"] == "set in this shell"
+    (wrong,) = [one["message"] for one in ran.document["problems"] if one["code"] == "GID_INDEX_WRONG"]
+    assert "NCCL_IB_GID_INDEX=1 (set in this shell) is wrong" in wrong
 
 
 def test_what_the_recording_has_too_is_no_change(run: Run) -> None:
     node = healthy()
     ran = run("--dry-run", node=node.set(environ={"NCCL_DEBUG": "WARN"}), environ={"NCCL_DEBUG": "WARN"})
-    assert "set in this shell" not in ran.err
+    assert "over the recording" not in ran.err
 
 
 def test_on_this_host_the_environment_is_the_pod_s(run: Run) -> None:
@@ -45,7 +52,7 @@ def test_on_this_host_the_environment_is_the_pod_s(run: Run) -> None:
 
 def test_the_plan_is_told_which_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[frozenset[str]] = []
-    monkeypatch.setattr(modes, "plan_only", lambda inputs, *_: told.append(inputs.shell))
-    with pytest.raises(AttributeError):  # there is no plan to show
+    monkeypatch.setattr(modes, "look_and_plan", lambda request, *_: told.append(request.shell))
+    with pytest.raises(TypeError):  # there is no plan to show
         modes.run_mode(parse_command_line(("--snapshot", "h20-roce", "--dry-run")), SHELL, Log())
     assert told == [frozenset({"NCCL_IB_GID_INDEX", "NCCL_DEBUG"})]

@@ -348,3 +348,23 @@ def test_a_bare_word_never_waits_and_is_never_refused(run: Run) -> None:
     assert document["exit_code"] == 0
     assert {one["severity"] for one in document["problems"]} == {"warning"}
     assert "IDENTITY_NUMBER" in {one["code"] for one in document["problems"]}
+
+
+def test_help_defines_each_word_once(run: Run) -> None:
+    text = run("--help").out
+    words = text[text.index("\nwords\n") : text.index("\nexit codes\n")].strip().splitlines()[1:]
+    defined = [line[2:15].strip() for line in words]
+    for word in (
+        "port",
+        "rail",
+        "own GID",
+        "foreign GID",
+        "group",
+        "policy file",
+        "bare word",
+        "withheld",
+        "linger",
+    ):
+        assert defined.count(word) == 1
+    assert len(words) <= 10
+    assert "--explain [CODE]" in text

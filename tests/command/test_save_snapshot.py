@@ -107,10 +107,12 @@ def test_keeping_identifiers_is_about_snapshots(run: Run) -> None:
     "mode", ["--dry-run", "--dry-run=json", "--print-env", "--print-env=json", "--check=json"]
 )
 def test_replay_is_the_same_bit_for_bit(run: Run, tmp_path: Path, mode: str) -> None:
-    environ = {"NCCL_IB_TC": "106", "HF_TOKEN": "s3cr3t"}
-    saved = run("--save-snapshot", "node.tar.gz", node=identified(), environ=environ)
+    node = identified()
+    node.set(environ={**node.facts.get("environ", {}), "NCCL_IB_TC": "106"})
+    environ = {"HF_TOKEN": "s3cr3t"}
+    saved = run("--save-snapshot", "node.tar.gz", node=node, environ=environ)
     assert saved.code == 0, saved.err
-    first = run(mode, *MODEL, node=identified(), environ=environ)
+    first = run(mode, *MODEL, node=node, environ=environ)
     again = run("--snapshot", "node.tar.gz", mode, *MODEL)
     assert again.code == first.code
     assert again.out == first.out

@@ -8,7 +8,8 @@ from ipaddress import ip_network
 import pytest
 
 from sglang_roce_entry.command.settings import SETTINGS, is_service_link, parse_duration_s, read_settings
-from sglang_roce_entry.plan.settings import Settings
+from sglang_roce_entry.fabric.nccl.selector import parse_selector
+from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, UsageError
 
 
@@ -128,6 +129,17 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError):
         parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["=mlx5_0:1,mlx5_1:1", "^mlx5_9", "mlx5", ",mlx5_0", "^=a", "=^", "^", "=", ",", ":1", "^=:1,", "^^"]
+)
+def test_a_selector_names_a_device_as_nccl_reads_it(text: str) -> None:
+    if parse_selector(text).entries:
+        assert read({"hca": text}).hca == text
+    else:
+        with pytest.raises(UsageError, match="names no device"):
+            read({"hca": text})
 
 
 def test_a_bad_flag_is_usage_and_a_bad_variable_configuration() -> None:

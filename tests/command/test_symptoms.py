@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def _printed(run: Run, symptom: Symptom) -> list[tuple[str, str]]:
     """Return what is wrong and what to do, line by line."""
     if symptom.node is not None:
-        ran = run("--dry-run=json", *symptom.argv, node=symptom.node(), environ=symptom.environ)
+        node = symptom.node()
+        node.set(environ={**node.facts.get("environ", {}), **symptom.environ})  # the pod's, not of this shell
+        ran = run("--dry-run=json", *symptom.argv, node=node)
         return [(problem["message"], problem["hint"]) for problem in ran.document["problems"]]
     environ = {"PYTHONPATH": python_path(STANDIN_SOURCE), **symptom.environ}
     with symptom.around() as port:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,6 +63,11 @@ def test_one_line_names_it(cluster: Cluster, refusal: Refusal) -> None:
     assert 0 < len(logged) <= TERMINATION_LOG_BYTES
     assert refusal.named in logged.decode().splitlines()[0]
     assert refusal.named in launch.text()
+    # As the log has them, and nothing more: the code is at the end, and the remedy below.
+    told = logged.decode().splitlines()
+    assert all(line in launch.text() for line in told[:2])
+    assert re.fullmatch(r"error: .* \[[A-Z_]+\]", told[0])
+    assert told[1].startswith("fix: ")
     assert "Traceback" not in launch.text()
     assert launch.text("stdout") == ""
     assert cluster.dns.queries() == []

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from sglang_roce_entry.fabric.constraints import IpNetwork
+from ipaddress import IPv4Network, IPv6Network
 
 #: The forms of a command line: launch SGLang, run another program ("bare word"), show something.
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
@@ -36,7 +35,7 @@ class Settings:
     strict: bool = False
     hca: str | None = None
     hca_wait: float = 60.0
-    subnets: tuple[IpNetwork, ...] = ()
+    subnets: tuple[IPv4Network | IPv6Network, ...] = ()
     family: str = "auto"
     foreign_gids: str = "refuse"
     interface: str | None = None
