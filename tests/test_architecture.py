@@ -166,10 +166,13 @@ def test_consumers_do_not_know_each_other() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = {module.name: module.imports_of_ours() for module in modules()}
-    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
-        graph = {name: needed for name, needed in graph.items() if name not in leaves}
-    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+    """A module that wraps a package may know the one that loads it, late."""
+    graph = {module.name: module.imports_of_ours() - WRAPPERS for module in modules()}
+    while ends := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in ends}
+    while starts := graph.keys() - set().union(*graph.values()):
+        graph = {name: needed for name, needed in graph.items() if name not in starts}
+    assert not graph, f"in a circle, or between two: {sorted(graph)}"
 
 
 @every_module
@@ -277,8 +280,11 @@ def test_a_name_means_one_thing() -> None:
 # ----------------------------------------------------------------------------------------- no idea twice
 
 
+_CODE = re.compile(r"""(?!(["'])[^"']*\1,?$).*\w""")
+
+
 def logic(source: str) -> list[tuple[int, str]]:
-    """Return the lines that do something, stripped, with their numbers."""
+    """Return the lines that do something, stripped, with their numbers: no row of a table that is one text."""
     left_out: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -288,7 +294,7 @@ def logic(source: str) -> list[tuple[int, str]]:
     numbered = (
         (number, re.sub(r"(^|\s+)#.*", "", line).strip()) for number, line in enumerate(source.splitlines(), 1)
     )
-    return [(number, line) for number, line in numbered if number not in left_out and re.search(r"\w", line)]
+    return [(number, line) for number, line in numbered if number not in left_out and _CODE.match(line)]
 
 
 def shared_runs(sources: Mapping[str, str], lines: int) -> list[tuple[str, str]]:
@@ -319,3 +325,5 @@ def test_shared_logic_would_be_found() -> None:
     assert shared_runs({"one": one, "other": other}, 6) == [("one:2", "other:5")]
     assert shared_runs({"one": "\n".join([*body, "b", *body])}, 6) == [("one:1", "one:8")]
     assert not shared_runs({"one": one, "other": "\n".join(body[:5])}, 6)
+    table = "NAMES = (\n" + "\n".join(f'    "NAME_{number}",  # read' for number in range(9)) + "\n)"
+    assert not shared_runs({"one": table, "other": table}, 2)

@@ -21,7 +21,7 @@ THIRD_PARTY = {"psutil", "pyudev", "requests", "tenacity", "yaml"}
 NOT_FOR_A_PROBE = ("launch", "plan", "fabric", "check", "report", "host.snapshot")
 #: What settings are made of, whoever reads them.
 VALUES = {
-    *("plan", "plan.settings", "fabric", "fabric.constraints"),
+    *("plan", "plan.settings", "fabric", "fabric.constraints", "fabric.wishes"),
     *("fabric.nccl", "fabric.nccl.selector", "fabric.nccl.numbers"),
 }
 #: A launch ends where it would exec.
