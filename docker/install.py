@@ -138,8 +138,8 @@ def why_refused(before: dict[str, str], report: Path) -> str:
     if not moves:
         return "pip could not install the launcher; its message is above"
     return (
-        f"pip would change {', '.join(moves)} of the base image, and SGLang was tested with what "
-        "it has; choose a newer BASE_IMAGE"
+        f"pip would change {', '.join(moves)} of the base image, and SGLang was tested with the "
+        "versions that it has; choose a newer BASE_IMAGE"
     )
 
 

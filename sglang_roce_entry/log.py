@@ -1,11 +1,12 @@
-"""The log on stderr: one line per fact, for people or as JSON for collectors."""
+"""The log on stderr: one line per fact, with its time; for people as SGLang's, or as JSON for collectors."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from time import gmtime, strftime, time
+from collections.abc import Callable, Sequence
+from time import gmtime, localtime, strftime, time
 from typing import TextIO
 
 from sglang_roce_entry.problems import USAGE, EntryError, Problem
@@ -49,15 +50,17 @@ def write_stdout(product: str | bytes) -> None:
 
 
 def _not_written(why: str) -> EntryError:
-
     return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
 
 
 class Log:
-    """Writes to stderr. ``form`` is ``text`` or ``json``."""
+    """Writes to stderr. ``form`` is ``text`` or ``json``; ``clock`` gives seconds since 1970."""
 
-    def __init__(self, form: str = "text", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, form: str = "text", stream: TextIO | None = None, clock: Callable[[], float] = time
+    ) -> None:
         self.form = form
+        self._clock = clock
         # None where stderr was closed when the interpreter started.
         self._stream: TextIO | None = stream or sys.stderr
 
@@ -80,10 +83,11 @@ class Log:
             return  # started without a stderr, which must not keep SGLang from starting
         line = one_line(message)
         if self.form == "json":
-            document = {"time": _now(), "level": level, "message": line, **fields}
+            document = {"time": _utc(self._clock()), "level": level, "message": line, **fields}
             text = json.dumps(document, ensure_ascii=True)
         else:
-            text = f"{PREFIX} {line}"
+            # As SGLang's logging writes it, in local time: both stand in one log.
+            text = f"[{strftime('%Y-%m-%d %H:%M:%S', localtime(self._clock()))}] {PREFIX} {line}"
         try:
             self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
             self._stream.flush()
@@ -91,8 +95,15 @@ class Log:
             return  # a closed stderr must not keep SGLang from starting
 
 
-def _now() -> str:
-    """Return the time in UTC, as RFC 3339 writes it, with milliseconds."""
-
-    now_s = time()
+def _utc(now_s: float) -> str:
+    """Return a time as RFC 3339 writes it, with milliseconds."""
     return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(now_s))}.{int(now_s % 1 * 1000):03d}Z"
+
+
+def warnings_line(problems: Sequence[Problem]) -> str | None:
+    """Return how many warnings there were and their codes, each once; ``None`` if there was none."""
+    codes = [problem.code for problem in problems if not problem.fatal]
+    if not codes:
+        return None
+    counted = f"{len(codes)} warning{'s' if len(codes) > 1 else ''}"
+    return f"{counted}: {', '.join(dict.fromkeys(codes))} (sglang-roce-entry --explain CODE)"

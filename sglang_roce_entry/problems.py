@@ -1,8 +1,11 @@
-"""The failures that end a run: one exception, one exit code each, said in two lines."""
+"""The failures that end a run: one exception, one exit code each, reported in two lines."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 OK = 0
 UNHEALTHY = 1
@@ -14,7 +17,7 @@ DEADLINE = 124
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
-#: What ``--help`` and the README say about them.
+#: What ``--help`` and the README say about them; ``codes.py`` has more.
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("1", "--probe: not healthy"),
@@ -22,7 +25,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
     ("70", "a defect of this program, please report it"),
     ("78", "identity, policy, variable, tp or SGLang missing or wrong"),
-    ("124", "the leader (or the leader's own name) did not come in time"),
+    ("124", "the leader (or the leader's own name) was not reachable in time"),
     ("126/127", "the command cannot be executed / was not found"),
     ("130/143", "interrupted by SIGINT / SIGTERM"),
 )
@@ -53,8 +56,24 @@ class ConfigurationError(EntryError):
         super().__init__(code, message, hint, CONFIGURATION)
 
 
+def as_failure(raised: Exception) -> EntryError:
+    """Return what was raised as a failure; anything else is a defect of this program, with its place."""
+    if isinstance(raised, EntryError):
+        return raised
+    place = raised.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}" if place else "?"
+    return EntryError(
+        "INTERNAL",
+        f"internal error at {where}: {type(raised).__name__}: {raised}",
+        "report it with the output of sglang-roce-entry --save-snapshot node.tar.gz",
+        INTERNAL,
+    )
+
+
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT. Not an ``Exception``, so that nothing on the way swallows it."""
+    """SIGTERM or SIGINT. Not an ``Exception``, so that no handler in between swallows it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -95,13 +114,19 @@ def error(code: str, message: str, hint: str, exit_code: int) -> Problem:
 
 
 def warning(code: str, message: str, hint: str) -> Problem:
-    """Return a problem that is only said."""
+    """Return a problem that is only reported."""
     return Problem("warning", code, message, hint)
 
 
 def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem:
     """Return a warning about a wrong or ambiguous value: under ``strict`` it ends with ``exit_code``."""
     return Problem("warning", code, message, hint, exit_code, value=True)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the hint for a name that is unknown: the most similar of those that are known."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"did you mean {close[0]}?" if close else "remove it"
 
 
 def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:

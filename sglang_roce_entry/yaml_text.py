@@ -1,18 +1,18 @@
-"""YAML of the user: its document, or why it is none without a word of what stands in it."""
+"""YAML written by the user: the document, or why it is not YAML, without quoting it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 
 class NotYamlError(ValueError):
-    """A text that is no YAML; where and why, but never its words: they can be keys and passwords."""
+    """A text that is not YAML: where and why, but never its content, which can be keys and passwords."""
 
 
 def yaml_document(text: str) -> Any:
     """Return the document in ``text``. Raises :class:`NotYamlError`."""
-    import yaml
-
     try:
         return yaml.safe_load(text)
     # The constructors of PyYAML raise more than YAMLError: "!!int ''" IndexError, "!!bool x" KeyError.

@@ -2,13 +2,86 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import sglang_roce_entry
 from sglang_roce_entry.host.snapshot.write import pack
-from tests.trees import Node
+from tests.trees import FakeHca, Node
 
 SLOTS = 256
+#: The verbs providers of Ubuntu 24.04 (ibverbs-providers 50.0).
+_PROVIDERS = (
+    *("bnxt_re", "cxgb4", "efa", "erdma", "hfi1verbs", "hns", "ipathverbs", "irdma", "mana", "mlx4"),
+    *("mlx5", "mthca", "ocrdma", "qedr", "rxe", "siw", "vmw_pvrdma"),
+)
+#: What the image of SGLang 0.5.10 (CUDA 12.9) has installed.
+_PACKAGES = {
+    "torch": "2.9.1+cu129",
+    "sglang-kernel": "0.4.1",
+    "mooncake-transfer-engine": "0.3.9",
+    "nvidia-nvshmem-cu12": "3.4.5",
+}
+_VERSIONS = {"sglang": "0.5.10", "nccl": "2.28.3", "mooncake": "0.3.9"}
+
+
+def _image(node: Node, *, shm_gib: int, own_address: str) -> None:
+    """Put SGLang's image and what the pod's manifest gives it."""
+    node.files["/etc/os-release"] = 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nNAME="Ubuntu"\nID=ubuntu\n'
+    node.files.update({f"/etc/libibverbs.d/{name}.driver": f"driver {name}\n" for name in _PROVIDERS})
+    node.files["/etc/resolv.conf"] = (
+        "search default.svc.cluster.local svc.cluster.local cluster.local\n"
+        "nameserver 10.96.0.10\noptions ndots:5\n"
+    )
+    node.set(
+        check={
+            "shm_bytes": shm_gib << 30,
+            "shm_free_bytes": (shm_gib << 30) - (24 << 20),
+            "glibc": "2.39",
+            "rdma_core": "50.0",
+            "packages": dict(_PACKAGES),
+            "own_name": [own_address],
+            "proxy": {"variable": None, "host": "", "no_proxy": ""},
+        },
+        versions=dict(_VERSIONS),
+    )
+
+
+def _kernel(node: Node, *, release: str, ofed: str, nvidia: str) -> None:
+    """Put the versions of the node: its kernel, NVIDIA's OFED and the GPU driver."""
+    node.files["/proc/sys/kernel/osrelease"] = f"{release}\n"
+    node.files["/sys/module/mlx5_core/version"] = f"{ofed}\n"
+    node.files["/proc/driver/nvidia/version"] = f"NVRM version: NVIDIA UNIX {nvidia}\n"
+    node.links["/sys/bus/pci/drivers/mlx5_core/module"] = "../../../../module/mlx5_core"
+
+
+def _connectx7(hca: FakeHca, *, firmware: str, virtual: bool = False) -> FakeHca:
+    """Put the driver, the firmware and the PCI link of a card for PCIe 5.0 x16; a VF has no link of its own."""
+    function = hca.path.rpartition("/infiniband/")[0]
+    hca.node.links[f"{function}/driver"] = os.path.relpath("/sys/bus/pci/drivers/mlx5_core", function)
+    hca.node.files[f"{hca.path}/fw_ver"] = f"{firmware}\n"
+    speed = "32.0 GT/s PCIe"
+    link = {
+        "current_link_speed": "Unknown" if virtual else speed,
+        "current_link_width": "0" if virtual else "16",
+        "max_link_speed": speed,
+        "max_link_width": "16",
+    }
+    hca.node.files.update({f"{function}/{name}": f"{value}\n" for name, value in link.items()})
+    return hca
+
+
+def _counters(hca: FakeHca, *, sent: int, handled: int) -> None:
+    """Put the counters of a port that lost nothing: ``sent`` congestion notifications, and those it handled."""
+    values = {
+        **dict.fromkeys(("hw_counters/out_of_sequence", "hw_counters/packet_seq_err"), 0),
+        **dict.fromkeys(("hw_counters/local_ack_timeout_err", "counters/port_xmit_discards"), 0),
+        **dict.fromkeys(("counters/link_downed", "counters/symbol_error"), 0),
+        "hw_counters/np_ecn_marked_roce_packets": 4 * sent,
+        "hw_counters/np_cnp_sent": sent,
+        "hw_counters/rp_cnp_handled": handled,
+    }
+    hca.node.files.update({f"{hca.path}/ports/1/{name}": f"{value}\n" for name, value in values.items()})
 
 
 def h20_roce() -> Node:
@@ -25,19 +98,28 @@ def h20_roce() -> Node:
             pci=f"0000:{root + 4:02x}:00.0",
             bridge=f"{bridge}/0000:{root + 2:02x}:02.0",
             numa=rail // 2,
-            device_id="0x101f",
         )
+        _connectx7(hca, firmware="28.42.1000")
+        _counters(hca, sent=(18_213, 17_964, 20_551, 19_870)[rail], handled=(21_406, 20_988, 18_745, 19_312)[rail])
         own, link_local = f"10.20.{rail}.11", f"fe80::e42:a1ff:fe00:{rail + 20:x}"
         hca.port(gbps=200, slots=SLOTS).pair(link_local, f"bond{rail}").pair(own, f"bond{rail}")
         node.interface(f"bond{rail}", f"{own}/24", f"{link_local}/64", gbps=400)
         for position in range(2):
             bus = root + 6 + 2 * position
-            node.gpu(f"0000:{bus:02x}:00.0", f"{bridge}/0000:{root + 2:02x}:{position:02x}.0", rail // 2)
+            place = f"{bridge}/0000:{root + 2:02x}:{position:02x}.0"
+            node.gpu(f"0000:{bus:02x}:00.0", place, rail // 2, model="NVIDIA H20")
+    _image(node, shm_gib=64, own_address="10.0.0.11")
+    _kernel(
+        node,
+        release="5.15.0-122-generic",
+        ofed="24.07-0.6.1",
+        nvidia="x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024",
+    )
+    node.files["/sys/module/nvidia_peermem/version"] = "535.183.01\n"
     return node.set(
         memlock="unlimited",
         resolve={"sglang-0.sglang.default": ["10.0.0.11"]},
         routes={"10.0.0.11": {"interface": "eth0", "source": "10.0.0.11"}},
-        versions={"sglang": "0.5.10", "nccl": "2.28.3"},
         open={f"/dev/nvidia{minor}": "ok" for minor in range(8)},
         gpus=8,
         uid=0,
@@ -59,6 +141,7 @@ def cx7_pod() -> Node:
     node.default_route("eth0")
     bridge = "pci0000:a0/0000:a0:01.0"
     physical = node.hca("mlx5_0", pci="0000:a1:00.0", bridge=bridge, verbs="ENOENT", numa=1)
+    _connectx7(physical, firmware="28.43.2026")
     physical.port(gbps=400, slots=SLOTS).pair("fe80::a0b1:c2ff:fe33:1", "ens1np0").pair("10.56.217.20", "ens1np0")
     function = node.hca(
         "mlx5_7",
@@ -69,15 +152,26 @@ def cx7_pod() -> Node:
         device_id="0x101e",
         netdevs=("net1",),
     )
+    _connectx7(function, firmware="28.43.2026", virtual=True)
     port = function.port(gbps=400, slots=SLOTS)
     port.pair("fe80::a0b1:c2ff:fe33:7", "net1")
     port.pair("10.56.217.171", "net1")  # a neighbour's, on its own net1
     port.pair("10.56.217.173", "net1")
+    # Counters are not among its files: the kernel shows them to the namespace that owns the device.
+    _image(node, shm_gib=32, own_address="10.244.2.23")
+    _kernel(
+        node,
+        release="6.8.0-87-generic",
+        ofed="24.10-1.1.4",
+        nvidia=(
+            "Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22-I3-B17-02-5)  "
+            "Tue Sep 23 09:55:41 UTC 2025"
+        ),
+    )
     return node.set(
         memlock="unlimited",
         resolve={"sglang-0.sglang.default": ["10.244.1.17"]},
         routes={"10.244.1.17": {"interface": "eth0", "source": "10.244.2.23"}},
-        versions={"sglang": "0.5.10", "nccl": "2.28.3"},
         gpus=8,
         uid=0,
         libibverbs="ok",

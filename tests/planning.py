@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
-from sglang_roce_entry.launch.launch import gather, plan_only
+from sglang_roce_entry.plan.inputs import identify, read_request
+from sglang_roce_entry.plan.plan import look_and_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,8 @@ def plan_of(node: Node, *argv: str, environ: Mapping[str, str] | None = None) ->
     variables = {**node.facts.get("environ", {}), **(environ or {})}
     settings = read_settings(invocation.flags, variables, invocation.policy, _no_file)
     host = node.host()
-    inputs, stages = gather(invocation, settings, variables, host)
-    return plan_only(inputs, stages, host)
+    request = read_request(invocation, settings, variables, host)
+    return look_and_plan(request, identify(request), host)[0]
 
 
 def value(plan: Plan, name: str) -> str | None:

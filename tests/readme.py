@@ -1,17 +1,34 @@
-"""The parts of the README that the program itself says. ``python -m tests.readme`` writes them anew."""
+"""The parts of the documents that the program itself prints. ``python -m tests.readme`` writes them anew."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from sglang_roce_entry.command.settings import SETTINGS
 from sglang_roce_entry.problems import EXIT_CODES
-from tests.symptoms import table
+from tests.nccl.wheels import RELEASES as NCCL_RELEASES
+from tests.sglang.releases import RELEASES as SGLANG_RELEASES
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+#: Of the dry run, the lines that the README shows, by what they contain.
+SHOWN = (
+    "worker 1 of 2",
+    " interface ",
+    "mlx5_7:1 ",
+    "mlx5_0:1 ",
+    "NCCL_IB_GID_INDEX=",
+    "at index 5",
+    "NCCL_IB_HCA=",
+    "usable RoCE port",
+    "at most 1800 s",
+    "--node-rank",
+)
 
 
 def _run(command: list[str], **variables: str) -> str:
@@ -25,24 +42,16 @@ def _run(command: list[str], **variables: str) -> str:
 
 
 def _dry_run() -> str:
-    command = ["--snapshot", "cx7-pod", "--dry-run", "--model-path", "/models/deepseek"]
-    return f"```text\n{_run(command).rstrip()}\n```"
-
-
-#: Of the thirty lines of a check, those that the README shows.
-_SHOWN = ("hca", "gid", "mtu", "memlock", "variables", "fix:", "A launch")
+    lines = iter(_run(["--snapshot", "cx7-pod", "--dry-run", "--model-path", "/models/deepseek"]).splitlines())
+    shown = [next((line for line in lines if part in line), None) for part in SHOWN]
+    if None in shown:
+        raise ValueError(f"the dry run has no line with {SHOWN[shown.index(None)]!r}, in this order")
+    return "\n".join(["```text", *map(str, shown), "```"])
 
 
 def _check() -> str:
-    done = _run(["--snapshot", "cx7-pod", "--check"], NCCL_IB_GID_INDEX="3")
-    shown = []
-    for line in done.splitlines():
-        words = line.split(maxsplit=2)
-        if line.startswith("A launch"):
-            shown += ["...", "", line]
-        elif words and (words[0] in _SHOWN or words[1] in _SHOWN):
-            shown.append(line)
-    return "```text\n" + "\n".join(shown) + "\n```"
+    done = _run(["--snapshot", "cx7-pod", "--check"], NCCL_IB_GID_INDEX="3").splitlines()
+    return "\n".join(["```text", *done[:12], "...", done[-1], "```"])
 
 
 def _settings() -> str:
@@ -55,36 +64,56 @@ def _exit_codes() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *rows])
 
 
+def _tested_with() -> str:
+    """Return one table row of the versions that the tests, and the classifiers of the package, name."""
+    pythons = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    schemas = (ROOT / "tests" / "manifests" / "test_schemas.py").read_text(encoding="utf-8")
+    versions = {
+        name: ", ".join(re.findall(r"\"v?(\d+\.\d+)", line))
+        for name, line in re.findall(r"^(LWS_VERSIONS|KUBERNETES_VERSIONS) = (.*)$", schemas, re.MULTILINE)
+    }
+    columns = {
+        "SGLang": f"{SGLANG_RELEASES[0].version} to {SGLANG_RELEASES[-1].version}",
+        "NCCL": ", ".join(NCCL_RELEASES),
+        "LeaderWorkerSet": versions["LWS_VERSIONS"],
+        "Kubernetes": versions["KUBERNETES_VERSIONS"],
+        "Python": f"{pythons[0]} to {pythons[-1]}",
+        "libibverbs": "44",  # Debian 12's, in the guest of tests/kernel
+    }
+    rows = [columns.keys(), ["---"] * len(columns), columns.values()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def _benchmark() -> str:
-    return (README.parent / "tests" / "benchmarks" / "startup.md").read_text(encoding="utf-8").rstrip()
+    return (ROOT / "tests" / "benchmarks" / "startup.md").read_text(encoding="utf-8").rstrip()
 
 
+#: By document: each block's name and what writes it.
 BLOCKS = {
-    "dry-run cx7-pod": _dry_run,
-    "check cx7-pod": _check,
-    "symptoms": table,
-    "settings": _settings,
-    "exit codes": _exit_codes,
-    "benchmark": _benchmark,
+    README: {"dry-run cx7-pod": _dry_run, "tested with": _tested_with},
+    ROOT / "docker" / "README.md": {"settings": _settings, "exit codes": _exit_codes},
+    ROOT / "k8s" / "README.md": {"check cx7-pod": _check},
+    ROOT / "tests" / "benchmarks" / "README.md": {"benchmark": _benchmark},
 }
 
 
 def with_block(text: str, name: str, content: str) -> str:
-    """Return the README with one block replaced."""
+    """Return the document with one block replaced."""
     before, mark, rest = text.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not mark or not end:
-        raise ValueError(f"the README has no block {name!r}")
+        raise ValueError(f"the document has no block {name!r}")
     return f"{before}{mark}{content}\n{end}{after}"
 
 
-def written() -> str:
-    """Return the README with every block as the program says it now."""
-    text = README.read_text(encoding="utf-8")
-    for name, block in BLOCKS.items():
+def written(document: Path) -> str:
+    """Return the document with every block as the program prints it now."""
+    text = document.read_text(encoding="utf-8")
+    for name, block in BLOCKS[document].items():
         text = with_block(text, name, block())
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(written(), encoding="utf-8")
+    for path in BLOCKS:
+        path.write_text(written(path), encoding="utf-8")

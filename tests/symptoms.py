@@ -1,4 +1,4 @@
-"""What the log says, what it means, what to change: the rows of the README's table.
+"""What the log says, what it means, what to change: the rows of a table in k8s/TROUBLESHOOTING.md.
 
 ``tests/command/test_symptoms.py`` produces each row by the command itself, so none can rot.
 """
@@ -84,7 +84,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "/dev/infiniband/uverbs0 does not exist in this container",
-        "The HCA is visible in /sys, as always, but was not given to the pod. NCCL alone: TCP in silence",
+        "The HCA is visible in /sys, as always, but was not given to the pod. NCCL alone: TCP, without a message",
         "request the RDMA resource in the manifest",
         _node(lambda node: node.set(verbs={})),
     ),
@@ -138,7 +138,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "libibverbs cannot be loaded",
-        "The image lacks it. NCCL alone: TCP in silence",
+        "The image lacks it. NCCL alone: TCP, without a message",
         "install libibverbs1 and ibverbs-providers in the image",
         _node(lambda node: node.set(libibverbs="libibverbs.so.1: cannot open shared object file")),
     ),
@@ -171,7 +171,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         argv=(*MODEL, "--dist-init-addr", "$(LWS_LEADER_ADDRESS):20000"),
     ),
     Symptom(
-        "half an identity",
+        "incomplete identity",
         "Leader, size and index must all be known. Alone, SGLang would start as another rank, or wait for ever",
         "LWS_WORKER_INDEX",
         healthy,
@@ -192,11 +192,11 @@ SYMPTOMS: tuple[Symptom, ...] = (
         {"SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0"},
     ),
     Symptom(
-        "sglang-0.sglang.invalid does not resolve",
+        "does not resolve",
         "The leader pod is not scheduled, its headless Service is missing (or a Service of the same name stands "
         "in its place), or this pod does not use the cluster's DNS (`hostNetwork` without "
         "`dnsPolicy: ClusterFirstWithHostNet`)",
-        "more patience: --wait-deadline",
+        "to wait longer: --wait-deadline",
         argv=(*WORKER, "--leader-address", "sglang-0.sglang.invalid", *MODEL),
     ),
     Symptom(
@@ -207,7 +207,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         argv=(*WORKER, "--leader-address", "127.0.0.1", *MODEL),
     ),
     Symptom(
-        "ports that SGLang needs stay taken",
+        "ports that SGLang needs were not free",
         "Another pod of the host network, or the predecessor that still ends. SGLang alone: `EADDRINUSE`, exit 137",
         "choose others with --dist-init and SGLang's --port",
         argv=(*_WAIT, "--worker-index", "0", "--leader-address", "127.0.0.1", *MODEL),
@@ -217,7 +217,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
 
 
 def table() -> str:
-    """Return the rows as the README shows them."""
+    """Return the rows as the page shows them."""
     rows = [
         f"| {one.says.replace('|', '/')} | {one.means} | {one.change} |".replace("...", "…") for one in SYMPTOMS
     ]

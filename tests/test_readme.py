@@ -1,18 +1,139 @@
-"""The README says what the program says."""
+"""The documents are true of the program, of the manifests and of the tests."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
-from sglang_roce_entry.fabric.constraints import Reason
-from tests.readme import README, written
+import pytest
+import yaml
+
+from sglang_roce_entry.problems import EXIT_CODES
+from tests.readme import BLOCKS, README, ROOT, SHOWN, written
+from tests.sources import PACKAGE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = README.read_text(encoding="utf-8")
+LINES = TEXT.splitlines()
+URL = "https://github.com/sglang-roce-entry/sglang-roce-entry"
+MANIFEST = ROOT / "k8s" / "roce-hostnetwork" / "shared-device-plugin" / "sglang.yaml"
 
 
-def test_generated_parts_are_up_to_date() -> None:
-    assert README.read_text(encoding="utf-8") == written(), "run: python -m tests.readme"
+def _block(language: str, text: str = TEXT) -> str:
+    found = re.search(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
-def test_every_reason_code_is_listed() -> None:
-    text = README.read_text(encoding="utf-8")
-    codes = {value for name, value in vars(Reason).items() if not name.startswith("_")}
-    assert codes <= set(re.findall(r"`([A-Z_]+)`", text))
+def _leads_somewhere(file: Path, heading: str) -> bool:
+    """Return whether there is such a file, with such a heading if one is named; its anchor as GitHub makes it."""
+    if not heading:
+        return file.exists()
+    headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def _container() -> Any:
+    group = next(yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8")))
+    return group["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("document", BLOCKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_generated_parts_are_up_to_date(document: Path) -> None:
+    assert document.read_text(encoding="utf-8") == written(document), "run: python -m tests.readme"
+
+
+def test_it_is_short() -> None:
+    assert len(LINES) <= 150
+    assert [line for line in LINES if len(line) > 120] == []
+
+
+def test_the_first_screen_has_the_change_the_command_its_output_and_three_links() -> None:
+    screen = TEXT.partition("\n## ")[0]
+    assert "--snapshot cx7-pod --dry-run" in screen
+    assert len(_block("text", screen).splitlines()) == len(SHOWN) == 10
+    links = next(line for line in screen.splitlines() if line.startswith("**["))
+    assert re.findall(r"\]\[(\w+)\]", links) == ["image", "k8s", "trouble"]
+
+
+def test_every_link_is_absolute_and_leads_to_a_file_of_the_checkout() -> None:
+    targets = dict(re.findall(r"^\[(\w+)\]: (\S+)$", TEXT, re.MULTILINE))
+    assert set(re.findall(r"\]\[(\w+)\]", TEXT)) == set(targets)
+    assert re.findall(r"\]\(", TEXT) == []
+    for target in targets.values():
+        path, _, heading = target.removeprefix(f"{URL}/").partition("#")
+        assert target.startswith(URL), target
+        if path == "issues":
+            continue
+        assert _leads_somewhere(ROOT / path.removeprefix("blob/main/"), heading), target
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docker/README.md", "k8s/README.md", "tests/README.md"])
+def test_relative_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert "://" in link or _leads_somewhere(file, heading), link
+
+
+def test_what_the_manifest_gains_is_in_the_manifest() -> None:
+    added = [line[1:].split("  #")[0] for line in _block("diff").splitlines() if line.startswith("+")]
+    gains = yaml.safe_load("\n".join(added))
+    container = _container()
+    assert gains["image"] == container["image"]
+    assert set(gains["args"]) <= set(container["args"])
+    assert gains["resources"] == container["resources"]
+    assert gains["securityContext"]["capabilities"]["add"] == container["securityContext"]["capabilities"]["add"]
+    assert "command" not in container
+
+
+def test_docker_without_kubernetes_makes_a_group() -> None:
+    """The block's variables and SGLang arguments give both machines their rank."""
+    words = shlex.split(_block("sh").partition("docker run")[2].replace("\\\n", " "))
+    variables = dict(words[at + 1].split("=") for at, word in enumerate(words) if word == "-e")
+    arguments = words[words.index("registry.example/sglang-roce-entry:TAG") + 1 :]
+    for rank in (0, 1):
+        done = subprocess.run(
+            [sys.executable, "-m", "sglang_roce_entry", "--snapshot", "h20-roce", "--dry-run=json", *arguments],
+            capture_output=True, text=True, check=False,
+            env={**os.environ, **{name: value.replace("$rank", str(rank)) for name, value in variables.items()}},
+        )  # fmt: skip
+        plan = json.loads(done.stdout)
+        assert plan["argv"][plan["argv"].index("--node-rank") + 1] == str(rank)
+        assert plan["argv"][plan["argv"].index("--nnodes") + 1] == "2"
+        leader = variables["SGLANG_ROCE_LEADER_ADDRESS"]
+        assert plan["argv"][plan["argv"].index("--dist-init-addr") + 1] == f"{leader}:20000"
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| change |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w/]+\.py)`", table)
+    assert len(named) >= 6
+    assert [path for path in named if not (PACKAGE / path).is_file()] == []
+
+
+def test_the_flow_has_every_exit_code_of_a_failed_start() -> None:
+    shown = set(re.findall(r"\d+", " ".join(re.findall(r'\(\["(.*?)"\]\)', _block("mermaid")))))
+    not_of_a_start = {"0", "1", "70"}  # fine, a probe's, a defect
+    assert shown == {code for codes, _ in EXIT_CODES for code in codes.split("/")} - not_of_a_start
+
+
+def test_the_probes_are_those_of_the_manifests() -> None:
+    """What is shown as exec probes has the period and the patience of the manifests' HTTP probes."""
+    shown = yaml.safe_load(_block("yaml", (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")))
+    container = _container()
+    assert "livenessProbe" not in container
+    for probe in ("startupProbe", "readinessProbe"):
+        for key in ("periodSeconds", "failureThreshold"):
+            assert shown[probe][key] == container[probe][key], probe
+        assert container[probe]["httpGet"]["path"] == "/health"
+    for probe, does in shown.items():
+        assert does["exec"]["command"] == ["sglang-roce-entry", "--probe", probe.removesuffix("Probe")]

@@ -7,9 +7,9 @@ import shlex
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, of_problems, ok, skip
 from sglang_roce_entry.check.rdma import place_of_unusable
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.report.text import shown_argv
+from sglang_roce_entry.report.secrets import shown_argv
 
-#: The item under which a problem of the plan is said, by its code. A code that is not here gets a
+#: The item that reports a problem of the plan, by its code. A code that is not here gets a
 #: line of its own, so that nothing of the plan is lost.
 _PLACES = {
     "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN"),
@@ -62,12 +62,12 @@ _PLACES = {
     "leader name": ("LEADER_UNRESOLVED", "OWN_NAME_FOREIGN"),
 }
 _BY_CODE = {code: name for name, codes in _PLACES.items() for code in codes}
-#: Said by :mod:`sglang_roce_entry.check.leader_path`, where it is known better.
+#: Reported by :mod:`sglang_roce_entry.check.leader_path`, which knows more about it.
 LEADER = "leader name"
 
 
 def by_item(examined: Examined) -> dict[str, list[Problem]]:
-    """Return the plan's problems by the item that they are said under."""
+    """Return the plan's problems by the item that reports them."""
     found: dict[str, list[Problem]] = {}
     for problem in examined.plan.problems:
         name = _BY_CODE.get(problem.code)
@@ -88,10 +88,10 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
     )
 
 
-def rest(problems: dict[str, list[Problem]], said: set[str]) -> tuple[CheckItem, ...]:
+def rest(problems: dict[str, list[Problem]], written: set[str]) -> tuple[CheckItem, ...]:
     """Return the problems whose item no other module has written."""
     return tuple(
-        of_problem(name, problem) for name, found in problems.items() if name not in said for problem in found
+        of_problem(name, problem) for name, found in problems.items() if name not in written for problem in found
     )
 
 
@@ -106,9 +106,7 @@ def _identity(examined: Examined) -> CheckItem:
 def _gpus(examined: Examined) -> CheckItem:
     gpus = examined.plan.gpus
     if gpus.count is None:
-        return skip(
-            "gpus", "nothing tells: no /dev/nvidia*, CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES or --gpus"
-        )
+        return skip("gpus", "no /dev/nvidia*, CUDA_VISIBLE_DEVICES, NVIDIA_VISIBLE_DEVICES or --gpus")
     return ok("gpus", f"{gpus.count} ({gpus.source})")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, warn
-from sglang_roce_entry.fabric.nccl.settings import parse_nccl_file
+from sglang_roce_entry.fabric.nccl.files import parse_nccl_file
 from sglang_roce_entry.problems import Problem
 
-#: What ``NCCL_DEBUG`` may say (src/debug.cc, ``ncclDebugInit``, case-insensitive).
+#: The levels of ``NCCL_DEBUG`` (src/debug.cc, ``ncclDebugInit``, case-insensitive).
 _LEVELS = ("VERSION", "WARN", "INFO", "ABORT", "TRACE", "NONE")
 #: Variables that this program would otherwise read from the hardware.
 _STEERING = (
@@ -41,7 +41,7 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
 def _variables(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
     pinned = [f"{name}={value}" for name in _STEERING if (value := examined.environ.get(name))]
     if not pinned:
-        fine = ok("variables", "the pod sets none of those that are read from the hardware")
+        fine = ok("variables", "the pod sets none of the variables that are read from the hardware")
     else:
         fine = ok("variables", f"the pod pins {listed(pinned)}: right on this node, and kept as they are")
     return of_problems("variables", problems, fine)
@@ -57,7 +57,7 @@ def _files(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, 
             lines.append(
                 warn(
                     "nccl file",
-                    f"{path} sets {listed(steering)}: it is kept before anything that is discovered",
+                    f"{path} sets {listed(steering)}, which takes precedence over the hardware",
                     f"remove these lines from {path}, unless they are meant for every node with this image",
                 )
             )
@@ -71,12 +71,12 @@ def _debug(examined: Examined) -> tuple[CheckItem, ...]:
     where = f"to {file} inside the container" if file else "to the container's log"
     more = "NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=INIT,NET shows the HCAs, GIDs and network that it takes"
     if level and level.upper() not in _LEVELS:
-        evidence = f"NCCL_DEBUG={level} is no level of NCCL's: it says nothing"
+        evidence = f"NCCL_DEBUG={level} is not a log level of NCCL: it logs nothing"
         return (warn("nccl log", evidence, "write WARN or INFO"),)
     if not level:
         if examined.environ.get("NCCL_DEBUG_SUBSYS"):
             return (warn("nccl log", "NCCL_DEBUG_SUBSYS without NCCL_DEBUG has no effect", more),)
-        return (ok("nccl log", f"NCCL_DEBUG is not set: NCCL says nothing; {more}"),)
+        return (ok("nccl log", f"NCCL_DEBUG is not set: NCCL logs nothing; {more}"),)
     if level.upper() == "TRACE":
         evidence = f"NCCL_DEBUG={level}: released builds have no trace, it is INFO ({where})"
         return (ok("nccl log", evidence),)

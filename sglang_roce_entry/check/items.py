@@ -1,6 +1,6 @@
 """One line of a check, and how the problems of a plan become lines.
 
-``ok``, ``warn``, ``fail``; and ``skip`` for what was not looked at, since that is not ok. Only what
+``ok``, ``warn``, ``fail``; and ``skip`` for what could not be checked, since that is not ok. Only what
 ends a launch is a failure, and it carries the code that the launch would end with.
 """
 
@@ -19,7 +19,7 @@ OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 
 @dataclass(frozen=True, slots=True)
 class CheckItem:
-    """One line: what was looked at, how it stands, what shows it, what to do about it."""
+    """One line: what was checked, how it stands, what shows it, what to do about it."""
 
     name: str
     status: str
@@ -49,7 +49,7 @@ def ok(name: str, evidence: str) -> CheckItem:
 
 
 def skip(name: str, why: str) -> CheckItem:
-    """Return that something was not looked at."""
+    """Return that something could not be checked."""
     return CheckItem(name, SKIP, why)
 
 

@@ -1,4 +1,4 @@
-"""The way to the leader, tried: name, TCP, path MTU; on the leader its ports and its first worker.
+"""The path to the leader, tried: name, TCP, path MTU; on the leader its ports and its first worker.
 
 Everything outside is passed in (:class:`Outside`), and no step begins after the deadline.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.names import Addresses, NotResolved
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
@@ -28,11 +28,11 @@ _MTU_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Everything that the way rests on, and how long it may take in all."""
+    """Everything outside that is asked, and how long it may take in all."""
 
     remaining_s: Callable[[], float]
     resolve: Callable[[str, float], Addresses]  # raises NotResolved
-    connect: Callable[[Sequence[IpAddress], Sequence[int], float], Probe]
+    connect: Callable[[Sequence[IpAddress], Sequence[int], float], ConnectOutcome]
     path_mtu: Callable[[IpAddress, int, float], PathMtu]
     mtu_towards: Callable[[IpAddress], int | None]
     is_free: Callable[[str, int], bool]
@@ -40,13 +40,13 @@ class Outside:
 
 
 def not_tried(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
-    """Return the lines of a replay: what was recorded, and that the way was not tried."""
-    said = tuple(of_problem(NAME, problem) for problem in problems)
+    """Return the lines of a replay: what was recorded, and that the path was not tried."""
+    found = tuple(of_problem(NAME, problem) for problem in problems)
     if not examined.in_group:
-        return said
+        return found
     leads = examined.plan.identity is not None and examined.plan.identity.is_leader
     names = (GROUP, PORTS) if leads else (PORT, MTU)
-    return (*said, *(skip(name, "not checked in a replay") for name in names))
+    return (*found, *(skip(name, "needs the live node") for name in names))
 
 
 def items(
@@ -65,8 +65,8 @@ def items(
     named = _name(examined, identity.leader, addresses, failure, problems)
     if identity.is_leader:
         return (named, *_workers(identity.leader, outside), *_ports(examined, outside))
-    way = _way(examined, addresses, outside) if addresses else ()
-    return (named, *way, *_ports(examined, outside))
+    path = _path(examined, addresses, outside) if addresses else ()
+    return (named, *path, *_ports(examined, outside))
 
 
 def _name(
@@ -81,24 +81,24 @@ def _name(
         return fail(
             NAME,
             f"{failure}, and no search domain of the cluster completes it",
-            f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec; a launch would wait for it in vain",
+            f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec; a launch would end at its --wait-deadline",
             DEADLINE,
         )
     pod = leader.partition(".")[0]
     return warn(
         NAME,
         failure,
-        f"a launch waits for it: is the leader scheduled, and its headless Service there? "
+        f"a launch waits for it: is the leader scheduled, and does its headless Service exist? "
         f"kubectl get pod {pod} -o wide; no other Service may have the LeaderWorkerSet's name",
     )
 
 
-def _way(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) -> tuple[CheckItem, ...]:
+def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) -> tuple[CheckItem, ...]:
     wait = examined.plan.wait
     ports = wait.ports if wait is not None else ()
     limit = min(_CONNECT_S, outside.remaining_s())
     if not ports or limit <= 0:
-        return (skip(PORT, "no time was left for it"),)
+        return (skip(PORT, "no time was left"),)
     probe = outside.connect(addresses, ports, limit)
     where = listed([str(address) for address in addresses])
     on = ", ".join(str(port) for port in ports)
@@ -109,7 +109,7 @@ def _way(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) -
         line = warn(
             PORT,
             f"{where} refuses connections on {on}: the leader's SGLang has not opened a port yet",
-            "a launch waits for it; if it stays so: kubectl logs of the leader",
+            "a launch waits for it; if this persists, read the log of the leader (kubectl logs)",
         )
         return (line, *_mtu(reached, outside))
     if probe.cause == TIMED_OUT:
@@ -118,11 +118,11 @@ def _way(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) -
                 PORT,
                 f"{where} does not answer on {on} within {limit:g} s: filtered, or a stale address",
                 "allow all TCP ports between the pods of a group (NetworkPolicy, firewall of the nodes, security "
-                "group); a launch would end so at its --wait-deadline",
+                "group); a launch would end at its --wait-deadline",
                 DEADLINE,
             ),
         )
-    remedy = "check the pod network between the two nodes; a launch would end so at its --wait-deadline"
+    remedy = "check the pod network between the two nodes; a launch would end at its --wait-deadline"
     return (fail(PORT, f"{where} is unreachable: no route", remedy, DEADLINE),)
 
 
@@ -130,20 +130,19 @@ def _mtu(address: IpAddress, outside: Outside) -> tuple[CheckItem, ...]:
     own = outside.mtu_towards(address)
     limit = min(_MTU_S, outside.remaining_s())
     if own is None or limit <= 0 or address.is_loopback:
-        why = "the way is a loopback" if address.is_loopback else "no time was left for it, or no route"
+        why = "the leader is on this node" if address.is_loopback else "no route, or no time was left"
         return (skip(MTU, why),)
     found = outside.path_mtu(address, own, limit)
     if found.state == FULL:
         return (ok(MTU, f"packets of {own} bytes reach {address}"),)
     if found.state == SILENT:
-        return (skip(MTU, f"{address} does not answer UDP with ICMP: cannot be told"),)
+        return (skip(MTU, f"{address} does not answer UDP with ICMP"),)
     if found.state == BLACK_HOLE:
         passing = f"; {found.mtu} bytes pass" if found.mtu else ""
         return (
             warn(
                 MTU,
-                f"packets of {own} bytes vanish on the way to {address} without a word{passing}: TCP connects, "
-                "then hangs",
+                f"packets of {own} bytes to {address} are dropped silently{passing}: TCP connects, then hangs",
                 f"lower the interface's MTU to {found.mtu or 1280}, or raise that of the network between them",
             ),
         )
@@ -168,9 +167,9 @@ def _workers(leader: str, outside: Outside) -> tuple[CheckItem, ...]:
         return (
             warn(
                 GROUP,
-                f"{worker} does not resolve: no worker pod is there yet",
-                "startupPolicy must be LeaderCreated: with LeaderReady the workers come only after a leader that "
-                "cannot be ready without them; else see why they are not scheduled (kubectl describe pod)",
+                f"{worker} does not resolve: no worker pod exists yet",
+                "startupPolicy must be LeaderCreated: LeaderReady creates the workers once the leader is ready, "
+                "which it cannot be without them; else see why they are not scheduled (kubectl describe pod)",
             ),
         )
     return (ok(GROUP, f"{worker} is {listed([str(address) for address in addresses])}"),)
@@ -179,10 +178,10 @@ def _workers(leader: str, outside: Outside) -> tuple[CheckItem, ...]:
 def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
     command, identity = examined.plan.command, examined.plan.identity
     if command is None:
-        return (skip(PORTS, "no SGLang arguments were given: its ports are not known"),)
+        return (skip(PORTS, "no SGLang arguments were given"),)
     pid = outside.server_runs()
     if pid is not None:
-        return (ok(PORTS, f"SGLang runs here and has them (process {pid})"),)
+        return (ok(PORTS, f"in use by the SGLang server that runs here (process {pid})"),)
     leads = identity is not None and identity.in_group and identity.is_leader
     wanted = command.leader_ports() if leads else command.http_ports()
     taken = [f"{port} ({why})" for host, port, why in wanted if not outside.is_free(host, port)]

@@ -26,7 +26,7 @@ def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[Check
 
 def _memlock(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
     facts = examined.plan.facts
-    if not examined.plan.fabric.satisfied and not problems:
+    if not examined.plan.choice.satisfied and not problems:
         return ()
     if not facts.memlock_known and not facts.ipc_lock:
         return (skip("memlock", "not in this recording"),)
@@ -34,7 +34,7 @@ def _memlock(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ..
     capability = "CAP_IPC_LOCK is effective" if facts.ipc_lock else "CAP_IPC_LOCK is not effective"
     fine = ok("memlock", f"{capability}; the limit is {limit if facts.memlock_known else 'not known'}")
     if not problems:
-        # Not required, so a launch says nothing; RDMA without it fails all the same.
+        # Not required, so a launch reports nothing; RDMA fails without it nevertheless.
         return tuple(warn("memlock", one.message, one.hint) for one in requirements.memlock(facts)) or (fine,)
     return of_problems("memlock", problems, fine)
 
@@ -43,14 +43,14 @@ def _shared(examined: Examined) -> tuple[CheckItem, ...]:
     total, free = examined.inspection.shm_bytes, examined.inspection.shm_free_bytes
     if total is None:
         if examined.live:
-            return (warn(_SHM, "there is no shared memory", _SHM_MANIFEST),)
+            return (warn(_SHM, "no shared memory is mounted", _SHM_MANIFEST),)
         return (skip(_SHM, "not in this recording"),)
     size = _size(total)
     if total < _SMALL_SHM_BYTES:
         return (warn(_SHM, f"{size}: NCCL and SGLang's processes end with 'No space left'", _SHM_MANIFEST),)
     if free is not None and free < _LITTLE_FREE_BYTES:
-        remedy = "another pod or process fills it (hostIPC shares the node's): remove hostIPC, or what lies there"
-        return (warn(_SHM, f"{size}, but only {_size(free)} are free", remedy),)
+        remedy = "another pod or process fills it (hostIPC shares the node's): remove hostIPC, or free it"
+        return (warn(_SHM, f"{size}, but only {_size(free)} is free", remedy),)
     return (ok(_SHM, size),)
 
 
@@ -60,7 +60,7 @@ def _size(count: int) -> str:
 
 def _gpudirect(examined: Examined) -> tuple[CheckItem, ...]:
     inspection, plan = examined.inspection, examined.plan
-    if not plan.fabric.satisfied:
+    if not plan.choice.satisfied:
         return ()
     if inspection.peer_memory:
         return (ok("gpudirect", "the nvidia-peermem module is loaded"),)

@@ -31,15 +31,15 @@ def _dns(examined: Examined) -> tuple[CheckItem, ...]:
     domains = examined.plan.facts.search_domains
     if domains is None:
         return (skip("dns", "/etc/resolv.conf is not readable" if examined.live else "not in this recording"),)
-    told = f"search {' '.join(domains)}" if domains else "no search domain"
+    shown = f"search {' '.join(domains)}" if domains else "no search domain"
     identity = examined.plan.identity
     leader = identity.leader if identity is not None else None
     if not examined.in_group or leader is None or literal(leader) is not None or cluster_search(domains):
-        return (ok("dns", told),)
+        return (ok("dns", shown),)
     return (
         warn(
             "dns",
-            f"{told}: nothing completes {leader} to {leader}.svc.<cluster domain>",
+            f"{shown}: it does not complete {leader} to {leader}.svc.<cluster domain>",
             f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec",
         ),
     )
@@ -48,19 +48,19 @@ def _dns(examined: Examined) -> tuple[CheckItem, ...]:
 def _hostname(examined: Examined) -> tuple[CheckItem, ...]:
     own = examined.inspection.own_name
     if own is None:
-        return (skip("hostname", "not looked up"),)
-    told = f"resolves to {listed([str(address) for address in own])}" if own else "does not resolve"
+        return (skip("hostname", "the resolver did not answer" if examined.live else "not in this recording"),)
+    shown = f"resolves to {listed([str(address) for address in own])}" if own else "does not resolve"
     looped = not own or any(address.is_loopback for address in own)
-    told = f"the own host name {told}"
+    shown = f"the host name of this pod {shown}"
     gloo = examined.plan.environment().get("GLOO_SOCKET_IFNAME")
     if not looped or not examined.in_group:
-        return (ok("hostname", told),)
+        return (ok("hostname", shown),)
     if gloo:
-        return (ok("hostname", f"{told}; harmless, Gloo is put on {gloo} (GLOO_SOCKET_IFNAME)"),)
+        return (ok("hostname", f"{shown}; harmless, Gloo uses {gloo} (GLOO_SOCKET_IFNAME)"),)
     return (
         warn(
             "hostname",
-            f"{told}: Gloo listens on a loopback address, and its peers are refused (connectFullMesh)",
+            f"{shown}: Gloo listens on a loopback address, and its peers are refused (connectFullMesh)",
             "set --interface (SGLANG_ROCE_INTERFACE), or correct the name in the node's /etc/hosts",
         ),
     )
@@ -76,8 +76,11 @@ def _own_address(examined: Examined, problems: dict[str, list[Problem]]) -> tupl
     elif from_node:
         fine = ok("own address", f"HOST_IP={from_node} is an address of this pod")
     else:
-        fine = ok("own address", "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang asks for its default route")
-    control = plan.control
+        fine = ok(
+            "own address",
+            "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang uses that of its default route",
+        )
+    control = plan.choice.control
     known = f"{control.interface}: {control.reason}" if control.interface else f"not set: {control.reason}"
     interface = of_problems("interface", problems.get("interface", []), ok("interface", known))
     return (*interface, *of_problems("own address", problems.get("own address", []), fine))
@@ -113,8 +116,8 @@ def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
     if proxy.variable is None:
         return (ok("proxy", "none is set for http"),)
     wanted = ["127.0.0.1", "localhost"]
-    if plan.control.address is not None:
-        wanted.append(str(plan.control.address))
+    if plan.choice.control.address is not None:
+        wanted.append(str(plan.choice.control.address))
     if plan.identity is not None and plan.identity.leader is not None:
         wanted.append(plan.identity.leader)
     missing = [host for host in wanted if not is_excepted(host, proxy.no_proxy)]

@@ -11,8 +11,10 @@ from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE, Interface
 from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.report.folding import names_by_text
+from sglang_roce_entry.report.text import left_out
 
-#: Which item a plan without usable ports is said under: by what came furthest.
+#: Which item reports a plan without usable ports: by the port that came furthest.
 _PLACE = (
     (Reason.NETDEV_DOWN, "link"),
     (Reason.NO_OWN_GID, "gid"),
@@ -29,22 +31,22 @@ _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; eth
 
 def place_of_unusable(examined: Examined) -> str:
     """Return the item that the error of a node without any usable port belongs to."""
-    reasons = {row.decision.reason for row in examined.plan.fabric.ports}
+    reasons = {row.decision.reason for row in examined.plan.choice.ports}
     return next((name for reason, name in _PLACE if reason in reasons), "hca")
 
 
 def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
     """Return the lines on RDMA hardware; ``problems`` are the plan's by item."""
     plan = examined.plan
-    if plan.fabric.policy.rdma == OFF:
+    if plan.choice.constraints.rdma == OFF:
         return (ok("hca", "RDMA is off (the rdma setting): NCCL uses TCP"),)
     return (
         *_hca(examined, problems.get("hca", [])),
-        *_verbs(plan.fabric.ports, problems.get("verbs", [])),
-        *_gid(plan.fabric.ports, problems.get("gid", [])),
-        *_link(plan.fabric.ports, problems.get("link", [])),
-        *_rate(plan.fabric.ports, problems.get("rate", [])),
-        *_mtu(_used(plan.fabric.ports), plan.facts.interfaces, problems.get("mtu", [])),
+        *_verbs(plan.choice.ports, problems.get("verbs", [])),
+        *_gid(plan.choice.ports, problems.get("gid", [])),
+        *_link(plan.choice.ports, problems.get("link", [])),
+        *_rate(plan.choice.ports, problems.get("rate", [])),
+        *_mtu(_used(plan.choice.ports), plan.facts.interfaces, problems.get("mtu", [])),
         *_pci(examined),
         *_counters(examined),
     )
@@ -60,18 +62,19 @@ def _without(rows: Sequence[PortRow], *reasons: str) -> list[PortRow]:
 
 def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
     plan, drivers = examined.plan, examined.inspection.drivers
-    names = [f"{hca.name} ({drivers[hca.name]})" if hca.name in drivers else hca.name for hca in plan.facts.hcas]
-    if not names:
+    if not plan.facts.hcas:
         evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
         return of_problems("hca", problems, ok("hca", evidence))
-    used = _used(plan.fabric.ports)
-    left = [f"{row.decision.label} {row.decision.reason}, {row.decision.detail}" for row in plan.fabric.ports]
-    if left and not plan.fabric.satisfied and plan.first_error is None:
-        # RDMA is optional here, so that a launch says nothing and NCCL uses TCP.
-        hint = requirements.unusable(plan.facts, plan.fabric.selection, plan.fabric.policy).hint
+    by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
+    names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
+    used = _used(plan.choice.ports)
+    left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.choice.ports)]
+    if left and not plan.choice.satisfied and plan.first_error is None:
+        # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
+        hint = requirements.unusable(plan.choice).hint
         return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
-    notes = f"; {'; '.join(plan.fabric.notes)}" if plan.fabric.notes else ""
-    evidence = f"{listed(names)}; {len(used)} of {len(plan.fabric.ports)} ports used{notes}"
+    notes = f"; {'; '.join(plan.choice.notes)}" if plan.choice.notes else ""
+    evidence = f"{listed(names)}; {len(used)} of {len(plan.choice.ports)} ports used{notes}"
     return of_problems("hca", problems, ok("hca", evidence))
 
 
@@ -79,19 +82,20 @@ def _verbs(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckI
     if not rows and not problems:
         return ()
     devices = {row.decision.hca.name: row.decision.hca.verbs_answer for row in rows}
-    closed = [f"{name} ({answer})" for name, answer in devices.items() if answer != "ok"]
-    counted = f"{len(devices) - len(closed)} of {len(devices)} verbs devices open read-write"
+    closed = _each([(name, f"({answer})") for name, answer in devices.items() if answer != "ok"])
+    opened = sum(answer == "ok" for answer in devices.values())
+    counted = f"{opened} of {len(devices)} verbs devices open read-write"
     refused = [name for name, answer in devices.items() if answer not in ("ok", "ENOENT")]
     if refused and not problems:
         return (
             warn(
                 "verbs",
-                f"{counted}; not {listed(closed)}",
+                f"{counted}; not {closed}",
                 "EPERM: grant the device (RDMA device plugin), EACCES: its file mode on the node; without it "
                 "the port is left out",
             ),
         )
-    hidden = f"; not given to this container: {listed(closed)}" if closed else ""
+    hidden = f"; not given to this container: {closed}" if closed else ""
     return of_problems("verbs", problems, ok("verbs", counted + hidden))
 
 
@@ -107,7 +111,7 @@ def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIte
         warn(
             "gid",
             f"{row.decision.label} is not used: {row.decision.detail}",
-            "give its interface an address of the fabric's network, as its neighbours have; a rail less is slower",
+            "give its interface an address of the fabric's network, as the other ports have",
         )
         for row in bare
     ]
@@ -141,9 +145,9 @@ def _rate(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIt
     if not used and not problems:
         return ()
     rates = sorted({row.decision.port.rate_gbps or 0.0 for row in used})
-    told = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
+    shown = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
     return of_problems(
-        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {told}")
+        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {shown}")
     )
 
 
@@ -154,37 +158,42 @@ def _mtu(
     mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
     if not mtus:
         return tuple(of_problem("mtu", problem) for problem in problems)
-    told = ", ".join(f"{netdev} {mtu}" for netdev, mtu in mtus.items())
+    by_mtu = names_by_text((netdev, str(mtu)) for netdev, mtu in mtus.items())
+    shown = ", ".join(f"{netdevs} {mtu}" for netdevs, mtu in by_mtu)
     packet = requirements.roce_mtu(min(mtus.values()))
     if packet < _FULL_PACKET and not problems:
-        evidence = f"{told}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
+        evidence = f"{shown}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
         remedy = (
             f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
             f"{_FULL_MTU} or more, the same on all rails and nodes"
         )
         return (warn("mtu", evidence, remedy),)
-    return of_problems("mtu", problems, ok("mtu", f"{told}: RoCE packets of {packet} bytes"))
+    return of_problems("mtu", problems, ok("mtu", f"{shown}: RoCE packets of {packet} bytes"))
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
-    slow, told = [], []
+    slow, shown = [], []
     links = examined.inspection.pci_links
-    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.fabric.ports)):
+    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.choice.ports)):
         link = links.get(name)
         if link is None or link.speed_gts is None or link.width is None:
             continue
-        text = f"{name} {link.speed_gts:g} GT/s x{link.width}"
-        told.append(text)
+        text = f"{link.speed_gts:g} GT/s x{link.width}"
+        shown.append((name, text))
         if link.width < (link.max_width or 0) or link.speed_gts < (link.max_speed_gts or 0):
-            slow.append(f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}")
+            slow.append((name, f"{text} of {link.max_speed_gts or 0:g} GT/s x{link.max_width or 0}"))
     if slow:
-        remedy = "reseat the card, look at the slot and the BIOS of the node; the rail is as slow as its slot"
-        return (warn("pci link", f"trained below what the card can do: {listed(slow)}", remedy),)
-    return (ok("pci link", listed(told)),) if told else ()
+        remedy = "reseat the card, check the slot and the BIOS of the node; the rail is as slow as its slot"
+        return (warn("pci link", f"trained below what the card can do: {_each(slow)}", remedy),)
+    return (ok("pci link", _each(shown)),) if shown else ()
+
+
+def _each(pairs: Sequence[tuple[str, str]]) -> str:
+    return listed([f"{names} {text}" for names, text in names_by_text(pairs)])
 
 
 def _counters(examined: Examined) -> tuple[CheckItem, ...]:
-    used = [row.decision.label for row in _used(examined.plan.fabric.ports)]
+    used = [row.decision.label for row in _used(examined.plan.choice.ports)]
     if not used:
         return ()
     counters = {

@@ -54,11 +54,11 @@ def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem,
     version = parse_version(facts.sglang_version)
     if version is None:
         return of_problems("sglang", problems, skip("sglang", "its version is not known"))
-    said = []
+    found = []
     command, identity = examined.plan.command, examined.plan.identity
     big = identity is not None and identity.size > 2
     if command is not None and command.attention_dp and big and (0, 5, 4) <= version < (0, 5, 6):
-        said.append(
+        found.append(
             warn(
                 "sglang",
                 f"{facts.sglang_version} breaks attention DP over more than two nodes (sgl-project/sglang#12822)",
@@ -68,19 +68,19 @@ def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem,
     overwritten = [name for name in ("NCCL_CUMEM_ENABLE", "NCCL_NVLS_ENABLE") if environ.get(name)]
     if overwritten and version < (0, 5, 5):
         evidence = f"{facts.sglang_version} overwrites {listed(overwritten)} of the pod"
-        said.append(warn("sglang", evidence, "use 0.5.5 or later, or SGLang's own flags (--enable-nccl-nvls)"))
+        found.append(warn("sglang", evidence, "use 0.5.5 or later, or SGLang's own flags (--enable-nccl-nvls)"))
     packages = examined.inspection.packages
     if environ.get("SGLANG_LOCAL_IP_NIC") and packages is not None and "netifaces" not in packages:
         evidence = "SGLANG_LOCAL_IP_NIC needs the Python package netifaces, which is not installed"
-        said.append(
+        found.append(
             warn("sglang", evidence, "remove SGLANG_LOCAL_IP_NIC: SGLANG_HOST_IP is set from the hardware")
         )
     checked = f"{CHECKED_FROM} to {CHECKED_TO}"
     newer = version > (parse_version(CHECKED_TO) or ())
     note = f" (newer than those whose arguments were checked: {checked})" if newer else ""
-    if said and not problems:
-        return tuple(said)
-    return (*of_problems("sglang", problems, ok("sglang", f"{facts.sglang_version}{note}")), *said)
+    if found and not problems:
+        return tuple(found)
+    return (*of_problems("sglang", problems, ok("sglang", f"{facts.sglang_version}{note}")), *found)
 
 
 def _nccl(examined: Examined) -> tuple[CheckItem, ...]:
@@ -89,20 +89,20 @@ def _nccl(examined: Examined) -> tuple[CheckItem, ...]:
         return (skip("nccl", "its version is not known"),)
     if not versions:
         return (skip("nccl", "not found in this interpreter or the library folders"),)
-    told = ", ".join(versions)
+    shown = ", ".join(versions)
     if len(versions) > 1:
-        evidence = f"several side by side ({told}); which one is loaded depends on torch"
+        evidence = f"several side by side ({shown}); which one is loaded depends on torch"
         return (warn("nccl", evidence, "uninstall all nvidia-nccl wheels but the one that torch was built for"),)
     version = parse_version(versions[0])
     if version is None:
-        return (ok("nccl", told),)
+        return (ok("nccl", shown),)
     if version < (2, 21):
-        evidence = f"{told} takes GID index 0 unless it is told one, and one index for all HCAs"
+        evidence = f"{shown} uses GID index 0 unless one is set, and one index for all HCAs"
         return (warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index"),)
     if version < (2, 26):
-        evidence = f"{told} ends with an error where a GID of the table belongs to another pod (NVIDIA/nccl#1573)"
+        evidence = f"{shown} fails where a GID of the table belongs to another pod (NVIDIA/nccl#1573)"
         return (warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)"),)
-    return (ok("nccl", told),)
+    return (ok("nccl", shown),)
 
 
 def _torch(examined: Examined) -> tuple[CheckItem, ...]:
@@ -126,20 +126,20 @@ def _image(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, 
     parts = [inspection.distribution or "distribution not known"]
     parts += [f"glibc {inspection.glibc}"] if inspection.glibc else []
     parts += [f"rdma-core {inspection.rdma_core}"] if inspection.rdma_core else []
-    said: list[CheckItem] = []
+    found: list[CheckItem] = []
     glibc = parse_version(inspection.glibc)
     if glibc is not None and glibc < _OLDEST_GLIBC:
         evidence = f"{', '.join(parts)}: too old for current wheels of torch and NCCL (glibc 2.28)"
-        said.append(warn("image", evidence, _REBUILD))
+        found.append(warn("image", evidence, _REBUILD))
     rdma_core = parse_version(inspection.rdma_core)
     if rdma_core is not None and rdma_core < (28,):
         evidence = (
             f"{', '.join(parts)}: NCCL misses ibv_reg_mr_iova2 (relaxed ordering) and its provider may be too old"
         )
-        said.append(warn("image", evidence, _REBUILD))
+        found.append(warn("image", evidence, _REBUILD))
     missing = _missing_providers(examined)
     if missing:
-        said.append(
+        found.append(
             warn(
                 "image",
                 f"no verbs provider for {listed(missing)}: libibverbs lists no such device, NCCL finds none",
@@ -149,11 +149,12 @@ def _image(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, 
     known = inspection.distribution or inspection.verbs_providers or len(parts) > 1
     if not known and not problems:
         return (skip("image", "not in this recording"),)
-    if said and not problems:
-        return tuple(said)
+    if found and not problems:
+        return tuple(found)
     providers = inspection.verbs_providers
-    told = ", ".join(parts) + (f", {len(providers)} verbs providers" if providers else "")
-    return (*of_problems("image", problems, ok("image", told)), *said)
+    count = f", {len(providers)} verbs provider{'s' if len(providers) > 1 else ''}" if providers else ""
+    shown = ", ".join(parts) + count
+    return (*of_problems("image", problems, ok("image", shown)), *found)
 
 
 def _missing_providers(examined: Examined) -> list[str]:

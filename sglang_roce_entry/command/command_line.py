@@ -6,18 +6,20 @@ after ``--``, everything is SGLang's. A bare first word is a command of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from sglang_roce_entry.command.settings import BY_FLAG, Setting
-from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.spellings import find_option
 
-#: Modes: the formats behind "=", or what value they need.
+#: Modes: the formats after "=", or the value that they need.
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
 _PLAIN_MODES = ("--version", "--help")
+#: The modes that print a page of text and look at nothing.
+PAGES = frozenset({"help", "version", "explain"})
+_EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
@@ -29,22 +31,8 @@ _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 _CLOSE = 0.86
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """A parsed command line. ``rest`` is SGLang's, or the bare word with its arguments."""
-
-    flags: Mapping[str, str] = field(default_factory=dict)
-    mode: str | None = None  # "print-env", "dry-run", ...
-    mode_value: str = ""
-    policy: str | None = None
-    snapshot: str | None = None
-    rest: tuple[str, ...] = ()
-    form: str = LAUNCH
-    keep_identifiers: bool = False
-
-
 def parse_command_line(argv: Sequence[str]) -> Invocation:
-    """Return what ``argv`` (without the program's name) says. Raises ``UsageError``."""
+    """Return what ``argv``, without the program's name, asks for. Raises ``UsageError``."""
     reader = _Reader(tuple(argv))
     flags: dict[str, str] = {}
     mode: tuple[str, str] | None = None
@@ -57,7 +45,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
             break
         name, equals, value = token.partition("=")
         name = "--help" if token == "-h" else name
-        if not _is_ours(name, reader.value_behind(equals, value)):
+        if not _is_ours(name, reader.value_after(equals, value)):
             form = LAUNCH if token.startswith("-") else BARE_WORD
             _refuse_misspelling(token)
             break
@@ -89,13 +77,13 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
 
 
 def asks_for_a_mode(argv: Sequence[str]) -> bool:
-    """Return whether a mode stands among our own options, also of a command line that is refused."""
+    """Return whether a mode is among our own options, also of a command line that is refused."""
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
-        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, "-h"):
+        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN, "-h"):
             return True
-        if not _is_ours(name, reader.value_behind(equals, value)):
+        if not _is_ours(name, reader.value_after(equals, value)):
             return False
         reader.take()
         if not equals and reader.more() and name not in ("--strict", _KEEP):
@@ -122,7 +110,7 @@ class _Reader:
     def rest(self) -> tuple[str, ...]:
         return self._argv[self._position :]
 
-    def value_behind(self, equals: str, value: str) -> str | None:
+    def value_after(self, equals: str, value: str) -> str | None:
         if equals:
             return value
         following = self._position + 1
@@ -132,12 +120,12 @@ class _Reader:
         if equals:
             return value
         if not self.more() or (self.peek().startswith("--") and self.peek() != "-"):
-            raise UsageError(f"{name} has no value behind it", f"write {name} {metavar}")
+            raise UsageError(f"{name} has no value", f"write {name} {metavar}")
         return self.take()
 
 
 def _all_ours() -> frozenset[str]:
-    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP})
+    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP, _EXPLAIN})
 
 
 def _is_ours(name: str, value: str | None) -> bool:
@@ -169,13 +157,17 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
         formats = _FORMATS[name]
         if equals and value not in formats:
             choices = " or ".join(f"{name}={choice}" for choice in formats)
-            raise UsageError(f"{name}={value} is no format", f"write {choices}")
+            raise UsageError(f"{name}={value} is not a format", f"write {choices}")
         return value or formats[0]
     if name in _VALUE_MODES:
         given = reader.value(name, equals, value, _VALUE_MODES[name])
         if name == "--probe" and given not in _VALUE_MODES[name].split("|"):
-            raise UsageError(f"{name} {given} is no probe", f"write {name} {_VALUE_MODES[name]}")
+            raise UsageError(f"{name} {given} is not a probe", f"write {name} {_VALUE_MODES[name]}")
         return given
+    if name == _EXPLAIN:
+        if not equals and reader.more() and not reader.peek().startswith("-"):
+            return reader.take()
+        return value
     if equals:
         raise UsageError(f"{name} takes no value", f"write {name}")
     return ""
@@ -183,12 +175,12 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
 
 def _check(invocation: Invocation) -> None:
     if invocation.keep_identifiers and invocation.mode != "save-snapshot":
-        raise UsageError(f"{_KEEP} is about --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
+        raise UsageError(f"{_KEEP} belongs to --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
     if invocation.mode == "probe" and invocation.snapshot is not None:
-        raise UsageError("--probe asks a server that runs; a snapshot has none", "leave --snapshot out")
+        raise UsageError("--probe asks a running server; a snapshot has none", "leave out --snapshot")
     if invocation.mode == "probe" and invocation.form == BARE_WORD:
         raise UsageError(
-            f"{invocation.rest[0]} behind --probe is no SGLang argument",
+            f"{invocation.rest[0]} after --probe is not an argument of SGLang",
             "give its arguments after --: -- --port 30000",
         )
     if invocation.form == LAUNCH:
@@ -211,12 +203,12 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
     ours = _all_ours() - {"--help"}  # SGLang has a --help of its own
     for position, token in enumerate(rest):
         name, equals, value = token.partition("=")
-        behind = value if equals else rest[position + 1] if position + 1 < len(rest) else None
-        if name in ours and _is_ours(name, behind):
-            shared = f" (with {_SHARED[name]} it is ours)" if name in _SHARED else ""
+        following = value if equals else rest[position + 1] if position + 1 < len(rest) else None
+        if name in ours and _is_ours(name, following):
+            shared = f" (with {_SHARED[name]} it is an option of sglang-roce-entry)" if name in _SHARED else ""
             raise UsageError(
-                f"{name} stands among SGLang's arguments{shared}",
-                "put our options before the first argument of SGLang",
+                f"{name} is among SGLang's arguments{shared}",
+                "put the options of sglang-roce-entry before the first argument of SGLang",
             )
 
 
@@ -227,11 +219,11 @@ def _may_be_close(one: str, other: str) -> bool:
 
 
 def _refuse_misspelling(token: str) -> None:
-    """Refuse what is one slip away from an option of ours: SGLang would only say so after its imports."""
+    """Refuse what is one slip away from an option of ours: SGLang would only report it after its imports."""
     if not token.startswith("--"):
         if token.startswith("-") and token != "-":
-            name = token.partition("=")[0]  # what stands behind it may be a key
-            raise UsageError(f"{name} is no option", "see --help; SGLang has no short options but -h")
+            name = token.partition("=")[0]  # what follows it may be a key
+            raise UsageError(f"{name} is not an option", "see --help; SGLang has no short options but -h")
         return
 
     name = token.partition("=")[0]
@@ -239,11 +231,13 @@ def _refuse_misspelling(token: str) -> None:
         return
     squeezed = name.replace("_", "-")
     if squeezed in _all_ours():
-        raise UsageError(f"{name} is no option", f"did you mean {squeezed}?")
+        raise UsageError(f"{name} is not an option", f"did you mean {squeezed}?")
     similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
     if not similar:
         return
 
     close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
     if close:
-        raise UsageError(f"{name} is no option", f"did you mean {close[0]}? An argument of SGLang goes after --")
+        raise UsageError(
+            f"{name} is not an option", f"did you mean {close[0]}? An argument of SGLang goes after --"
+        )

@@ -1,4 +1,4 @@
-"""The texts of ``--help`` and ``--version``."""
+"""The pages that the command prints about itself: ``--help``, ``--version`` and ``--explain``."""
 
 from __future__ import annotations
 
@@ -6,52 +6,77 @@ import platform
 import sys
 
 from sglang_roce_entry import __version__
+from sglang_roce_entry.command.explain import explained
 from sglang_roce_entry.command.settings import SETTINGS
+from sglang_roce_entry.plan.settings import Invocation
 from sglang_roce_entry.problems import EXIT_CODES
 
 _HEAD = """\
-sglang-roce-entry: prepare RoCE, NCCL and the LeaderWorkerSet group, then exec SGLang.
+sglang-roce-entry: find the RoCE ports and the place in the group, set NCCL accordingly, then exec SGLang.
 
 examples
   sglang-roce-entry --model-path /models/deepseek --trust-remote-code
       launch: the same arguments on leader and workers, in the container's args
   sglang-roce-entry --dry-run --model-path /models/deepseek
       show who this pod is, what will be used and why, and the command; nothing is run
-  sglang-roce-entry --snapshot h20-roce --dry-run --model-path /models/deepseek
-      the same on a laptop, from a recorded node (h20-roce, cx7-pod, or your own file)
   sglang-roce-entry --check
-      something does not work: every known trap as one line, with what to do
+      report each known trap on one line, with what to do about it
+  sglang-roce-entry --explain NO_OWN_GID
+      what a code of the log means, how to see it, what to do; without a code, all of them
+  sglang-roce-entry --snapshot h20-roce --dry-run --model-path /models/deepseek
+      the same on a laptop, for a recorded node (h20-roce, cx7-pod, or a file of your own)
+  NCCL_IB_GID_INDEX=3 sglang-roce-entry --snapshot node.tar.gz --dry-run --model-path /models/deepseek
+      what if? Variables of this shell override the recorded ones, and the log names them
   eval "$(sglang-roce-entry --print-env)"
       the environment alone, for debugging by hand
   sglang-roce-entry bash
-      any other program in the prepared environment: no waiting, no refusing
+      any other program in the prepared environment: never waits, never refuses
 
 usage
   sglang-roce-entry [OPTIONS] [--] SGLANG ARGUMENTS...
   sglang-roce-entry [OPTIONS] COMMAND [ARG...]
-  Options count before the first argument that is not ours; from there on everything is SGLang's.
+  Options count before the first argument that is not one of these; everything from there on is SGLang's.
 
 modes (print and exit)
   --dry-run[=text|json]      the whole plan
   --print-env[=shell|json]   the environment only
-  --check[=text|json]        every known trap: ok, warn or fail, with evidence and remedy
+  --check[=text|json]        each known trap: ok, warn or fail, with evidence and remedy
   --probe startup|readiness|liveness [-- SGLANG ARGUMENTS]
-                             for exec probes and HEALTHCHECK: 0 or 1, and one line why
+                             for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason
+  --explain [CODE]           what a problem, reason or exit code means, and what to do
   --save-snapshot FILE       record this node for a replay or a bug report (- for stdout)
-      [--keep-identifiers]   with the MACs, GUIDs and GPU UUIDs, which it leaves out otherwise
+      [--keep-identifiers]   with MACs, GUIDs and GPU UUIDs, which are left out otherwise
   --version
   --help
 
 options
-  --snapshot FILE|NAME       a mode replays this recorded node instead of the host
+  --snapshot FILE|NAME       replay this recorded node instead of the host (modes only)
   --policy FILE              settings as YAML (hca_wait: 30)
 """
 
 _TAIL = """
-Every option above but --snapshot and --policy is also a variable (--hca-wait: SGLANG_ROCE_HCA_WAIT) and a
+Each option above but --snapshot and --policy is also a variable (--hca-wait: SGLANG_ROCE_HCA_WAIT) and a
 key of the policy file (hca_wait). Precedence: flag, variable, policy, default. An explicit flag beats the
 pod's NCCL_* variables; these, and NCCL's own configuration files, beat everything else.
+
+words
+  port         of an HCA (mlx5_0:1), unless its purpose is named: rendezvous port, HTTP port (TCP)
+  rail         a used port and its network; equal rails of all nodes reach each other
+  own GID      a RoCE v2 GID whose address is configured in this pod
+  foreign GID  one that this pod sees but does not have: the node's, or another pod's
+  group        the pods that run one model together, as LeaderWorkerSet numbers them; 0 is the leader
+  policy file  the settings of this program as a YAML file (--policy)
+  bare word    a first argument without dashes: that program is run instead of SGLang
+  withheld     a variable that is left unset on purpose; the reason is shown
+  linger       the pause before a fatal exit, in which the log of the pod can still be read
 """
+
+
+def page(invocation: Invocation) -> str:
+    """Return the page that ``invocation`` asks for. Raises ``UsageError``."""
+    if invocation.mode == "version":
+        return version_text()
+    return explained(invocation.mode_value) if invocation.mode == "explain" else help_text()
 
 
 def help_text() -> str:

@@ -5,62 +5,89 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from sglang_roce_entry.check import run
-from sglang_roce_entry.check.run import own_name_addresses
-from sglang_roce_entry.command.command_line import Invocation
-from sglang_roce_entry.command.settings import Settings
-from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.host.snapshot.write import pack, record
-from sglang_roce_entry.launch.launch import gather, look_up_leader, plan_only
+from sglang_roce_entry.check.outcome import rendered
+from sglang_roce_entry.check.run import own_name_addresses, refusal, run_check
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.host.answers import Host, live_host
+from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.snapshot.read import load
+from sglang_roce_entry.host.snapshot.write import is_recorded, pack, record
 from sglang_roce_entry.log import Log, write_stdout
-from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.problems import OK, USAGE, EntryError
-from sglang_roce_entry.report import text as report
+from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
+from sglang_roce_entry.plan.plan import Plan, look_and_plan
+from sglang_roce_entry.plan.settings import Invocation
+from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
+from sglang_roce_entry.report.folding import folded_problems
+from sglang_roce_entry.report.json import as_document, as_json, environment_document
+from sglang_roce_entry.report.secrets import is_secret_variable
+from sglang_roce_entry.report.shell import as_shell
+from sglang_roce_entry.report.text import as_text
 
 
-def run_mode(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host, log: Log) -> int:
+def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
+    if invocation.mode != "check":
+        return _shown(invocation, environ, log)
+    try:
+        return _shown(invocation, environ, log)
+    except Exception as raised:
+        failure = as_failure(raised)
+        if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
+            raise
+        write_stdout(rendered(refusal(failure), invocation.mode_value, environ))
+        return failure.exit_code
+
+
+def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    shell: frozenset[str] = frozenset()
+    if invocation.snapshot is not None:
+        host, recorded = load(invocation.snapshot)
+        shell = frozenset(
+            name for name, value in environ.items() if is_recorded(name) and recorded.get(name) != value
+        )
+        environ = {**recorded, **environ}
+    else:
+        host = live_host()
+    settings = read_settings(invocation.flags, environ, invocation.policy)
+    log.form = settings.log_format
+    if shell and invocation.mode_value != "json":
+        log.say(f"set in this shell, over the recording: {', '.join(sorted(shell))}")
     if invocation.mode == "check":
-        return _check(invocation, settings, environ, host)
-    inputs, stages = gather(invocation, settings, environ, host)
+        outcome = run_check(invocation, settings, environ, host, shell)
+        write_stdout(rendered(outcome, invocation.mode_value, environ))
+        return outcome.exit_code
+    request = read_request(invocation, settings, environ, host, shell)
+    member = identify(request)
     if invocation.mode == "save-snapshot":
-        lookup = look_up_leader(stages, host)
-        addresses = lookup.addresses if lookup is not None else ()
-        name = stages.identity.leader if stages.identity is not None else None
+        leader = look_up_leader(member, HostFacts(), host)
+        addresses = leader.addresses if leader is not None else ()
+        name = member.identity.leader if member.identity is not None else None
         resolved = {name: addresses} if name and addresses else {}
         return _save(invocation, host, environ, resolved, log)
-    plan = plan_only(inputs, stages, host)
+    plan, _ = look_and_plan(request, member, host)
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
     elif invocation.mode_value == "json":
-        write_stdout(report.as_json(report.as_document(plan)))
+        write_stdout(as_json(as_document(plan)))
     else:
-        write_stdout(report.as_text(plan))
+        write_stdout(as_text(plan))
     return plan.exit_code
 
 
-def _check(invocation: Invocation, settings: Settings, environ: Mapping[str, str], host: Host) -> int:
-
-    items, code = run.run_check(invocation, settings, environ, host)
-    write_stdout(run.rendered(items, code, invocation.mode_value))
-    return code
-
-
 def _print_environment(plan: Plan, form: str, log: Log) -> None:
-    for problem in plan.problems:
+    for problem in folded_problems(plan.problems):
         log.problem(problem)
     if form == "json":
-        write_stdout(report.as_json(report.environment_document(plan)))
+        write_stdout(as_json(environment_document(plan)))
     else:
-        write_stdout(report.as_shell(plan))
+        write_stdout(as_shell(plan))
 
 
 class _Secrets:
     """Holds the name of every variable that is not to be shown, also of those that a file of NCCL sets."""
 
     def __contains__(self, name: object) -> bool:
-        return report.is_secret_variable(str(name))
+        return is_secret_variable(str(name))
 
 
 def _save(
@@ -95,11 +122,11 @@ def _save(
     count = sum(not name.endswith("/") for name in files)
     log.say(
         f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
-        f"devices, {len(facts['environ'])} variables (none whose name says secret); "
+        f"devices, {len(facts['environ'])} variables (none with a name of a secret); "
         f"{len(archive)} bytes"
     )
     log.say(
-        "in it: GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
+        "it contains GIDs and addresses, interface names, PCI paths, versions, names of the group's pods; "
         + ("MACs, GUIDs and GPU UUIDs as they are" if kept else "no host name, no MAC, GUID or GPU UUID")
     )
     return OK

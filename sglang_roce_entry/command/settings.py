@@ -6,15 +6,15 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from sglang_roce_entry.command.policy_file import read_policy
 from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.problems import ConfigurationError, UsageError
-from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+from sglang_roce_entry.plan.settings import Settings
+from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
 
 PREFIX = "SGLANG_ROCE_"
 _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
@@ -44,7 +44,7 @@ class Setting:
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"is none of: {', '.join(allowed)}")
+            raise ValueError(f"is not one of: {', '.join(allowed)}")
         return text
 
     return parse
@@ -73,7 +73,7 @@ def parse_duration_s(text: str) -> float:
     unit = text[len(number) :]
     plain = number.replace(".", "", 1)
     if unit not in _UNITS_S or not plain.isascii() or not plain.isdecimal():
-        raise ValueError("is no duration (90, 90s, 30m, 1h)")
+        raise ValueError("is not a duration (90, 90s, 30m, 1h)")
     value = float(number) * _UNITS_S[unit]
     if value > 7 * 24 * 3600:
         raise ValueError("is longer than a week")
@@ -95,7 +95,7 @@ def _parse_subnets(text: str) -> tuple[IpNetwork, ...]:
             networks.append(ip_network(part))
         except ValueError as problem:
             subject = "is" if len(parts) == 1 else f"has {part!r}, which is"
-            raise ValueError(f"{subject} no network{_meant(part)}") from problem
+            raise ValueError(f"{subject} not a network{_meant(part)}") from problem
     return tuple(networks)
 
 
@@ -109,7 +109,7 @@ def _meant(part: str) -> str:
 
 def _parse_port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 6:
-        raise ValueError("is no port number")
+        raise ValueError("is not a port number")
     value = int(text)
     if not 1 <= value <= 65535:
         raise ValueError("is out of range (1 to 65535)")
@@ -137,7 +137,7 @@ def _parse_interface(text: str) -> str | None:
     if text == "auto":
         return None
     if len(text) > 15 or "/" in text or any(c.isspace() or c in "=^," for c in text):
-        raise ValueError("is no interface name (one exact name, without '=', '^' or a list)")
+        raise ValueError("is not an interface name (one exact name, without '=', '^' or a list)")
     return text
 
 
@@ -153,36 +153,46 @@ SETTINGS: tuple[Setting, ...] = (
         "required|optional|off",
         "required in a group, else optional; off: NCCL_IB_DISABLE=1",
     ),
-    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors"),
-    Setting("hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar (all)"),
-    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "for HCAs that are coming up (60)"),
-    Setting("subnets", _parse_subnets, (), "CIDR,...", "preferred in this order; admit 169.254/16"),
-    Setting("family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "of the GIDs (auto)"),
+    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors (no)"),
+    Setting(
+        "hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar: =mlx5_0:1,mlx5_1:1 (all)"
+    ),
+    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "how long to wait for HCAs that are coming up (60)"),
+    Setting("subnets", _parse_subnets, (), "CIDR,...", "networks to prefer, in this order; may name 169.254/16"),
+    Setting(
+        "family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "address family of the GIDs (auto)"
+    ),
     Setting(
         "foreign_gids",
         _one_of("refuse", "allow"),
         "refuse",
         "refuse|allow",
-        "use the host's GIDs from an overlay pod, knowingly (refuse)",
+        "refuse GIDs that are not this pod's, or knowingly use them (refuse)",
     ),
     Setting("interface", _parse_interface, None, "NAME", "control interface (the one towards the leader)"),
     Setting("leader_address", _text, None, "HOST", "override the leader's address"),
     Setting("group_size", _text, None, "N", "override the group size"),
     Setting("worker_index", _text, None, "N", "override the worker index"),
-    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port D (20000)"),
-    Setting("wait_deadline", parse_duration_s, 1800.0, "SECONDS", "for the leader (1800); 0: do not wait"),
+    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port on the leader (20000)"),
+    Setting(
+        "wait_deadline",
+        parse_duration_s,
+        1800.0,
+        "SECONDS",
+        "how long to wait for the leader (1800; 0: not at all)",
+    ),
     Setting(
         "on_timeout",
         _one_of("exit", "exec"),
         "exit",
         "exit|exec",
-        "exit 124, or launch anyway: torch tries on for 600 s (exit)",
+        "exit 124, or launch anyway: torch keeps retrying for 600 s (exit)",
     ),
     Setting("gpus", _parse_gpus, None, "N", "GPUs of this node (auto)"),
     Setting("tp", _one_of("auto", "off"), "auto", "auto|off", "compute --tp-size for groups (auto)"),
-    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "of --probe in all (25; liveness 10)"),
+    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "for all that a --probe does (25; liveness 10)"),
     Setting("linger", parse_duration_s, None, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
-    Setting("log_format", _one_of("text", "json"), "text", "text|json", "of the log on stderr (text)"),
+    Setting("log_format", _one_of("text", "json"), "text", "text|json", "form of the log on stderr (text)"),
 )
 
 BY_FLAG = {setting.flag: setting for setting in SETTINGS}
@@ -190,52 +200,23 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Every setting's value, and where each that is not a default was written."""
-
-    rdma: str | None = None
-    strict: bool = False
-    hca: str | None = None
-    hca_wait: float = 60.0
-    subnets: tuple[IpNetwork, ...] = ()
-    family: str = "auto"
-    foreign_gids: str = "refuse"
-    interface: str | None = None
-    leader_address: str | None = None
-    group_size: str | None = None
-    worker_index: str | None = None
-    dist_init: int = 20000
-    wait_deadline: float = 1800.0
-    on_timeout: str = "exit"
-    gpus: int | None = None
-    tp: str = "auto"
-    probe_timeout: float | None = None
-    linger: float | None = None
-    log_format: str = "text"
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-    def origin(self, key: str) -> str:
-        """Return where a setting was written: ``--x-y``, ``SGLANG_ROCE_X_Y``, ``x_y in policy.yaml``."""
-        return self.origins.get(key, "default")
-
-    def by_flag(self, key: str) -> bool:
-        """Return whether a setting was given as a flag, which beats the pod's own NCCL variables."""
-        return self.origins.get(key, "").startswith("--")
+def _read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def read_settings(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     policy_path: str | None = None,
-    read_file: Callable[[str], str] | None = None,
+    read_file: Callable[[str], str] = _read_text,
 ) -> Settings:
     """Return the settings. ``flags`` maps keys to texts. Raises ``EntryError``.
 
     A bad flag is a usage error; an unknown or bad variable or policy key a configuration error.
     """
     _refuse_unknown_variables(environ)
-    policy = _read_policy(policy_path, read_file) if policy_path and read_file else {}
+    policy = read_policy(policy_path, read_file, _BY_KEY) if policy_path else {}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for setting in SETTINGS:
@@ -288,60 +269,6 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
         if name.startswith(PREFIX) and name not in _BY_VARIABLE and not is_service_link(name):
             raise ConfigurationError(
                 "UNKNOWN_VARIABLE",
-                f"{name} is no setting of sglang-roce-entry",
-                f"{_nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
+                f"{name} is not a setting of sglang-roce-entry",
+                f"{nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
             )
-
-
-def _nearest(name: str, known: Mapping[str, Setting]) -> str:
-
-    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"did you mean {close[0]}?" if close else "remove it"
-
-
-def _read_policy(path: str, read_file: Callable[[str], str]) -> dict[str, str]:
-
-    try:
-        document = yaml_document(read_file(path))
-    except OSError as failure:
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} cannot be read: {failure.strerror or failure}",
-            "mount it (ConfigMap) or correct --policy",
-        ) from failure
-    except (NotYamlError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(
-            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
-        ) from failure
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            "POLICY",
-            f"policy file {path!r} is not a mapping of settings",
-            "write one 'key: value' a line, like 'rdma: required'",
-        )
-    found: dict[str, str] = {}
-    for key, value in document.items():
-        if key not in _BY_KEY:
-            raise ConfigurationError(
-                "POLICY",
-                f"policy file {path!r} has the unknown key {key!r}",
-                f"{_nearest(str(key), _BY_KEY)}; known: {', '.join(_BY_KEY)}",
-            )
-        found[str(key)] = _policy_text(path, str(key), value)
-    return found
-
-
-def _policy_text(path: str, key: str, value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "off" if key in ("rdma", "tp") else "no"
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
-        return str(value)
-    raise ConfigurationError(
-        "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
-    )

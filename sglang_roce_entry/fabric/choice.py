@@ -111,7 +111,8 @@ def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choi
         name, how = plugin
         reason = f"the NCCL net plugin {name} decides ({how})"
         ports = [port.rejected(Reason.EXTERNAL_PLUGIN, reason) if port.used else port for port in selection.ports]
-        return replace(_nothing(facts, constraints, control, ports, reason, reason), plugin=name)
+        nothing = _nothing(facts, constraints, control, ports, reason, reason)
+        return replace(nothing, plugin=name, infiniband=selection.infiniband)
     fitting, problems = _limit(selection.used)
     index = decide_index(
         [port for port in fitting if port.used], constraints.nccl, user_scan(constraints.given, constraints.nccl)

@@ -11,42 +11,40 @@ import select
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
 
-from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.endpoint import IpAddress, literal
 
 ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """What came of one round of connects: the address and port that accepted, or the cause of none."""
+class ConnectOutcome:
+    """What came of one round of connects: the address and port that accepted, or why none did."""
 
-    address: IPv4Address | IPv6Address | None
+    address: IpAddress | None
     port: int | None
     cause: str  # ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE
 
 
-def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[int], timeout_s: float) -> Probe:
+def connect_any(addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s: float) -> ConnectOutcome:
     """Return the first accepting port; all are tried side by side, an IPv4 address is preferred.
 
-    ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has said no,
+    ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has failed,
     so that every node of a group ends with the same one.
     """
     poll = select.poll()
-    open_sockets: dict[int, tuple[socket.socket, IPv4Address | IPv6Address, int]] = {}
-    accepted: list[tuple[int, int, IPv4Address | IPv6Address, int]] = []
-    causes: dict[IPv4Address | IPv6Address, set[str]] = {address: set() for address in addresses}
-    order = {address: position for position, address in enumerate(addresses)}
+    open_sockets: dict[int, tuple[socket.socket, IpAddress, int]] = {}
+    accepted: list[tuple[IpAddress, int]] = []
+    causes: dict[IpAddress, set[str]] = {address: set() for address in addresses}
 
-    def settle(code: int, address: IPv4Address | IPv6Address, port: int) -> None:
+    def settle(code: int, address: IpAddress, port: int) -> None:
         if code == 0:
-            accepted.append((address.version, order[address], address, port))
+            accepted.append((address, port))
         else:
             causes[address].add(_cause(code))
 
-    def begin(address: IPv4Address | IPv6Address, port: int) -> None:
+    def begin(address: IpAddress, port: int) -> None:
         one, code = _connecting(address, port)
         if one is not None:
             open_sockets[one.fileno()] = (one, address, port)
@@ -77,8 +75,8 @@ def connect_any(addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[
     return _outcome(accepted, causes)
 
 
-def _connecting(address: IPv4Address | IPv6Address, port: int) -> tuple[socket.socket | None, int]:
-    """Return a socket on its way, or ``None`` and the errno of a connect that is over (0: accepted)."""
+def _connecting(address: IpAddress, port: int) -> tuple[socket.socket | None, int]:
+    """Return a connecting socket, or ``None`` and the errno of a connect that is over (0: accepted)."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -94,28 +92,24 @@ def _connecting(address: IPv4Address | IPv6Address, port: int) -> tuple[socket.s
     return None, code
 
 
-def _outcome(
-    accepted: Sequence[tuple[int, int, IPv4Address | IPv6Address, int]],
-    causes: Mapping[IPv4Address | IPv6Address, set[str]],
-) -> Probe:
+def _outcome(accepted: Sequence[tuple[IpAddress, int]], causes: Mapping[IpAddress, set[str]]) -> ConnectOutcome:
     if accepted:
-        _, _, address, port = min(accepted, key=lambda entry: entry[:2])
-        return Probe(address, port, ACCEPTED)
-    # A refusal proves that the host is there. Else the preferred address tells, and there a router that
-    # answers more than one that keeps silent: ICMP errors are rate-limited.
-    if any(REFUSED in said for said in causes.values()):
-        return Probe(None, None, REFUSED)
+        preferred = list(causes)
+        address, port = min(accepted, key=lambda pair: (pair[0].version, preferred.index(pair[0])))
+        return ConnectOutcome(address, port, ACCEPTED)
+    # A refusal proves that the host is there. Else the preferred address decides, and there an ICMP error
+    # counts more than silence: such errors are rate-limited.
+    if any(REFUSED in found for found in causes.values()):
+        return ConnectOutcome(None, None, REFUSED)
     first = next(iter(causes.values()), set())
-    return Probe(None, None, UNREACHABLE if UNREACHABLE in first or not first else TIMED_OUT)
+    return ConnectOutcome(None, None, UNREACHABLE if UNREACHABLE in first or not first else TIMED_OUT)
 
 
-def _decided(
-    accepted: Sequence[tuple[int, int, object, int]], pending: Sequence[IPv4Address | IPv6Address]
-) -> bool:
+def _decided(accepted: Sequence[tuple[IpAddress, int]], pending: Sequence[IpAddress]) -> bool:
+    """Return whether no pending connect could be preferred to what has accepted."""
     if not accepted:
         return False
-    best = min(entry[0] for entry in accepted)
-    return best == 4 or all(address.version == 6 for address in pending)
+    return any(address.version == 4 for address, _ in accepted) or all(one.version == 6 for one in pending)
 
 
 def _cause(code: int) -> str:
@@ -149,5 +143,5 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
-            # No IPv6 here, or an address of somebody else: SGLang will say it better.
+            # No IPv6 here, or an address of somebody else: SGLang reports that better.
     return True

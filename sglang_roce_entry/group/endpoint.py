@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+IpAddress = IPv4Address | IPv6Address
+
 MAX_PORT = 65535
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 class EndpointError(ValueError):
-    """A text that is no host or no endpoint; the message says why, ``fix`` what to write."""
+    """A text that is not a host or an endpoint: the message is the reason, ``fix`` what to write."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -34,7 +36,7 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def literal(host: str) -> IPv4Address | IPv6Address | None:
+def literal(host: str) -> IpAddress | None:
     """Return ``host`` as an address, ``None`` if it is a name."""
     try:
         return ip_address(host)
@@ -55,8 +57,8 @@ def parse_host(text: str) -> str:
         return _bracketed_host(text)
     if text.count(":") > 1:
         if literal(text) is not None:
-            raise EndpointError("is a bare IPv6 address", f"write it in brackets: [{text}]")
-        raise EndpointError("is no address", "write a name, an IPv4 address or [IPv6]")
+            raise EndpointError("is an IPv6 address without brackets", f"write it in brackets: [{text}]")
+        raise EndpointError("is not an address", "write a name, an IPv4 address or [IPv6]")
     if ":" in text:
         host = text.partition(":")[0]
         raise EndpointError("has a port", f"write only the host: {host}; the port is --dist-init")
@@ -71,7 +73,7 @@ def _bracketed_host(text: str) -> str:
     inner, closing, rest = text[1:].partition("]")
     address = literal(inner)
     if not closing or not isinstance(address, IPv6Address):
-        raise EndpointError("has brackets around something that is no IPv6 address", "write [fd00::1]")
+        raise EndpointError("has brackets around something that is not an IPv6 address", "write [fd00::1]")
     if rest:
         raise EndpointError("has a port", f"write only the host: [{inner}]; the port is --dist-init")
     return str(address)
@@ -86,11 +88,11 @@ def _plain_host(text: str) -> str:
     name = text.removesuffix(".")
     labels = name.split(".")
     if not set(name) <= _NAME_CHARACTERS or not all(0 < len(label) <= 63 for label in labels):
-        raise EndpointError("is no host name", "write a name of letters, digits, '-' and '.'")
+        raise EndpointError("is not a host name", "write a name of letters, digits, '-' and '.'")
     if len(name) > 253:
         raise EndpointError("is longer than a DNS name can be", "write a shorter name")
     if all(label.isdecimal() for label in labels):
-        raise EndpointError("is no IPv4 address", "write four numbers from 0 to 255")
+        raise EndpointError("is not an IPv4 address", "write four numbers from 0 to 255")
     return text
 
 
@@ -111,7 +113,7 @@ def parse_endpoint(text: str) -> Endpoint:
 def parse_port(text: str) -> int:
     """Return a TCP port from 1 to 65535. Raises :class:`EndpointError`."""
     if not text.isascii() or not text.isdecimal():
-        raise EndpointError(f"has the port {text!r}, which is no number", "write a port like 20000")
+        raise EndpointError(f"has the port {text!r}, which is not a number", "write a port like 20000")
     port = int(text) if len(text) < 10 else MAX_PORT + 1
     if not 1 <= port <= MAX_PORT:
         raise EndpointError(f"has the port {text}, out of range", "write a port from 1 to 65535")

@@ -3,7 +3,7 @@
 Sources, each completed by the next: our settings, SGLang's own arguments, the variables that
 LeaderWorkerSet injects (``LWS_LEADER_ADDRESS`` since v0.3, ``LWS_GROUP_SIZE`` since v0.4,
 ``LWS_WORKER_INDEX`` since v0.6), the downward API, and the pod's name against the leader's. None at
-all is one node; half of it is an error, never a default.
+all means one node; an incomplete identity is an error, never a default.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 
 _LABEL = "leaderworkerset.sigs.k8s.io/"
 _MAX_GROUP_SIZE = 100_000
+#: What messages call each field, the variable of LeaderWorkerSet, our flag.
+_FIELDS = {
+    "leader": ("leader address", "LWS_LEADER_ADDRESS", "--leader-address"),
+    "size": ("group size", "LWS_GROUP_SIZE", "--group-size"),
+    "index": ("worker index", "LWS_WORKER_INDEX", "--worker-index"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one source says about one field: the text, and where it stands for a message."""
+    """What one source gives for one field: the text, and where it was found, for messages."""
 
     text: str
     where: str
@@ -50,9 +56,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class IdentityInputs:
-    """Everything that may say who this pod is.
+    """All sources of this pod's identity.
 
-    ``settings`` and ``arguments`` map ``leader``, ``size`` and ``index`` to (text, where it stands).
+    ``settings`` and ``arguments`` map ``leader``, ``size`` and ``index`` to (text, where it was found).
     """
 
     settings: Mapping[str, tuple[str, str]]
@@ -65,7 +71,7 @@ class IdentityInputs:
 
 def resolve_identity(inputs: IdentityInputs) -> Identity:
     """Return who this pod is. Raises :class:`~sglang_roce_entry.problems.ConfigurationError`."""
-    claims = {field: _claims(inputs, field) for field in ("leader", "size", "index")}
+    claims = {field: _claims(inputs, field) for field in _FIELDS}
     leader = _leader(claims["leader"])
     size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE) if claims["size"] else None
     name_claim = _by_pod_name(leader, inputs)
@@ -75,7 +81,7 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
     if not any(claims.values()):
         return Identity(None, 1, 0, "none")
     if size is None or (size > 1 and (leader is None or index is None)):
-        raise _half(leader, size, index, inputs)
+        raise _incomplete({"leader": leader, "size": size, "index": index}, inputs.environ)
     index = 0 if index is None else index
     if index >= size:
         claim = claims["index"][0]
@@ -90,7 +96,6 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
 
 
 def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
-    lws = {"leader": "LWS_LEADER_ADDRESS", "size": "LWS_GROUP_SIZE", "index": "LWS_WORKER_INDEX"}
     found: list[Claim] = []
     setting = inputs.settings.get(field)
     if setting is not None:
@@ -98,7 +103,7 @@ def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
     argument = inputs.arguments.get(field)
     if argument is not None:
         found.append(Claim(argument[0], argument[1], "SGLang arguments"))
-    name = lws[field]
+    name = _FIELDS[field][1]
     found.append(Claim(inputs.environ.get(name, ""), name, "LWS_*"))
     if field == "index":
         key = f"{_LABEL}worker-index"
@@ -130,18 +135,18 @@ def _number(claim: Claim, what: str, lowest: int, highest: int | None) -> int:
     text = claim.text.strip()
     negative = text.startswith("-") and text[1:].isdecimal()
     if not (text.isascii() and text.isdecimal()) or len(text) > 9:
-        reason = "is negative" if negative else "is no whole number"
+        reason = "is negative" if negative else "is not a whole number"
         raise ConfigurationError(
             "IDENTITY_NUMBER",
             f"{what} {claim.text!r} ({claim.where}) {reason}",
-            f"write a number from {lowest} on; LeaderWorkerSet v0.6 and later injects it",
+            f"write a number of at least {lowest}; LeaderWorkerSet v0.6 and later injects it",
         )
     value = int(text)
     if value < lowest or (highest is not None and value > highest):
         raise ConfigurationError(
             "IDENTITY_NUMBER",
             f"{what} {value} ({claim.where}) is out of range",
-            f"write a number from {lowest} on",
+            f"write a number of at least {lowest}",
         )
     return value
 
@@ -156,7 +161,7 @@ def _own_names(inputs: IdentityInputs) -> list[tuple[str, str]]:
 def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
     """Return the index that the pod's name gives against the leader's first label.
 
-    LeaderWorkerSet names workers ``<leader>-<index>`` (pod_controller.go); an unrelated name says nothing.
+    LeaderWorkerSet names workers ``<leader>-<index>`` (pod_controller.go); an unrelated name is ignored.
     """
     if leader is None or literal(leader) is not None:
         return None
@@ -170,32 +175,19 @@ def _by_pod_name(leader: str | None, inputs: IdentityInputs) -> Claim | None:
     return None
 
 
-def _half(leader: str | None, size: int | None, index: int | None, inputs: IdentityInputs) -> ConfigurationError:
-    known = {"leader address": leader, "group size": size, "worker index": index}
-    have = ", ".join(f"{what} {value}" for what, value in known.items() if value is not None)
-    missing = [what for what, value in known.items() if value is None]
-    variables = {
-        "leader address": "LWS_LEADER_ADDRESS",
-        "group size": "LWS_GROUP_SIZE",
-        "worker index": "LWS_WORKER_INDEX",
-    }
-    literal_text = [
-        f"{variables[what]}={inputs.environ[variables[what]]!r} is empty or was not expanded"
-        for what in missing
-        if variables[what] in inputs.environ
+def _incomplete(values: Mapping[str, str | int | None], environ: Mapping[str, str]) -> ConfigurationError:
+    have = [f"{_FIELDS[field][0]} {value}" for field, value in values.items() if value is not None]
+    missing = [_FIELDS[field] for field, value in values.items() if value is None]
+    unset = [
+        f"; {name}={environ[name]!r} is empty or was not expanded" for _, name, _ in missing if name in environ
     ]
-    found = f"; {', '.join(literal_text)}" if literal_text else ""
-    flags = {
-        "leader address": "--leader-address",
-        "group size": "--group-size",
-        "worker index": "--worker-index",
-    }
-    hint = "run under LeaderWorkerSet v0.6 or later, or give " + ", ".join(flags[what] for what in missing)
-    if missing == ["worker index"]:
+    hint = "run under LeaderWorkerSet v0.6 or later, or set " + " and ".join(flag for _, _, flag in missing)
+    if missing == [_FIELDS["index"]]:
         hint += f"; with LeaderWorkerSet 0.5: env LWS_WORKER_INDEX from metadata.labels['{_LABEL}worker-index']"
     return ConfigurationError(
         "HALF_IDENTITY",
-        f"half an identity: {have or 'nothing usable'}, but no {' and no '.join(missing)}{found}",
+        f"incomplete identity: {' and '.join(have)} {'is' if len(have) == 1 else 'are'} known, "
+        f"but not the {' or the '.join(what for what, _, _ in missing)}{''.join(unset)}",
         hint,
     )
 
@@ -207,7 +199,7 @@ def _agree(
     size: int,
     index: int,
 ) -> None:
-    """Refuse SGLang arguments that contradict the identity: they stand in the command as they are."""
+    """Refuse SGLang arguments that contradict the identity: they go into the command unchanged."""
     chosen = {"leader": leader, "size": str(size), "index": str(index)}
     for field, names in (("size", "--nnodes"), ("index", "--node-rank"), ("leader", "--dist-init-addr")):
         argument = inputs.arguments.get(field)
@@ -219,7 +211,7 @@ def _agree(
             if _same(field, argument[0], other) or claim.source == "pod name":
                 continue
             if overridden and claim.source != "settings":
-                continue  # a setting of ours says the same as the argument: the rest is outvoted
+                continue  # a setting of ours agrees with the argument and overrules the rest
             raise ConfigurationError(
                 "IDENTITY_CONTRADICTION",
                 f"{names} {argument[0]} ({argument[1]}) contradicts {other} ({claim.where})",
@@ -254,7 +246,7 @@ def _name_check(leader: str | None, index: int, inputs: IdentityInputs) -> tuple
     return (
         warning(
             "POD_NAME_DISAGREES",
-            f"worker index is {index}, but the pod's name says {claim.text} ({claim.where})",
+            f"worker index is {index}, but the pod's name implies {claim.text} ({claim.where})",
             "check LWS_WORKER_INDEX and --worker-index in the manifest",
         ),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from time import monotonic
 
-from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.endpoint import IpAddress, literal
 
-Addresses = tuple[IPv4Address | IPv6Address, ...]
+Addresses = tuple[IpAddress, ...]
 
 #: An answer older than this is asked for again: a recreated leader has another address.
 FRESH_S = 2.0
@@ -27,7 +27,7 @@ class NotResolved(Exception):
 
 
 class _Pending:
-    """One look-up on its way, in a thread that may outlive the caller's patience."""
+    """One look-up in flight, in a thread that may outlive the caller's patience."""
 
     def __init__(self, host: str, query: Callable[[str], Addresses], clock: Callable[[], float]) -> None:
         self.host = host
@@ -46,7 +46,7 @@ class _Pending:
         except OSError as error:
             self.failure = error.strerror or str(error)
         except UnicodeError as error:
-            self.failure = f"is no host name ({error})"
+            self.failure = f"is not a host name ({error})"
         self.finished = self._clock()
         self.done.set()
 
@@ -89,7 +89,7 @@ class Resolver:
 
 
 def system_addresses(host: str) -> Addresses:
-    """Return what getaddrinfo says, IPv4 first, without duplicates or scopes. Raises ``OSError``."""
+    """Return the answers of getaddrinfo, IPv4 first, without duplicates or scopes. Raises ``OSError``."""
     # For a str Python loads its IDNA codec, two milliseconds, also where every character is ASCII.
     plain = host.encode() if host.isascii() else host
     answers = socket.getaddrinfo(plain, None, type=socket.SOCK_STREAM)

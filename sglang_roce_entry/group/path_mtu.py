@@ -1,4 +1,4 @@
-"""The MTU of the way to another node, by UDP datagrams that must not be fragmented.
+"""The MTU of the path to another node, by UDP datagrams that must not be fragmented.
 
 A datagram to a port where nobody listens is answered by the far kernel with "port unreachable", which
 a connected socket shows as ECONNREFUSED: so it came through. EMSGSIZE is a router's "fragmentation
@@ -13,8 +13,9 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from time import monotonic
+
+from sglang_roce_entry.group.endpoint import IpAddress
 
 FULL, SMALLER, BLACK_HOLE, SILENT = "full", "smaller", "black hole", "silent"
 
@@ -32,26 +33,26 @@ _TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class PathMtu:
-    """What came of a probe: ``mtu`` is what got through, or what a router named; ``None`` if unknown."""
+    """What the datagrams showed: ``mtu`` is what got through, or what a router named; ``None`` if unknown."""
 
     state: str
     mtu: int | None
 
 
-def path_mtu(address: IPv4Address | IPv6Address, interface_mtu: int, timeout_s: float) -> PathMtu:
+def path_mtu(address: IpAddress, interface_mtu: int, timeout_s: float) -> PathMtu:
     """Return the MTU towards ``address`` of packets that fill ``interface_mtu``, within ``timeout_s``."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
-        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as udp:
             if address.version == 4:
-                probe.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+                udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
             else:
-                probe.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-            probe.connect((str(address), _PORT))
+                udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+            udp.connect((str(address), _PORT))
             deadline = monotonic() + timeout_s
-            return _judge(lambda size: _answer(probe, address.version, size, deadline), interface_mtu)
+            return _judge(lambda size: _answer(udp, address.version, size, deadline), interface_mtu)
     except OSError:
-        return PathMtu(SILENT, None)  # no route: the connect before has said so
+        return PathMtu(SILENT, None)  # no route: the connect before has shown it
 
 
 def _judge(answer: Callable[[int], int | None], interface_mtu: int) -> PathMtu:
@@ -65,25 +66,25 @@ def _judge(answer: Callable[[int], int | None], interface_mtu: int) -> PathMtu:
     return PathMtu(BLACK_HOLE, passing)
 
 
-def _answer(probe: socket.socket, version: int, size: int, deadline: float) -> int | None:
+def _answer(udp: socket.socket, version: int, size: int, deadline: float) -> int | None:
     for _ in range(_TRIES):
         remaining_s = deadline - monotonic()
         if remaining_s <= 0:
             return None
         try:
-            probe.send(bytes(size - _HEADERS[version]))
-            if select.select([probe], [], [], min(_ANSWER_S, remaining_s))[0]:
-                probe.recv(1)
+            udp.send(bytes(size - _HEADERS[version]))
+            if select.select([udp], [], [], min(_ANSWER_S, remaining_s))[0]:
+                udp.recv(1)
         except OSError as failure:
             if failure.errno == errno.ECONNREFUSED:
                 return size
             if failure.errno == errno.EMSGSIZE:
-                return _known_mtu(probe, version)
+                return _known_mtu(udp, version)
             raise
     return None
 
 
-def _known_mtu(probe: socket.socket, version: int) -> int:
+def _known_mtu(udp: socket.socket, version: int) -> int:
     if version == 4:
-        return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-    return probe.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    return udp.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)

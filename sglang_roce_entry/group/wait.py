@@ -1,36 +1,23 @@
 """Waiting: for the leader's port, for the leader's own name, for ports that must be free.
 
 A wait is a value (:class:`WaitPolicy`) and an attempt that either returns or raises :class:`NotYet`
-with the cause. The first attempt costs nothing but itself; only a second one loads tenacity. No
-deadline is ever passed, also not by a resolver that hangs.
+with the cause. Only a second attempt loads tenacity (``retrying``). No deadline is ever passed, also
+not by a resolver that hangs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from random import uniform
 from time import monotonic, sleep
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from tenacity import RetryCallState
-
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe, connect_any, port_is_free
-from sglang_roce_entry.group.endpoint import MAX_PORT, literal
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
+from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 
-IpAddress = IPv4Address | IPv6Address
 Result = TypeVar("Result")
-
-
-class Say(Protocol):
-    """Writes one fact to the log; the fields are for collectors (``--log-format json``)."""
-
-    def __call__(self, message: str, **fields: object) -> None:
-        """Write ``message``."""
-
 
 #: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
@@ -41,7 +28,6 @@ _CONNECT_S = 1.0
 _FIRST_LOOKUP_S = 1.0
 _LOOKUP_S = 5.0
 _STATUS_EVERY_S = 30.0
-_SHORTEST_TRY_S = 0.05
 PORTS_FREE_WITHIN_S = 60.0
 
 
@@ -70,9 +56,9 @@ class WaitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Everything outside a wait: clock, pause, log."""
+    """Everything outside a wait: clock, pause, and the log (``Log.say``)."""
 
-    say: Say
+    say: Callable[..., None]
     clock: Callable[[], float] = monotonic
     pause: Callable[[float], None] = sleep
 
@@ -106,98 +92,56 @@ def wait_until(
     attempt: Callable[[float], Result],
     policy: WaitPolicy,
     around: Surroundings,
+    name: str = "",
 ) -> Result:
     """Return what ``attempt`` returns as soon as it does; it is told the seconds it may take.
 
-    Raises the last :class:`NotYet` when ``policy.deadline_s`` is over.
+    The log calls it ``what`` and gives its ``name`` once. Raises the last :class:`NotYet` when
+    ``policy.deadline_s`` is over.
     """
     started = around.clock()
     deadline = started + policy.deadline_s
-    status = _Status(what, policy, around, started)
-
-    failures: list[NotYet] = []
-
-    def once() -> Result:
-        remaining_s = deadline - around.clock()
-        if failures and remaining_s < _SHORTEST_TRY_S:
-            # Too short to learn anything: what the try before found out is the cause.
-            raise failures[-1]
-        try:
-            return attempt(max(0.0, remaining_s))
-        except NotYet as failure:
-            failures.append(failure)
-            raise
-
     try:
-        return once()
+        return attempt(max(0.0, policy.deadline_s))
     except NotYet as not_yet:
         if around.clock() >= deadline:
             raise
         first = not_yet
 
-    from tenacity import Retrying, retry_if_exception_type, wait_exponential
+    from sglang_roce_entry.group.retrying import keep_trying
 
-    # The first try has been made already: the second pause is the first one of tenacity's.
-    longest_s = wait_exponential(multiplier=2 * policy.first_s, max=policy.cap_s)
-
-    def pause_s(failure: NotYet, longest: float) -> float:
-        remaining_s = max(0.0, deadline - around.clock())
-        if remaining_s < _SHORTEST_TRY_S:
-            return remaining_s  # no more tries: what they would find out is known
-        chosen = max(longest * uniform(0.5, 1.0), failure.retry_in_s)  # noqa: S311 - spreads, hides nothing
-        return min(chosen, remaining_s)
-
-    def wait(state: RetryCallState) -> float:
-        return pause_s(_failure(state), longest_s(state))
-
-    def before_sleep(state: RetryCallState) -> None:
-        status.tell(_failure(state), state.next_action.sleep if state.next_action is not None else 0.0)
-
-    first_pause_s = pause_s(first, policy.first_s)
-    status.tell(first, first_pause_s)
-    around.pause(first_pause_s)
-    retrying = Retrying(
-        retry=retry_if_exception_type(NotYet),
-        stop=lambda _state: around.clock() >= deadline,
-        wait=wait,
-        before_sleep=before_sleep,
-        sleep=around.pause,
-        reraise=True,
-    )
-    return retrying(once)
-
-
-def _failure(state: RetryCallState) -> NotYet:
-    outcome = state.outcome
-    failure = outcome.exception() if outcome is not None else None
-    if not isinstance(failure, NotYet):
-        raise TypeError("a retry without its cause")
-    return failure
+    return keep_trying(attempt, first, deadline, policy, around, _Status(what, name, policy, around, started).tell)
 
 
 class _Status:
-    """Says at once, and then at most every 30 s, what is waited for and why."""
+    """Logs at once, and then at most every 30 s, what is waited for and why; a hint only if it is new."""
 
-    def __init__(self, what: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
-        self._what = what
+    def __init__(self, what: str, name: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
+        self._what, self._full_name = what, f"{what} {name}".rstrip()
         self._policy = policy
         self._around = around
         self._started = started
         self._last: float | None = None
+        self._hint = ""
 
     def tell(self, failure: NotYet, next_try_s: float) -> None:
         now = self._around.clock()
         if self._last is not None and now - self._last < _STATUS_EVERY_S:
             return
-        self._last = now
-        elapsed = now - self._started
+        elapsed_s, deadline_s = now - self._started, self._policy.deadline_s
+        passed = f"{elapsed_s:.0f} of {deadline_s:.0f} s"
+        line = f"still waiting for {self._what}: {failure.cause} ({passed})"
+        if self._last is None:
+            line = f"waiting for {self._full_name}: {failure.cause} ({passed}, next try in {next_try_s:.1f} s)"
+        if failure.look_at != self._hint:
+            line += f"; {failure.look_at}"
+        self._last, self._hint = now, failure.look_at
         self._around.say(
-            f"waiting for {self._what}: {failure.cause} ({elapsed:.0f} of {self._policy.deadline_s:.0f} s, "
-            f"next try in {next_try_s:.1f} s); {failure.look_at}",
-            waiting_for=self._what,
+            line,
+            waiting_for=self._full_name,
             cause=failure.cause,
-            elapsed_s=round(elapsed, 1),
-            deadline_s=self._policy.deadline_s,
+            elapsed_s=round(elapsed_s, 1),
+            deadline_s=deadline_s,
             next_try_s=round(next_try_s, 2),
         )
 
@@ -227,10 +171,8 @@ class LeaderName:
             self._addresses = self._resolver.addresses(self.host, limit)
         except NotResolved as failure:
             due_s = max(0.0, now + FRESH_S - self._around.clock())
-            cause = f"{self.host} does not resolve ({failure.reason})"
-            if failure.silent:
-                cause = f"{self.host} is not resolved: {failure.reason}"
-            raise NotYet(cause, self._dns_hint, due_s) from failure
+            state = "is not resolved" if failure.silent else "does not resolve"
+            raise NotYet(f"{state} ({failure.reason})", self._dns_hint, due_s) from failure
         self.last_known = self._addresses
         return self._addresses
 
@@ -240,7 +182,7 @@ def await_leader(
     ports: Sequence[int],
     policy: WaitPolicy,
     around: Surroundings,
-    connect: Callable[[Sequence[IpAddress], Sequence[int], float], Probe] = connect_any,
+    connect: Callable[[Sequence[IpAddress], Sequence[int], float], ConnectOutcome] = connect_any,
 ) -> Awaited:
     """Return the leader's address as soon as any of ``ports`` accepts there.
 
@@ -254,23 +196,24 @@ def await_leader(
         deadline = around.clock() + within_s
         addresses = name.addresses(within_s)
         limit = max(0.0, min(_CONNECT_S, deadline - around.clock()))
-        probe = connect(addresses, ports, limit)
-        if probe.cause == ACCEPTED and probe.address is not None:
+        outcome = connect(addresses, ports, limit)
+        if outcome.cause == ACCEPTED and outcome.address is not None:
             only_ipv6 = all(address.version == 6 for address in addresses)
-            return Awaited(probe.address, probe.port, around.clock() - started, only_ipv6)
-        if probe.cause == TIMED_OUT and limit < _CONNECT_S and before:
-            raise before[-1]  # the deadline cut this try short: its silence says nothing
-        where = ", ".join(str(address) for address in addresses)
-        before[:] = [NotYet(f"{where} {_connect_cause(probe.cause, listed)}", _look_at(probe.cause, name.host))]
+            return Awaited(outcome.address, outcome.port, around.clock() - started, only_ipv6)
+        if outcome.cause == TIMED_OUT and limit < _CONNECT_S and before:
+            raise before[-1]  # the deadline cut this try short: its silence proves nothing
+        where = "" if literal(name.host) else f"{', '.join(map(str, addresses))} "
+        cause = f"{where}{_connect_cause(outcome.cause, listed)}"
+        before[:] = [NotYet(cause, _look_at(outcome.cause, name.host))]
         raise before[-1]
 
     try:
-        return wait_until(f"the leader {name.host}", attempt, policy, around)
+        return wait_until("the leader", attempt, policy, around, name.host)
     except NotYet as last:
         raise EntryError(
             "LEADER_TIMEOUT",
-            f"the leader {name.host} did not come within {policy.deadline_s:.0f} s: {last.cause}",
-            f"{last.look_at}; more patience: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
+            f"the leader {name.host} was not reachable within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
             DEADLINE,
         ) from last
 
@@ -284,15 +227,15 @@ def _connect_cause(cause: str, ports: str) -> str:
 
 
 def _look_at(cause: str, host: str) -> str:
-    pod = host.partition(".")[0] if literal(host) is None else "the leader"
+    pod = host.partition(".")[0] if literal(host) is None else "<leader pod>"
     if cause == REFUSED:
         return f"the leader's SGLang has not opened its port yet: kubectl logs {pod}"
     if cause == TIMED_OUT:
         return (
-            "a NetworkPolicy or firewall drops it, or the address is stale: pods of a group need all "
-            "TCP ports between each other"
+            "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
+            "reach each other on all TCP ports"
         )
-    return "no route from this pod to the leader: check the pod network"
+    return "this pod has no route to the leader: check the pod network"
 
 
 def await_own_name(
@@ -318,17 +261,17 @@ def await_own_name(
         listed = ", ".join(str(address) for address in found)
         have = ", ".join(str(address) for address in own_addresses() if not address.is_loopback)
         raise NotYet(
-            f"{name.host} is {listed}, which is no address of this pod ({have or 'none'})",
-            "the record of the pod before, or this is not the leader: check the worker index",
+            f"resolves to {listed}, which is not an address of this pod ({have or 'none'})",
+            "a stale DNS record of the previous pod, or this is not the leader: check the worker index",
             FRESH_S,
         )
 
     try:
-        return wait_until(f"this leader's own name {name.host}", attempt, policy, around)
+        return wait_until("this leader's own name", attempt, policy, around, name.host)
     except NotYet as last:
         raise EntryError(
             "OWN_NAME_TIMEOUT",
-            f"this leader's own name did not come within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{name.host} did not resolve to this leader within {policy.deadline_s:.0f} s: {last.cause}",
             last.look_at,
             DEADLINE,
         ) from last
@@ -349,8 +292,8 @@ def await_free_ports(
         taken = [f"{port} ({why})" for host, port, why in wanted if not is_free(host, port)]
         if taken:
             raise NotYet(
-                f"taken: {', '.join(taken)}",
-                "another process of this pod, or of this node with hostNetwork: ss -ltnp",
+                f"{', '.join(taken)} in use",
+                "another process of this pod (with hostNetwork: of this node) listens there: ss -ltnp",
             )
 
     try:
@@ -358,7 +301,7 @@ def await_free_ports(
     except NotYet as last:
         raise EntryError(
             "PORT_TAKEN",
-            f"ports that SGLang needs stay {last.cause}",
+            f"ports that SGLang needs were not free within {policy.deadline_s:.0f} s: {last.cause}",
             f"{last.look_at}; choose others with --dist-init and SGLang's --port",
             CONFIGURATION,
         ) from last

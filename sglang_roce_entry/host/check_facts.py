@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -140,13 +141,10 @@ def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded answers that have the right form; others are not known."""
-    found: dict[str, Any] = {}
-    for name in ("shm_bytes", "shm_free_bytes"):
-        if isinstance(recorded.get(name), int):
-            found[name] = recorded[name]
-    for name in ("glibc", "rdma_core"):
-        if isinstance(recorded.get(name), str):
-            found[name] = recorded[name]
+    kinds = {"shm_bytes": int, "shm_free_bytes": int, "glibc": str, "rdma_core": str}
+    found: dict[str, Any] = {
+        name: recorded[name] for name, kind in kinds.items() if isinstance(recorded.get(name), kind)
+    }
     packages = recorded.get("packages")
     if isinstance(packages, dict):
         found["packages"] = {str(name): str(version) for name, version in packages.items()}
@@ -157,10 +155,8 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
         found["proxy"] = Proxy(str(variable) if variable else None, *texts)
     own_name = recorded.get("own_name")
     if isinstance(own_name, list):
-        try:
+        with suppress(ValueError):
             found["own_name"] = tuple(ip_address(str(text)) for text in own_name)
-        except ValueError:
-            return found
     return found
 
 

@@ -60,7 +60,6 @@ class SignalGuard:
 
 def raise_memlock() -> None:
     """Raise the soft limit on locked memory to the hard one; a child inherits it."""
-
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
-from sglang_roce_entry.fabric.constraints import FabricPolicy, Reason
-from sglang_roce_entry.fabric.rules import Selection, coming, select_ports
+from sglang_roce_entry.fabric.candidates import routable
+from sglang_roce_entry.fabric.choice import Selection, select_ports
+from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.group.wait import NotYet, Surroundings, WaitPolicy, wait_until
-from sglang_roce_entry.host.facts import Gpus, HostFacts
+from sglang_roce_entry.host.facts import ACTIVE, ROCE_V2, HostFacts
 
 #: Two reads that are to agree are this far apart: the kernel fills a table from a work queue.
 _SETTLE_S = 0.3
@@ -23,8 +24,7 @@ _SUBSYSTEMS = ("infiniband", "infiniband_verbs", "net")
 
 def await_hardware(
     read: Callable[[], HostFacts],
-    gpus: Gpus,
-    policy: FabricPolicy,
+    constraints: Constraints,
     deadline_s: float,
     around: Surroundings,
 ) -> HostFacts:
@@ -34,7 +34,7 @@ def await_hardware(
 
     def attempt(within_s: float) -> HostFacts:  # noqa: ARG001 - reading takes no time
         facts = read()
-        selection = select_ports(facts, gpus, policy)
+        selection = select_ports(facts, constraints)
         latest[:] = [facts]
         missing = _missing(facts, selection)
         signature = _signature(selection)
@@ -64,6 +64,32 @@ def _missing(facts: HostFacts, selection: Selection) -> str | None:
         return "no RDMA device is visible"
     first = selection.ports[0] if selection.ports else None
     return f"no usable port yet ({first.label}: {first.detail})" if first else "no port yet"
+
+
+def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:
+    """Return what is still coming up, as sentences; empty on a healthy node.
+
+    A port counts whose verbs device opens and whose interface is up here, but which has no own GID
+    yet or is still initialising. Addresses arrive late, and their GIDs a moment after them.
+    """
+    up = {interface.name for interface in facts.interfaces if interface.up}
+    sentences = []
+    for decision in selection.ports:
+        hca, port = decision.hca, decision.port
+        if hca.verbs_answer != "ok" or decision.reason not in (
+            Reason.NO_OWN_GID,
+            Reason.PORT_NOT_ACTIVE,
+        ):
+            continue
+        named = {gid.netdev for gid in port.gids if gid.netdev} | set(hca.netdevs)
+        # A routable GID that is not ours on a name that we have too: another namespace's interface
+        # of the same name, not ours about to get its address.
+        foreign = {gid.netdev for gid in port.gids if gid.type == ROCE_V2 and routable(gid.ip)}
+        for netdev in sorted((named & up) - foreign):
+            state = "is still initialising" if port.state != ACTIVE else "has no own GID yet"
+            sentences.append(f"{decision.label} on {netdev} {state}")
+            break
+    return tuple(sentences)
 
 
 def _signature(selection: Selection) -> tuple[object, ...]:

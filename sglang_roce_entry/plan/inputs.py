@@ -10,21 +10,20 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constraints
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.group.endpoint import bracketed, literal
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import Awaited
-from sglang_roce_entry.host.collect import Host, collect
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
 from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.command import user_dist_init
-
-LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
 
 #: A mode may look the leader's name up, but not wait for it.
 _QUICK_LOOKUP_S = 2.0
@@ -74,26 +73,21 @@ class Leader:
 
 
 def read_request(
-    rest: tuple[str, ...],
-    form: str,
+    invocation: Invocation,
     settings: Settings,
     environ: Mapping[str, str],
     host: Host,
-    *,
-    bare: bool = False,
     shell: frozenset[str] = frozenset(),
 ) -> Request:
-    """Return what ``rest``, the words behind our own options, asks for. Raises ``EntryError``.
-
-    ``bare``: they are another command and its arguments.
-    """
+    """Return what a command line asks for. Raises ``EntryError``."""
+    bare = invocation.form == BARE_WORD and bool(invocation.rest)
     return Request(
         settings=settings,
         environ=environ,
-        form=form,
+        form=MODE if invocation.mode else BARE_WORD if bare else LAUNCH,
         executable=(sys.executable or "python3") if host.live else "python3",
-        user=None if bare else read_arguments(rest, _file_reader(host)),
-        bare_word=rest if bare else (),
+        user=None if bare else read_arguments(invocation.rest, _file_reader(host)),
+        bare_word=invocation.rest if bare else (),
         labels=_podinfo(host, "labels"),
         annotations=_podinfo(host, "annotations"),
         hostname=os.uname().nodename if host.live else None,

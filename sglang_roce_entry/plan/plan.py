@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.fabric import consumers, requirements
 from sglang_roce_entry.fabric.affinity import Affinity, pair
 from sglang_roce_entry.fabric.choice import Choice, choose
 from sglang_roce_entry.fabric.constraints import with_given
+from sglang_roce_entry.fabric.consumers.sglang import TransferHcas
 from sglang_roce_entry.fabric.control import (
     Control,
     leader_interface,
@@ -25,12 +25,23 @@ from sglang_roce_entry.fabric.topology import place
 from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.wait import life_ports
+from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
-from sglang_roce_entry.plan.inputs import Leader, Member, Request, as_problem, asked_constraints, oldest_nccl
+from sglang_roce_entry.plan.inputs import (
+    Leader,
+    Member,
+    Request,
+    as_problem,
+    asked_constraints,
+    look_up_leader,
+    oldest_nccl,
+    read_facts,
+)
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
+from sglang_roce_entry.plan.settings import Settings
 from sglang_roce_entry.problems import CONFIGURATION, OK, ConfigurationError, Problem, error, hardened, warning
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command
-from sglang_roce_entry.server.gpu_count import VisibleGpus, see_gpus
+from sglang_roce_entry.server.command import Command, build_command
+from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 from sglang_roce_entry.server.transfer import read_use
 
 
@@ -48,13 +59,13 @@ class WaitPlan:
 class Plan:
     """What will be done, what was left out and why, and what is wrong.
 
-    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` says what carries the KV cache, if anything.
+    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` says how the KV cache is carried.
     """
 
     identity: Identity | None
     choice: Choice
     affinity: Affinity
-    transfer: str | None
+    transfer: TransferHcas
     variables: tuple[Variable, ...]
     command: Command | None
     argv: tuple[str, ...] | None
@@ -106,8 +117,8 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         *file_problems,
         *placed.problems,
         *choice.problems,
-        *requirements.check(choice),
         *consumers.check(in_effect(given, variables), choice, use),
+        *requirements.check(choice),
         *control.problems,
         *_surroundings(request),
         *_leader_problems(member.identity, leader),
@@ -117,7 +128,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         identity=member.identity,
         choice=choice,
         affinity=affinity,
-        transfer=transfer.told,
+        transfer=transfer,
         variables=variables,
         command=command,
         argv=request.bare_word or (command.argv(request.executable) if command else None),
@@ -126,6 +137,13 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         gpus=visible.count,
         form=request.form,
     )
+
+
+def look_and_plan(request: Request, member: Member, host: Host) -> tuple[Plan, Leader | None]:
+    """Return the plan of a mode or a bare word, and what its one quick look-up of the leader's name gave."""
+    facts = read_facts(request, member, host)
+    leader = look_up_leader(member, facts, host)
+    return make_plan(request, member, facts, leader), leader
 
 
 def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
@@ -168,11 +186,10 @@ def _command(
     identity = member.identity
     if identity is None:
         return None, problems
-    node = Node(identity.leader, identity.size, identity.index)
     try:
         command = build_command(
             request.user,
-            node,
+            identity,
             gpus,
             member.dist_init_port,
             _pod_interfaces(facts),

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.report.folding import folded_names
 from sglang_roce_entry.server.spellings import find_option, redacted
 
 #: What differs between the nodes of a group by design.
@@ -20,11 +21,11 @@ _OF_THE_NODE = ("node_rank", "host")
 
 def fingerprint(plan: Plan) -> str:
     """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
-    rows = [row for row in plan.fabric.ports if row.decision.used]
+    rows = [row for row in plan.choice.ports if row.decision.used]
     facts = plan.facts
-    labels = [row.decision.label for row in rows] or list(plan.fabric.selection.infiniband)
+    labels = [row.decision.label for row in rows] or list(plan.choice.infiniband)
     parts = [
-        f"hcas={len(labels)}:{_names(labels) if labels else 'none'}",
+        f"hcas={len(labels)}:{','.join(folded_names(labels)) or 'none'}",
         f"rails={_joined(_rail(row) for row in rows)}",
         f"gbps={_joined(f'{row.decision.port.rate_gbps or 0:g}' for row in rows)}",
         f"mtu={_joined(_mtu(row, plan) for row in rows)}",
@@ -35,33 +36,9 @@ def fingerprint(plan: Plan) -> str:
         f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
         f"args={_digest(plan)}",
     ]
-    if plan.fabric.plugin is not None:
-        parts.insert(1, f"plugin={plan.fabric.plugin.replace(' ', '-')}")
+    if plan.choice.plugin is not None:
+        parts.insert(1, f"plugin={plan.choice.plugin.replace(' ', '-')}")
     return " ".join(parts)
-
-
-def _names(labels: Iterable[str]) -> str:
-    """Return ``mlx5_[0-3]:1`` for consecutive names, else a comma list."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    plain = []
-    for label in sorted(labels, key=natural_key):
-        device, _, port = label.rpartition(":")
-        stem = device.rstrip("0123456789")
-        number = device[len(stem) :]
-        if number and (number == "0" or not number.startswith("0")):
-            groups.setdefault((stem, port), []).append(int(number))
-        else:
-            plain.append(label)
-    for (stem, port), numbers in groups.items():
-        runs: list[list[int]] = []
-        for value in numbers:
-            if runs and value == runs[-1][-1] + 1:
-                runs[-1].append(value)
-            else:
-                runs.append([value])
-        texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
-        plain.append(f"{stem}[{','.join(texts)}]:{port}" if len(numbers) > 1 else f"{stem}{texts[0]}:{port}")
-    return ",".join(plain)
 
 
 def _joined(values: Iterable[str]) -> str:
@@ -87,7 +64,6 @@ def _index(plan: Plan) -> str:
 
 def _digest(plan: Plan) -> str:
     """Return a check sum of the user's arguments, without secrets and what differs by node."""
-
     if plan.command is None:
         return "-"
     kept = _shared(redacted(plan.command.user))

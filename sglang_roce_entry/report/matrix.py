@@ -21,12 +21,12 @@ _LEGEND = {
 
 def matrix_lines(plan: Plan) -> list[str]:
     """Return one row per HCA and one column per GPU, ``*`` at the HCAs of a GPU; nothing without places."""
-    neighbours = plan.neighbours
-    lines = _table(neighbours.affinity) if neighbours.affinity.gpus else []
-    if neighbours.affinity.note and neighbours.affinity.gpus:
-        lines.append(neighbours.affinity.note)
-    if neighbours.transfer is not None:
-        lines.append(f"KV transfer by {neighbours.transfer}")
+    affinity = plan.affinity
+    lines = _table(affinity) if affinity.gpus else []
+    if affinity.note and affinity.gpus:
+        lines.append(affinity.note)
+    if plan.transfer.told is not None:
+        lines.append(f"KV transfer by {plan.transfer.told}")
     return lines
 
 

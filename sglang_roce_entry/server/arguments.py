@@ -1,4 +1,4 @@
-"""What the user's own SGLang arguments say, in any spelling that SGLang's parser takes.
+"""The user's own SGLang arguments, in any spelling that SGLang's parser takes.
 
 On the command line the last occurrence wins, and everything on it wins over ``--config FILE``
 (``srt/utils/server_args_config_parser.py``: the file's keys are put in front of the arguments).
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
-from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class UserArguments:
         if number is None or number < lowest:
             raise ConfigurationError(
                 "ARGUMENT",
-                f"{argument.where} {argument.text!r} is no whole number from {lowest} on",
+                f"{argument.where} {argument.text!r} is not a whole number of at least {lowest}",
                 f"correct {argument.where} in the container's args",
             )
         return number
@@ -58,7 +57,7 @@ class UserArguments:
 
 
 def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None = None) -> UserArguments:
-    """Return what ``argv`` says. ``read_file(path)`` returns the text of a ``--config`` file.
+    """Return the options in ``argv``. ``read_file(path)`` returns the text of a ``--config`` file.
 
     Raises ``ConfigurationError`` where SGLang itself would refuse the file.
     """
@@ -132,7 +131,9 @@ def _config_path(tokens: tuple[str, ...]) -> str | None:
             "CONFIG_FILE", "--config is given more than once; SGLang allows one", "merge the files"
         )
     if position + 1 >= len(tokens):
-        raise ConfigurationError("CONFIG_FILE", "--config has no file behind it", "write --config FILE.yaml")
+        raise ConfigurationError(
+            "CONFIG_FILE", "--config is not followed by a file name", "write --config FILE.yaml"
+        )
     return tokens[position + 1]
 
 
@@ -141,6 +142,7 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
         )
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
 
     try:
         document = yaml_document(read_file(path))
@@ -188,5 +190,5 @@ def _config_tokens(name: str, value: object, option: Option | None) -> list[str]
 
 
 def _text(value: object) -> str:
-    # Python writes no number of more than 4,300 digits, and nothing here needs one.
+    # Python refuses to print a number of more than 4,300 digits, and none is needed here.
     return "9" * 20 if isinstance(value, int) and abs(value) > 10**20 else str(value)

@@ -1,4 +1,4 @@
-"""The command that becomes SGLang, and what of it SGLang would only refuse after minutes.
+"""SGLang's command line, and what SGLang itself would refuse only after minutes.
 
 Rank layout (``srt/entrypoints/engine.py``): GPUs per node = tp × pp / nnodes; data parallelism inside
 attention and expert parallelism add no GPUs. SGLang checks neither the rank's range nor the number
@@ -11,31 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, ConfigurationError, Problem, error, warning
 from sglang_roce_entry.server.arguments import UserArguments
+from sglang_roce_entry.server.gpu_count import GpuCount
 from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
+from sglang_roce_entry.server.spellings import MODULE
 
-MODULE = "sglang.launch_server"
-#: SGLang gives late workers torch's default timeout unless --dist-timeout says otherwise.
+#: SGLang gives late workers torch's default timeout unless --dist-timeout is given.
 DEFAULT_DIST_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """This node's place in its group, as the command needs it."""
-
-    leader: str | None
-    size: int
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class GpuCount:
-    """How many GPUs this process will see, ``None`` if unknown, and what said so."""
-
-    count: int | None
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +73,8 @@ class Command:
 def user_dist_init(user: UserArguments) -> Endpoint | None:
     """Return the endpoint of the user's ``--dist-init-addr``. Raises ``ConfigurationError``.
 
-    SGLang takes ``tcp://host:20000`` and an unexpanded ``$(LWS_LEADER_ADDRESS):20000`` without a word
-    and gives up on them in DNS ten minutes later.
+    SGLang takes ``tcp://host:20000`` and an unexpanded ``$(LWS_LEADER_ADDRESS):20000``
+    silently, and gives up on them in DNS ten minutes later.
     """
     argument = user.values.get("dist_init_addr")
     if argument is None:
@@ -110,7 +95,7 @@ def user_dist_init(user: UserArguments) -> Endpoint | None:
 
 def build_command(
     user: UserArguments,
-    node: Node,
+    node: Identity,
     gpus: GpuCount,
     dist_init_port: int,
     interfaces: Sequence[Interface],
@@ -122,8 +107,8 @@ def build_command(
     endpoint = given
     added: list[str] = []
     problems: list[Problem] = list(user.problems)
-    tp, said = _tensor_parallel(user, node, gpus, compute_tp=compute_tp)
-    problems += said
+    tp, found = _tensor_parallel(user, node, gpus, compute_tp=compute_tp)
+    problems += found
     if node.size > 1:
         if tp is not None and "tp_size" not in user.values and compute_tp:
             added += ["--tp-size", str(tp)]
@@ -164,7 +149,7 @@ def _only_ipv6(interfaces: Sequence[Interface]) -> bool:
 
 
 def _tensor_parallel(
-    user: UserArguments, node: Node, gpus: GpuCount, *, compute_tp: bool
+    user: UserArguments, node: Identity, gpus: GpuCount, *, compute_tp: bool
 ) -> tuple[int | None, list[Problem]]:
     pp = user.number("pp_size", 1)
     dp = user.number("dp_size", 1)
@@ -173,14 +158,14 @@ def _tensor_parallel(
             _refused(
                 "PP_NODES",
                 f"pipeline parallel size {pp} does not fit {node.size} nodes",
-                "choose --pp-size so that it divides the nodes, or the nodes divide it",
+                "choose a --pp-size that divides the number of nodes, or is a multiple of it",
             )
         ]
     if node.size > 1 and dp > 1 and not user.attention_dp:
         return None, [
             _refused(
                 "DP_NODES",
-                f"--dp-size {dp} over {node.size} nodes: SGLang has plain data parallelism on one node only",
+                f"--dp-size {dp} over {node.size} nodes: SGLang supports plain data parallelism on one node only",
                 "add --enable-dp-attention (0.5.22 and later: --attn-dp-size), or scale the "
                 "LeaderWorkerSet's replicas",
             )
@@ -194,7 +179,7 @@ def _tensor_parallel(
         return None, [
             _refused(
                 "TP_UNKNOWN",
-                "the number of GPUs of this node is not known, so --tp-size cannot be computed",
+                "the number of GPUs of this node cannot be determined, so --tp-size cannot be computed",
                 "request GPUs in the manifest (nvidia.com/gpu), or give --gpus N (SGLANG_ROCE_GPUS) "
                 "or SGLang's --tp-size",
             )
@@ -220,7 +205,7 @@ def _available(user: UserArguments, gpus: GpuCount) -> int | None:
 
 
 def _check_given(
-    user: UserArguments, node: Node, gpus: GpuCount, tp: int, pp: int, available: int | None
+    user: UserArguments, node: Identity, gpus: GpuCount, tp: int, pp: int, available: int | None
 ) -> list[Problem]:
     argument = user.values.get("tp_size")
     where = argument.where if argument else "--tp-size (SGLang's default)"
@@ -233,25 +218,25 @@ def _check_given(
         fix = f"remove {where}: it is computed as GPUs × nodes / pp" if argument else "give --tp-size"
         return [_refused("TP_NODES", f"{where} {tp}{by_pp} cannot be divided among {node.size} nodes", fix)]
     per_node = ranks // node.size
+    on_each = f" on each of {node.size} nodes" if node.size > 1 else ""
     if available is not None and per_node > available:
         return [
             _refused(
                 "TP_GPUS",
-                f"{where} {tp}{by_pp} needs {per_node} GPUs on each of {node.size} node"
-                f"{'s' if node.size > 1 else ''}, here are {available} ({gpus.source})",
+                f"{where} {tp}{by_pp} needs {per_node} GPUs{on_each}, this node has {available} ({gpus.source})",
                 f"remove {where} in a group, where it is computed, or correct the pod's GPUs (nvidia.com/gpu)",
             )
         ]
-    said = _check_attention(user, tp)
+    problems = _check_attention(user, tp)
     if node.size > 1 and available is not None and per_node < available:
-        said.append(
+        problems.append(
             warning(
                 "GPUS_IDLE",
                 f"{where} {tp}{by_pp} uses {per_node} of the {available} GPUs of each node",
                 f"remove {where} to use them all",
             )
         )
-    return said
+    return problems
 
 
 def _check_attention(user: UserArguments, tp: int) -> list[Problem]:

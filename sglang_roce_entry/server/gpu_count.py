@@ -1,7 +1,7 @@
 """Which GPUs SGLang will see on this node, and in which order.
 
 ``gpus`` setting; else the entries of ``CUDA_VISIBLE_DEVICES``; else of an index or UUID list in
-``NVIDIA_VISIBLE_DEVICES`` (``all``, ``void``, ``none`` and paths say nothing); else the
+``NVIDIA_VISIBLE_DEVICES`` (``all``, ``void``, ``none`` and paths give no number); else the
 ``/dev/nvidia<N>`` that open. On AMD, ``ROCR_VISIBLE_DEVICES`` counts the node's GPUs and
 ``HIP_VISIBLE_DEVICES`` (or ``CUDA_VISIBLE_DEVICES``) those that it leaves.
 """
@@ -13,12 +13,19 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.host.facts import Gpu, Gpus
 from sglang_roce_entry.problems import CONFIGURATION, Problem, value_warning
-from sglang_roce_entry.server.command import GpuCount
 
-_SAYS_NOTHING = frozenset({"all", "void", "none", ""})
+_NO_NUMBER = frozenset({"all", "void", "none", ""})
 _CUDA, _NVIDIA = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
 _ROCR, _HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 _PREFIXES = ("GPU-", "MIG-")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCount:
+    """How many GPUs this process will see, ``None`` if unknown, and where the number comes from."""
+
+    count: int | None
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,8 @@ def see_gpus(setting: tuple[int, str] | None, environ: Mapping[str, str], gpus: 
     if gpus.vendor == "amd":
         return _amd(setting, environ, gpus, present)
     order, problems = _in_order(environ, present, gpus.count)
-    count, said = count_gpus(setting, environ, gpus.count, order.length)
-    problems += said
+    count, disagreeing = count_gpus(setting, environ, gpus.count, order.length)
+    problems += disagreeing
     problems += _mig(environ, present)
     devices = order.devices
     if count.count is not None and devices:
@@ -48,7 +55,7 @@ def see_gpus(setting: tuple[int, str] | None, environ: Mapping[str, str], gpus: 
 def count_gpus(
     setting: tuple[int, str] | None, environ: Mapping[str, str], nodes: int | None, cuda: int | None = None
 ) -> tuple[GpuCount, list[Problem]]:
-    """Return the number of GPUs and what said so; ``setting`` is (number, where it was written).
+    """Return the number of GPUs and where it comes from; ``setting`` is (number, where it was written).
 
     ``cuda`` is how many of ``CUDA_VISIBLE_DEVICES`` exist here, where that is known.
     """
@@ -66,7 +73,7 @@ def count_gpus(
     if nodes is not None:
         counts.append(GpuCount(nodes, "/dev/nvidia* that open"))
     if not counts:
-        return GpuCount(None, "nothing tells"), []
+        return GpuCount(None, "cannot be determined"), []
     chosen = counts[0]
     problems = [_disagree(chosen, other) for other in counts[1:] if _contradicts(chosen, other)]
     return chosen, problems
@@ -75,7 +82,7 @@ def count_gpus(
 def _disagree(chosen: GpuCount, other: GpuCount) -> Problem:
     return value_warning(
         "GPUS_DISAGREE",
-        f"{chosen.count} GPUs by {chosen.source}, but {other.count} by {other.source}",
+        f"{chosen.count} GPUs according to {chosen.source}, but {other.count} according to {other.source}",
         "correct the one that is wrong; the first is used",
         CONFIGURATION,
     )
@@ -87,7 +94,7 @@ def _contradicts(chosen: GpuCount, other: GpuCount) -> bool:
 
 
 def _entries(text: str) -> list[str]:
-    """Return the entries that name a device; a visible-devices list ends at the first that names none."""
+    """Return the entries that name a device; a visible-devices list ends at the first that does not."""
     found = []
     for part in text.split(","):
         entry = part.strip()
@@ -98,7 +105,7 @@ def _entries(text: str) -> list[str]:
 
 
 def _nvidia_devices(text: str) -> list[str] | None:
-    if text in _SAYS_NOTHING or "/" in text:
+    if text in _NO_NUMBER or "/" in text:
         return None
     entries = [part.strip() for part in text.split(",") if part.strip()]
     if not all(entry.isdecimal() or entry.startswith(_PREFIXES) for entry in entries):
@@ -133,7 +140,7 @@ def _in_order(
         entries = entries[: entries.index(stop)]
     elif len(entries) < len([part for part in visible.split(",") if part.strip()]) and not visible.startswith("-"):
         problems.append(
-            _wrong(f"{_CUDA}={visible} holds an entry that names no GPU, and CUDA ends the list there")
+            _wrong(f"{_CUDA}={visible} has an entry that does not name a GPU, and CUDA ends the list there")
         )
     if len(set(entries)) < len(entries):
         problems.append(_wrong(f"{_CUDA}={visible} names a GPU twice; CUDA then shows none or fails"))
@@ -144,9 +151,9 @@ def _in_order(
 
 
 def _injected(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """Return the GPUs that the container runtime was asked for; their order is the driver's all the same.
+    """Return the GPUs that the container runtime was asked for; their order is still the driver's.
 
-    Indices in ``NVIDIA_VISIBLE_DEVICES`` are the host's: they only tell something here where more GPUs
+    Indices in ``NVIDIA_VISIBLE_DEVICES`` are the host's: they mean something here only where more GPUs
     than listed can be opened (a privileged container).
     """
     listed = _nvidia_devices(environ.get(_NVIDIA, ""))
@@ -159,12 +166,12 @@ def _injected(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> tuple[Gpu
 
 
 def _choose(entries: Sequence[str], present: tuple[Gpu, ...], total: int | None) -> tuple[list[Gpu], str | None]:
-    """Return the GPUs of a list of indices and UUIDs, and the first entry that names none that is here."""
+    """Return the GPUs of a list of indices and UUIDs, and the first entry that is not one of them."""
     chosen: list[Gpu] = []
     known = all(gpu.uuid for gpu in present)
     for entry in entries:
         if entry.isdecimal():
-            index = int(entry.lstrip("0")[:10] or "0")  # any more digits are no GPU either
+            index = int(entry.lstrip("0")[:10] or "0")  # a longer number is not a GPU either
             if total is not None and index >= total:
                 return chosen, entry
             if index < len(present):
@@ -196,7 +203,7 @@ def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> list[Problem]:
     return [
         value_warning(
             "MIG_UNSUPPORTED",
-            f"{where}: MIG instances are not supported: NCCL joins whole GPUs, and no HCA is near to an instance",
+            f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
             "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
             CONFIGURATION,
         )
@@ -216,7 +223,7 @@ def _amd(
         entries = _entries(text)
         chosen, stop = _choose(entries, devices, len(devices))
         if stop is not None:
-            problems.append(_wrong(f"{name}={text} names {stop}; {len(devices)} GPUs are there"))
+            problems.append(_wrong(f"{name}={text} names {stop}; GPUs of this container: {len(devices)}"))
         devices, count = tuple(chosen), GpuCount(len(chosen) if chosen else len(entries), f"{name}={text}")
     if setting is not None:
         given = GpuCount(*setting)

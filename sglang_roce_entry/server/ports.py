@@ -16,12 +16,12 @@ ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
 
 
 def http_port(user: UserArguments) -> int:
-    """Return the port of the HTTP server. Raises ``ConfigurationError`` if it is none."""
+    """Return the port of the HTTP server. Raises ``ConfigurationError`` if it is not a TCP port."""
     port = user.number("port", DEFAULT_HTTP_PORT)
     if port > MAX_PORT:
         where = user.values["port"].where
         raise ConfigurationError(
-            "ARGUMENT", f"{where} {port} is out of range", f"write a port from 1 to {MAX_PORT} behind {where}"
+            "ARGUMENT", f"{where} {port} is out of range", f"write a port from 1 to {MAX_PORT} after {where}"
         )
     return port
 
@@ -39,7 +39,7 @@ def check_ports(dist_init: int, http: int, *, attention_dp: bool) -> list[Proble
         return [
             error(
                 "PORTS_OUT_OF_RANGE",
-                f"attention DP needs the ports {dist_init} to {dist_init} + 13, beyond {MAX_PORT}",
+                f"attention DP needs ports {dist_init} to {ports[-1]}, beyond {MAX_PORT}",
                 f"choose --dist-init up to {MAX_PORT - ATTENTION_DP_PORTS[-1]}",
                 CONFIGURATION,
             )

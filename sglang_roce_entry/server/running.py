@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.server.command import MODULE
+import psutil
+
+from sglang_roce_entry.server.spellings import MODULE
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
 _MODES = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--help", "--version")
-#: Options of the interpreter with a word of their own behind them.
+#: Options of the interpreter that take a value.
 _VALUE_OPTIONS = ("-X", "-W", "--check-hash-based-pycs")
 
 
@@ -28,7 +30,7 @@ class RunningProcess:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What runs here: servers with their SGLang arguments, and launchers that are still at work."""
+    """What runs here: servers with their SGLang arguments, and launchers that have not handed over yet."""
 
     servers: tuple[tuple[RunningProcess, tuple[str, ...]], ...] = ()
     launchers: tuple[int, ...] = ()
@@ -48,7 +50,7 @@ def sglang_arguments(argv: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def is_launcher(argv: Sequence[str]) -> bool:
-    """Return whether a process is this program on its way to a server (not one of its modes)."""
+    """Return whether a process is this program before it execs SGLang (not one of its modes)."""
     program, arguments = _program(argv)
     if program != _LAUNCHER_MODULE and os.path.basename(program) != _LAUNCHER:
         return False
@@ -78,7 +80,7 @@ def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str |
     """Return the servers and launchers among ``processes`` that see the same files as we do.
 
     With a shared process namespace, or the host's, other containers' servers are visible too. A process
-    whose mount namespace may not be read is taken for one of ours.
+    whose mount namespace may not be read counts as one of ours.
     """
     namespaces = (None, own_namespace)
     listed = [
@@ -97,9 +99,7 @@ def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str |
 
 
 def running_here() -> Found:
-    """Return what of SGLang runs in this process namespace."""
-    import psutil
-
+    """Return the SGLang servers and launchers of this process namespace."""
     processes = []
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         argv = tuple(process.info["cmdline"] or ())

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+#: What ``python3 -m`` runs.
+MODULE = "sglang.launch_server"
 CHECKED_FROM, CHECKED_TO = "0.4.3.post2", "0.5.23"
 
 
@@ -88,10 +90,10 @@ def find_option(token: str) -> Option | None:
 
 
 def is_value(token: str) -> bool:
-    """Return whether argparse takes ``token``, behind an option, for its value and not for the next option.
+    """Return whether argparse takes ``token``, after an option, for its value and not for the next option.
 
-    (``ArgumentParser._parse_optional``.) A word with a space in it is a value even behind dashes, unless
-    what stands before its ``=`` is an option.
+    (``ArgumentParser._parse_optional``.) A word with a space in it is a value even with leading
+    dashes, unless the part before its ``=`` is an option.
     """
     if not token.startswith("-") or token == "-" or _is_negative_number(token):
         return True
@@ -99,10 +101,9 @@ def is_value(token: str) -> bool:
 
 
 def _is_negative_number(token: str) -> bool:
-    # Argparse's idea of one, which no option of SGLang looks like.
+    # As argparse defines it; no option of SGLang looks like one.
     if token.startswith("--"):
         return False
-
     return re.fullmatch(r"-\d+|-\d*\.\d+", token) is not None
 
 
@@ -120,10 +121,10 @@ def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
     hide_next = False
     for token in argv:
         name, equals, _ = token.partition("=")
-        # SGLang refuses --api_key; its value is a key still.
+        # SGLang refuses --api_key, but its value is still a key.
         option = find_option(name.replace("_", "-")) if name.startswith("--") else None
         secret = option is not None and option.secret
-        # Whatever follows is hidden: a key that begins like an option may be refused, it is a key still.
+        # Whatever follows is hidden: a key that looks like an option is refused, but is still a key.
         shown.append("***" if hide_next else f"{name}=***" if secret and equals else token)
         hide_next = secret and not equals
     return tuple(shown)

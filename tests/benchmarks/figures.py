@@ -1,4 +1,4 @@
-"""What the README shows of the `startup` and `against` benchmarks: one table, one chart."""
+"""What README.md here shows of the `startup` and `against` benchmarks: one table, one chart."""
 
 from __future__ import annotations
 

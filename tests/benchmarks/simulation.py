@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, Probe
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, ConnectOutcome
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.group.wait import LeaderName, Surroundings, WaitPolicy, await_leader, life_ports
 from tests.torch.wire import TorchPatience
@@ -74,13 +74,13 @@ class _Worker:
 
     def connect(
         self, _addresses: Sequence[IPv4Address | IPv6Address], ports: Sequence[int], _timeout_s: float
-    ) -> Probe:
+    ) -> ConnectOutcome:
         if self.now < self._scenario.port_s:
             self._traffic.refused += [self.now] * len(ports)
-            return Probe(None, None, REFUSED)
+            return ConnectOutcome(None, None, REFUSED)
         self._traffic.accepted.append(self.now)
         self._traffic.refused += [self.now] * (len(ports) - 1)
-        return Probe(LEADER, ports[0], ACCEPTED)
+        return ConnectOutcome(LEADER, ports[0], ACCEPTED)
 
 
 class _PromptResolver(Resolver):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process.command import without_times
 from tests.trees import V1, Node
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def group() -> Node:
 
 #: Environment, SGLang arguments, exit code, problem code, words of the message.
 BAD = {
-    "half an identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "no worker index"),
+    "incomplete identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "but not the worker index"),
     "unexpanded index": (
         {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, MODEL, 78, "HALF_IDENTITY", "'$(LWS_WORKER_INDEX)'",
     ),
@@ -137,10 +138,10 @@ def test_the_first_error_in_the_order_of_the_stages_decides(run: Run) -> None:
     [
         ((), {}, 2, "no SGLang arguments"),
         (("--snapshot", "h20-roce", *MODEL), {}, 2, "cannot be launched"),
-        (("--hca", "x", "--print_env"), {}, 2, "--print_env is no option"),
+        (("--hca", "x", "--print_env"), {}, 2, "--print_env is not an option"),
         (("--policy", "none.yaml", *MODEL), {}, 78, "none.yaml"),
         (MODEL, {"SGLANG_ROCE_STRCT": "1"}, 78, "SGLANG_ROCE_STRCT"),
-        (MODEL, {"LWS_GROUP_SIZE": "2"}, 78, "half an identity"),
+        (MODEL, {"LWS_GROUP_SIZE": "2"}, 78, "incomplete identity"),
         (("--dry-run", "--snapshot", "nowhere"), {}, 78, "'nowhere'"),
         (("--dry-run", "--config", "none.yaml"), {}, 78, "none.yaml"),
         (("no-such-program",), {}, 127, "'no-such-program'"),
@@ -152,7 +153,7 @@ def test_the_process_says_it_in_two_lines(
 ) -> None:
     ran = run(*argv, environ={"SGLANG_ROCE_RDMA": "off", **environ})
     assert ran.code == code, ran.err
-    lines = ran.err.splitlines()
+    lines = without_times(ran.err).splitlines()
     position = next(i for i, line in enumerate(lines) if words in line)
     assert lines[position].startswith("sglang-roce-entry: error: ")
     assert lines[position + 1].startswith("sglang-roce-entry:   fix: ")
@@ -276,7 +277,7 @@ def test_a_mode_that_is_misspelt_does_not_linger(run: Run, argv: tuple[str, ...]
     """Somebody sits before it, and the termination log belongs to the launch of this pod."""
     ran = run(*argv, environ=KUBERNETES)
     assert ran.code == 2
-    assert "is no format" in ran.err
+    assert "is not a format" in ran.err
     assert "exiting in" not in ran.err
 
 

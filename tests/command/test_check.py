@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import os
+import platform
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sglang_roce_entry.host.snapshot.snapshot import pack
 
+from sglang_roce_entry import __version__
+from tests.command.conftest import clean_environment
 from tests.healthy import LEADER, healthy
 from tests.packaged import PACKAGED, folder
 from tests.trees import Node
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from tests.command.conftest import Ran, Run
 
 MODEL = ("--model-path", "/models/deepseek")
+NIC = "ConnectX-7 (0x15b3:0x1021)"
 
 
 def _items(ran: Ran, name: str) -> list[dict[str, str]]:
@@ -28,7 +40,7 @@ def _items(ran: Ran, name: str) -> list[dict[str, str]]:
 def test_a_healthy_node(run: Run) -> None:
     ran = run("--check=json", *MODEL, node=healthy())
     document = ran.document
-    assert list(document) == ["format", "items", "exit_code"]
+    assert list(document) == ["format", "head", "items", "exit_code"]
     assert document["format"] == 1
     assert ran.code == document["exit_code"] == 0
     assert ran.err == ""
@@ -37,7 +49,7 @@ def test_a_healthy_node(run: Run) -> None:
         assert item["evidence"]
         assert item["remedy"] == ""
     by_status = {item["name"]: item["status"] for item in document["items"]}
-    # Only what a recording cannot have is left out, and said.
+    # Only what a recording cannot have is left out, and named.
     assert {name for name, status in by_status.items() if status != "ok"} == {"leader port", "path mtu"}
     assert all(by_status[name] == "skip" for name in ("leader port", "path mtu"))
     assert set(by_status) >= {
@@ -54,13 +66,18 @@ def test_evidence_of_a_healthy_node(run: Run) -> None:
     assert lines[-1] == "A launch would go ahead; no warnings."
     text = "\n".join(lines)
     driver = "mlx5_core 24.10-0.7.0, firmware 28.41.1000"
-    assert f"mlx5_0 ({driver}), mlx5_1 ({driver}); 2 of 2 ports used" in text
+    assert f"mlx5_[0-1] ({driver}); 2 of 2 ports used" in text
     assert "2 used ports: 400 Gb/s" in text
-    assert "mlx5_0 32 GT/s x16, mlx5_1 32 GT/s x16" in text
-    assert "net0 4200, net1 4200: RoCE packets of 4096 bytes" in text
+    assert "mlx5_[0-1] 32 GT/s x16" in text
+    assert "net[0-1] 4200: RoCE packets of 4096 bytes" in text
     assert "Ubuntu 22.04.5 LTS, glibc 2.35, rdma-core 39.0" in text
-    # One line each: status, name, evidence.
-    assert all(line.split()[0] in ("ok", "skip") for line in lines[:-2])
+    # The head, then one line each: status, name, evidence; last what was not checked.
+    at = lines.index("")
+    assert lines[at - 1] == f"      nic          2 x {NIC}, {driver}: mlx5_[0-1]"
+    assert all(line.startswith("ok    ") for line in lines[at + 1 : -3])
+    assert lines[-3:] == [
+        "skip  not checked  leader port, path mtu: needs the live node", "", "A launch would go ahead; no warnings.",
+    ]  # fmt: skip
 
 
 Change = Callable[[Node], Any]
@@ -156,7 +173,7 @@ DEFECTS: dict[str, Defect] = {
         "link", "port state is DOWN", "cable", node=lambda: healthy(state="1: DOWN"), code=69, status="fail"
     ),
     "links down where RDMA is optional": Defect(
-        "hca", "no port is used: mlx5_0:1 PORT_NOT_ACTIVE, port state is DOWN", "cable",
+        "hca", "no port is used: mlx5_[0-1]:1 (2 ports) PORT_NOT_ACTIVE, port state is DOWN", "cable",
         node=lambda: healthy(state="1: DOWN"), argv=("--rdma", "optional"),
     ),
     "one link down": Defect("link", "mlx5_1:1 is not used: port state is DOWN", "cable", _down_rail),
@@ -182,7 +199,7 @@ DEFECTS: dict[str, Defect] = {
         "memlock", "65536 bytes", "IPC_LOCK", _facts(memlock=65536, capabilities=[]), argv=("--rdma", "optional")
     ),
     "docker's shared memory": Defect("shm", "64 MiB", "emptyDir: {medium: Memory", _check(shm_bytes=64 << 20)),
-    "shared memory is full": Defect("shm", "only 10 MiB are free", "hostIPC", _check(shm_free_bytes=10 << 20)),
+    "shared memory is full": Defect("shm", "only 10 MiB is free", "hostIPC", _check(shm_free_bytes=10 << 20)),
     "no GPUDirect": Defect(
         "gpudirect", "the open kernel module of the NVIDIA driver", "modprobe nvidia-peermem", _no_peer_memory(PROPRIETARY)
     ),
@@ -191,7 +208,7 @@ DEFECTS: dict[str, Defect] = {
         _no_peer_memory("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64", rdma_core="28.0"),
     ),
     "node's resolver": Defect(
-        "dns", f"nothing completes {LEADER}", "dnsPolicy: ClusterFirstWithHostNet", _without_resolver
+        "dns", f"it does not complete {LEADER}", "dnsPolicy: ClusterFirstWithHostNet", _without_resolver
     ),
     "leader not looked up": Defect("leader name", "was not looked up", "a launch waits", _unresolved),
     "loopback hostname": Defect(
@@ -230,7 +247,7 @@ DEFECTS: dict[str, Defect] = {
         "nccl file", "NCCL_CONF_FILE=/etc/none.conf: it cannot be read", "mount the file",
         environ={"NCCL_CONF_FILE": "/etc/none.conf"},
     ),
-    "NCCL_DEBUG": Defect("nccl log", "NCCL_DEBUG=DEBUG is no level", "WARN or INFO", environ={"NCCL_DEBUG": "DEBUG"}),
+    "NCCL_DEBUG": Defect("nccl log", "NCCL_DEBUG=DEBUG is not a log level", "WARN or INFO", environ={"NCCL_DEBUG": "DEBUG"}),
     "NCCL_DEBUG_SUBSYS alone": Defect("nccl log", "has no effect", "NCCL_DEBUG=INFO", environ={"NCCL_DEBUG_SUBSYS": "NET"}),
     "ranks return": Defect(
         "sglang", "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0", "remove it",
@@ -257,7 +274,7 @@ DEFECTS: dict[str, Defect] = {
         environ={"SGLANG_PORT": "tcp://10.0.0.1:80"},
     ),
     "NCCL before 2.21": Defect(
-        "nccl", "2.20.5 takes GID index 0", "2.26", _facts(versions={"sglang": "0.5.10", "nccl": "2.20.5"})
+        "nccl", "2.20.5 uses GID index 0", "2.26", _facts(versions={"sglang": "0.5.10", "nccl": "2.20.5"})
     ),
     "NCCL before 2.26": Defect(
         "nccl", "NVIDIA/nccl#1573", "2.26", _facts(versions={"sglang": "0.5.10", "nccl": "2.21.5"})
@@ -276,11 +293,11 @@ DEFECTS: dict[str, Defect] = {
     "no libibverbs": Defect(
         "image", "libibverbs cannot be loaded", "libibverbs1", _facts(libibverbs="no such file"), code=69, status="fail"
     ),
-    "half an identity": Defect(
-        "identity", "half an identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
+    "incomplete identity": Defect(
+        "identity", "incomplete identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
     ),
     "GPUs that are not there": Defect(
-        "gpus", "8 GPUs by --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
+        "gpus", "8 GPUs according to --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)
     ),
     "tp that does not divide": Defect(
         "command", "cannot be divided among 2 nodes", "remove --tp", argv=(*MODEL, "--tp", "15"), code=78, status="fail"
@@ -325,7 +342,7 @@ def test_packaged_snapshots_pass(run: Run, name: str) -> None:
     ran = run("--snapshot", name, "--check=json", *MODEL)
     assert ran.code == 0
     assert {item["status"] for item in ran.document["items"]} == {"ok", "skip"}
-    live = [item for item in ran.document["items"] if item["evidence"] == "not checked in a replay"]
+    live = [item for item in ran.document["items"] if item["evidence"] == "needs the live node"]
     assert len(live) == 2
 
 
@@ -361,6 +378,125 @@ def test_text_has_the_remedy_below_and_the_verdict_at_the_end(run: Run) -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("fail"))
     assert lines[at + 1].strip().startswith("fix: ")
     assert lines[-1].startswith("A launch would end with exit code 69 (hca")
+
+
+def test_what_is_wrong_comes_first(run: Run) -> None:
+    node = healthy(rails=0)
+    ran = run("--check", node=node, environ={"NCCL_DEBUG": "X"})
+    assert ran.code == 69
+    lines = ran.out.splitlines()
+    body = lines[lines.index("") + 1 : -2]
+    statuses = [line[:4].strip() for line in body if line[:4].strip()]
+    assert [key for key, _ in groupby(statuses)] == ["fail", "warn", "ok", "skip"]
+    assert statuses.count("skip") == 1
+    json_names = [
+        item["name"] for item in run("--check=json", node=node, environ={"NCCL_DEBUG": "X"}).document["items"]
+    ]
+    assert json_names[:3] == ["identity", "gpus", "command"], "the order of the contract is that of the subjects"
+
+
+def _virtual_functions(node: Node) -> None:
+    for number in range(2, 36):
+        node.hca(f"mlx5_{number}", pci=f"0000:40:{number // 8:02x}.{number % 8}").port(state="1: DOWN")
+
+
+def test_like_lines_are_one_in_the_text_and_each_in_the_document(run: Run) -> None:
+    node = healthy()
+    _virtual_functions(node)
+    ran = run("--check", *MODEL, node=node)
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("warn")]
+    assert line == "warn  link         mlx5_[2-35]:1 is not used: port state is DOWN, not ACTIVE"
+    assert ran.out.endswith("A launch would go ahead; 1 warning.\n")
+    warned = [
+        item for item in run("--check=json", *MODEL, node=node).document["items"] if item["status"] == "warn"
+    ]
+    assert [item["evidence"].partition(" ")[0] for item in warned] == [f"mlx5_{n}:1" for n in range(2, 36)]
+
+
+def test_the_head_is_a_bug_report(run: Run) -> None:
+    node = healthy()
+    node.files["/proc/driver/nvidia/version"] = (
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder@U22)\n"
+    )
+    document = run("--check=json", *MODEL, node=node).document
+    driver = "mlx5_core 24.10-0.7.0, firmware 28.41.1000"
+    assert document["head"] == {
+        "sglang_roce_entry": __version__,
+        "live": False,
+        "python": None,
+        "sglang": "0.5.10",
+        "nccl": ["2.28.3"],
+        "torch": "2.9.1",
+        "distribution": "Ubuntu 22.04.5 LTS",
+        "glibc": "2.35",
+        "rdma_core": "39.0",
+        "kernel": "6.8.0-45-generic",
+        "nvidia_driver": "570.86.15 (open kernel module)",
+        "nics": [
+            {"devices": ["mlx5_0", "mlx5_1"], "model": "ConnectX-7", "pci_id": "0x15b3:0x1021", "driver": driver}
+        ],
+        "server_pid": None,
+    }
+    lines = run("--check", *MODEL, node=node).out.splitlines()
+    assert lines[:5] == [
+        f"      versions     sglang-roce-entry {__version__} on a recording, SGLang 0.5.10, NCCL 2.28.3, torch 2.9.1",
+        "      image        Ubuntu 22.04.5 LTS, glibc 2.35, rdma-core 39.0",
+        "      node         kernel 6.8.0-45-generic, NVIDIA driver 570.86.15 (open kernel module)",
+        f"      nic          2 x {NIC}, {driver}: mlx5_[0-1]",
+        "",
+    ]
+
+
+def test_the_head_of_this_machine_has_no_names(run: Run) -> None:
+    ran = run("--check", environ={"SGLANG_ROCE_RDMA": "off"})
+    top = ran.out.partition("\n\n")[0]
+    assert f"Python {platform.python_version()}" in top
+    assert "kernel " in top
+    assert os.uname().nodename not in top
+
+
+def test_a_nic_with_another_firmware_stands_out(run: Run) -> None:
+    node = healthy(rails=4)
+    node.files[next(path for path in node.files if path.endswith("infiniband/mlx5_2/fw_ver"))] = "28.39.2048\n"
+    nics = [line for line in run("--check", *MODEL, node=node).out.splitlines() if line.startswith("      nic ")]
+    assert [line.rpartition(" ")[2] for line in nics] == ["mlx5_[0-1,3]", "mlx5_2"]
+    assert "firmware 28.39.2048: mlx5_2" in nics[1]
+
+
+def _on_a_terminal(tmp_path: Path, **environ: str) -> str:
+    primary, secondary = pty.openpty()
+    node = healthy(rails=0)
+    (tmp_path / "node.tar.gz").write_bytes(pack(*node.content()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sglang_roce_entry", "--snapshot", str(tmp_path / "node.tar.gz"), "--check"],
+        stdout=secondary,
+        env={**clean_environment(), "TERM": "xterm-256color", "NCCL_DEBUG": "X", **environ},
+    )
+    os.close(secondary)
+    out = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(primary, 65536):
+            out += part
+    os.close(primary)
+    assert process.wait(60) == 69
+    return out.decode()
+
+
+def test_colour_on_a_terminal_only(run: Run, tmp_path: Path) -> None:
+    out = _on_a_terminal(tmp_path, NO_COLOR="")
+    for code, word in ((31, "fail"), (33, "warn"), (32, "ok  ")):
+        assert f"\n\x1b[{code}m{word}\x1b[0m  " in out
+    painted = [line for line in out.splitlines() if "\x1b" in line]
+    assert all(re.fullmatch(r"\x1b\[3[123]m\S+ *\x1b\[0m  [^\x1b]*", line) for line in painted), (
+        "the status word only"
+    )
+    for plain in (
+        _on_a_terminal(tmp_path, NO_COLOR="1"),
+        _on_a_terminal(tmp_path, TERM="dumb"),
+        run("--check", node=healthy(rails=0), environ={"TERM": "xterm-256color"}).out,
+    ):
+        assert "\x1b" not in plain
+        assert "fail  " in plain
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sglang_roce_entry.command.command_line import parse_command_line
-from sglang_roce_entry.plan.plan import BARE_WORD, LAUNCH
+from sglang_roce_entry.plan.settings import BARE_WORD, LAUNCH
 from sglang_roce_entry.problems import UsageError
 
 
@@ -65,27 +65,27 @@ def test_bare_word_keeps_its_own_arguments() -> None:
         ((), "no SGLang arguments"),
         (("--",), "no SGLang arguments"),
         (("--rdma", "off"), "no SGLang arguments"),
-        (("--rdma", "maybe", "--m"), "'maybe' is none of"),
-        (("--rdma",), "no value behind it"),
-        (("--hca", "--dry-run"), "no value behind it"),
-        (("--dry-run=xml",), "no format"),
+        (("--rdma", "maybe", "--m"), "'maybe' is not one of"),
+        (("--rdma",), "has no value"),
+        (("--hca", "--dry-run"), "has no value"),
+        (("--dry-run=xml",), "is not a format"),
         (("--version=1",), "takes no value"),
         (("--dry-run", "--print-env"), "two modes"),
         (("--snapshot", "h20-roce", "--m"), "cannot be launched on"),
-        (("--model-path", "/m", "--hca", "x"), "--hca stands among"),
-        (("--", "--model-path", "/m", "--dry-run"), "--dry-run stands among"),
-        (("--model-path", "/m", "--tp", "off"), "--tp stands among"),
-        (("--dryrun", "--model-path", "/m"), "--dryrun is no option"),
-        (("--dry_run", "--m"), "--dry_run is no option"),
-        (("--print-envs",), "--print-envs is no option"),
-        (("--hca-waits", "3"), "--hca-waits is no option"),
-        (("-x",), "-x is no option"),
-        (("--linger", "soon", "--m"), "no duration"),
+        (("--model-path", "/m", "--hca", "x"), "--hca is among"),
+        (("--", "--model-path", "/m", "--dry-run"), "--dry-run is among"),
+        (("--model-path", "/m", "--tp", "off"), "--tp is among"),
+        (("--dryrun", "--model-path", "/m"), "--dryrun is not an option"),
+        (("--dry_run", "--m"), "--dry_run is not an option"),
+        (("--print-envs",), "--print-envs is not an option"),
+        (("--hca-waits", "3"), "--hca-waits is not an option"),
+        (("-x",), "-x is not an option"),
+        (("--linger", "soon", "--m"), "not a duration"),
         (("--gpus", "0", "--m"), "number of GPUs"),
         (("--dist-init", "70000", "--m"), "out of range"),
-        (("--subnets", "10.0.0.1/8", "--m"), "--subnets '10.0.0.1/8' is no network (10.0.0.0/8 is)"),
-        (("--subnets", "10.0.0.0/8,10.1.0.0/99", "--m"), "has '10.1.0.0/99', which is no network"),
-        (("--interface", "=eth0", "--m"), "no interface name"),
+        (("--subnets", "10.0.0.1/8", "--m"), "--subnets '10.0.0.1/8' is not a network (10.0.0.0/8 is)"),
+        (("--subnets", "10.0.0.0/8,10.1.0.0/99", "--m"), "has '10.1.0.0/99', which is not a network"),
+        (("--interface", "=eth0", "--m"), "is not an interface name"),
         (("--hca", "a b", "--m"), "spaces"),
     ],
 )

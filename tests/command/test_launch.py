@@ -14,12 +14,14 @@ import pytest
 from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.launch import launch
-from sglang_roce_entry.launch.launch import Launcher, PlanRefused, gather, read_facts
-from sglang_roce_entry.log import Log
+from sglang_roce_entry.launch.handover import SignalGuard
+from sglang_roce_entry.launch.launch import PlanRefused
+from sglang_roce_entry.log import PREFIX, Log
+from sglang_roce_entry.plan.inputs import identify, read_facts, read_request
 from tests.command.conftest import clean_environment
 from tests.command.test_bad_input import group
 from tests.planning import plan_of
-from tests.process.command import STANDIN_SOURCE, python_path
+from tests.process.command import STANDIN_SOURCE, python_path, without_times
 from tests.trees import Node
 
 if TYPE_CHECKING:
@@ -43,20 +45,36 @@ def test_what_is_wrong_with_the_leader_s_address_is_said(run: Run, tmp_path: Pat
     assert "[LEADER_IS_LOOPBACK]" in ran.err
 
 
+def test_the_last_line_repeats_the_warnings(run: Run, tmp_path: Path) -> None:
+    """What has scrolled away is named once more before SGLang's own log begins."""
+    environ = {**with_sglang(tmp_path / "record"), "SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0"}
+    ran = run(*WORKER, "127.0.0.1", "--wait-deadline", "0", "--model-path", "/m", environ=environ)
+    said = [line for line in without_times(ran.err).splitlines() if line.startswith(PREFIX)]
+    assert said[-1] == (
+        f"{PREFIX} 2 warnings: LEADER_IS_LOOPBACK, NONZERO_RANKS_RETURN (sglang-roce-entry --explain CODE)"
+    )
+
+
+def test_without_a_warning_the_last_line_is_the_handover(run: Run, tmp_path: Path) -> None:
+    ran = run("--rdma", "off", "--gpus", "1", "--model-path", "/m", environ=with_sglang(tmp_path / "record"))
+    assert ran.code == 0, ran.err
+    assert " warning" not in ran.err
+
+
 def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was right at the start may be wrong when the leader is there, and is said once."""
     host = group().host()
     words = ("--hca-wait", "0", "--wait-deadline", "0", "--model-path", "/m")
     invocation = parse_command_line(words)
     environ = group().facts["environ"]
-    inputs, stages = gather(invocation, read_settings(invocation.flags, environ), environ, host)
-    good = read_facts(inputs, stages, host)
+    request = read_request(invocation, read_settings(invocation.flags, environ), environ, host)
+    good = read_facts(request, identify(request), host)
     reads = [good, replace(good, memlock_bytes=65536, memlock_known=True, ipc_lock=False)]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
     monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
     said = io.StringIO()
     with pytest.raises(PlanRefused) as refused:
-        Launcher(inputs, stages, host, Log("text", said), None).run()
+        launch.launch(request, host, Log("text", said), SignalGuard())
     assert reads == []
     assert refused.value.exit_code == 69
     assert said.getvalue().count(f"error: {refused.value.message} [{refused.value.code}]") == 1
@@ -68,15 +86,15 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
     host = group().host()
     invocation = parse_command_line(("--rdma", "optional", "--wait-deadline", "0", "--model-path", "/m"))
     environ = group().facts["environ"]
-    inputs, stages = gather(invocation, read_settings(invocation.flags, environ), environ, host)
-    good = read_facts(inputs, stages, host)
+    request = read_request(invocation, read_settings(invocation.flags, environ), environ, host)
+    good = read_facts(request, identify(request), host)
     reads = [good, replace(good, hcas=())]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
     monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda *_: None)
     said = io.StringIO()
-    Launcher(inputs, stages, host, Log("text", said), None).run()
+    launch.launch(request, host, Log("text", said), SignalGuard())
     changed = next(line for line in said.getvalue().splitlines() if "changed during the wait: " in line)
     assert "NCCL_IB_HCA" in changed
     assert "NCCL_IB_GID_INDEX" in changed
@@ -95,7 +113,7 @@ def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytes
         *("--leader-address", "sglang-0.sglang", "--model-path", "/m"),
     )
     invocation = parse_command_line(words)
-    inputs, stages = gather(invocation, read_settings(invocation.flags, {}), {}, node.host())
+    request = read_request(invocation, read_settings(invocation.flags, {}), {}, node.host())
     became: list[tuple[str, ...]] = []
 
     def hand_over(argv: tuple[str, ...], _environ: object) -> None:
@@ -103,7 +121,7 @@ def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytes
 
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", hand_over)
-    Launcher(inputs, stages, node.host(), Log("text", io.StringIO()), None).run()
+    launch.launch(request, node.host(), Log("text", io.StringIO()), SignalGuard())
     assert "[fd00::1]:20000" in became[0]
     assert became[0] == plan_of(node, *words).argv
 
@@ -138,7 +156,7 @@ def test_a_stream_that_cannot_be_written_keeps_nothing_from_starting(tmp_path: P
 def test_output_that_cannot_be_written_is_no_defect_of_ours(mode: tuple[str, ...], redirection: str) -> None:
     done = in_shell(redirection, "--snapshot", "h20-roce", *mode, environ={})
     assert done.returncode == 2, done.stderr
-    last = done.stderr.decode().splitlines()[-2:]
+    last = without_times(done.stderr.decode()).splitlines()[-2:]
     assert last[0].startswith("sglang-roce-entry: error: stdout cannot be written: "), done.stderr
     assert last[0].endswith("[OUTPUT]")
     assert last[1].startswith("sglang-roce-entry:   fix: ")

@@ -9,9 +9,13 @@ import subprocess
 
 import pytest
 
-from sglang_roce_entry.report.text import is_secret_variable
+from sglang_roce_entry.report.folding import shortest_names
+from sglang_roce_entry.report.log_lines import decision_lines, environment_lines
+from sglang_roce_entry.report.secrets import is_secret_variable
 from tests.command.conftest import Run, clean_environment
-from tests.packaged import PACKAGED
+from tests.packaged import PACKAGED, h20_roce
+from tests.planning import plan_of
+from tests.trees import Node
 
 MODEL = ("--model-path", "/models/deepseek", "--trust-remote-code")
 
@@ -172,6 +176,120 @@ def test_text_has_all_a_tired_person_needs(run: Run) -> None:
     ):
         assert words in text, words
     assert "s3cr3t" not in text
+
+
+def _functions_of_other_pods(node: Node) -> Node:
+    for number in range(2, 36):
+        node.hca(f"mlx5_{number}", pci=f"0000:a1:{number // 8 + 2:02x}.{number % 8}", verbs="ENOENT").port()
+    return node
+
+
+def test_ports_left_out_for_one_reason_are_one_line(run: Run) -> None:
+    node = _functions_of_other_pods(h20_roce())
+    node.hca("mlx5_36", pci="0000:a1:09.0").port(state="1: DOWN")
+    text = run("--dry-run", *MODEL, node=node).out
+    block = text.partition("  left out:\n")[2].partition("\n\n")[0]
+    assert block.splitlines() == [
+        "    mlx5_[2-35]:1 (34 ports)  NO_VERBS         /dev/infiniband/uverbs[4-37] does not exist in this container",
+        "    mlx5_36:1                 PORT_NOT_ACTIVE  port state is DOWN, not ACTIVE",
+    ]
+    document = run("--dry-run=json", *MODEL, node=node).document
+    left = [port for port in document["ports"] if not port["used"]]
+    assert [port["device"] for port in left] == [f"mlx5_{number}" for number in range(2, 37)]
+    assert len({port["detail"] for port in left}) == 35
+
+
+def _in_two_networks() -> Node:
+    node = Node()
+    node.interface("lo", "127.0.0.1/8")
+    for rail in range(8):
+        node.hca(f"rocep{12 + rail}s0", pci=f"0000:{12 + rail:02x}:00.0").port(gbps=400).pair(
+            f"10.40.{rail}.9", f"net{rail}"
+        ).pair(f"172.{16 + rail}.3.2", f"net{rail}")
+        node.interface(f"net{rail}", f"10.40.{rail}.9/24", f"172.{16 + rail}.3.2/31")
+    return node.set(
+        memlock="unlimited", versions={"sglang": "0.5.10", "nccl": "2.28.3"}, gpus=8, uid=0, libibverbs="ok"
+    )
+
+
+def test_like_problems_are_one_in_the_text_and_the_log_and_each_in_the_document(run: Run) -> None:
+    node = _in_two_networks()
+    message = (
+        "rocep[12-19]s0 port 1 has addresses in several networks (10.40.[0-7].0/24, 172.[16-23].3.2/31); "
+        "10.40.[0-7].0/24 was taken"
+    )
+    text = run("--dry-run", *MODEL, node=node).out
+    assert [line for line in text.splitlines() if "AMBIGUOUS_SUBNET" in line] == [
+        f"  WARNING AMBIGUOUS_SUBNET: {message}"
+    ]
+    assert text.endswith("A launch would go ahead (1 warning).\n")
+    # The modes that log problems, and a launch, say them alike.
+    log = run("--print-env", node=node).err
+    assert log.count("AMBIGUOUS_SUBNET") == 1
+    assert f"warning: {message} [AMBIGUOUS_SUBNET]" in log
+    problems = run("--dry-run=json", *MODEL, node=node).document["problems"]
+    assert [one["message"].partition(" ")[0] for one in problems] == [f"rocep{12 + rail}s0" for rail in range(8)]
+
+
+def test_a_number_that_differs_keeps_lines_apart(run: Run) -> None:
+    """Two slow ports are two lines where their rates differ: the rate is what the line is about."""
+    node = h20_roce()
+    for rail, rate in ((1, 100), (2, 50)):
+        path = next(path for path in node.files if path.endswith(f"mlx5_bond_{rail}/ports/1/rate"))
+        node.files[path] = f"{rate} Gb/sec"
+    lines = [line for line in run("--dry-run", *MODEL, node=node).out.splitlines() if "DEGRADED_LINK" in line]
+    assert [line.split("runs at ")[1] for line in lines] == [
+        "100 Gb/s, others at 200 Gb/s", "50 Gb/s, others at 200 Gb/s",
+    ]  # fmt: skip
+
+
+def test_variables_of_one_reason_are_grouped(run: Run) -> None:
+    text = run("--snapshot", "h20-roce", "--dry-run", *MODEL).out
+    block = text.partition("\nEnvironment\n")[2].partition("\n\n")[0]
+    reasons = [line.strip() for line in block.splitlines() if line.startswith("      ")]
+    assert len(reasons) == len(set(reasons)) == 5
+    index = "      discovered: the own RoCE v2 GID of every port is at index 3"
+    assert (
+        f"  MC_GID_INDEX=3\n  NCCL_IB_GID_INDEX=3\n  NVSHMEM_IB_GID_INDEX=3\n  UCX_IB_GID_INDEX=3\n{index}\n"
+        in block
+    )
+
+
+def test_the_log_folds_alike() -> None:
+    plan = plan_of(_functions_of_other_pods(h20_roce()), *MODEL)
+    left = [line for line in decision_lines(plan) if line.startswith("not using ")]
+    assert len(left) == 1
+    assert left[0].startswith("not using mlx5_[2-35]:1 (34 ports): NO_VERBS, /dev/infiniband/uverbs[")
+    assert len([line for line in decision_lines(plan) if line.startswith("using ")]) == 4
+    lines = environment_lines(plan)
+    index = "the own RoCE v2 GID of every port is at index 3"
+    assert (
+        f"MC_GID_INDEX=3 NCCL_IB_GID_INDEX=3 NVSHMEM_IB_GID_INDEX=3 UCX_IB_GID_INDEX=3 (discovered: {index})"
+        in lines
+    )
+    assert len(lines) == 5
+    assigned = [
+        word for line in lines if not line.startswith("not set") for word in line.partition(" (")[0].split(" ")
+    ]
+    assert dict(word.split("=", 1) for word in assigned) == plan.environment()
+
+
+@pytest.mark.parametrize(
+    ("names", "folded"),
+    [
+        (["mlx5_0:1", "mlx5_1:1", "mlx5_3:1"], ["mlx5_[0-1,3]:1"]),
+        (["mlx5_0:1", "mlx5_0:2"], ["mlx5_0:[1-2]"]),
+        (["mlx5_9", "mlx5_10", "mlx5_bond_0"], ["mlx5_[9-10]", "mlx5_bond_0"]),
+        (["rdmap80s0:1", "rdmap81s0:1"], ["rdmap[80-81]s0:1"]),
+        (["10.40.0.0/24", "10.40.1.0/24"], ["10.40.[0-1].0/24"]),
+        (["fe80::9", "fe80::10"], ["fe80::9", "fe80::10"]),
+        (["0000:18:00.0", "0000:19:00.0"], ["0000:18:00.0", "0000:19:00.0"]),
+        (["rail007", "rail008"], ["rail007", "rail008"]),
+        (["a", "b"], ["a", "b"]),
+    ],
+)
+def test_names_are_folded_at_the_number_that_counts_up(names: list[str], folded: list[str]) -> None:
+    assert shortest_names(reversed(names)) == folded
 
 
 @pytest.mark.parametrize("argv", [("--api-key", "s3cr3t"), ("--api-key=s3cr3t",), ("--api", "s3cr3t")])

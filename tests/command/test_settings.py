@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from ipaddress import ip_network
 
 import pytest
 
-from sglang_roce_entry.command.settings import SETTINGS, Settings, is_service_link, parse_duration_s, read_settings
+from sglang_roce_entry.command.settings import SETTINGS, is_service_link, parse_duration_s, read_settings
+from sglang_roce_entry.plan.settings import Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, UsageError
 
 
@@ -40,8 +42,10 @@ def test_the_variables_of_the_tests_do_no_harm() -> None:
     assert read({}, exported) == read()
 
 
-def test_defaults_stand_in_one_table() -> None:
+def test_the_table_and_the_class_agree() -> None:
+    """On the settings there are, in the same order, and on their defaults."""
     settings = Settings()
+    assert [setting.key for setting in SETTINGS] == [one.name for one in fields(Settings)][:-1]
     for setting in SETTINGS:
         assert getattr(settings, setting.key) == setting.default, setting.key
 
@@ -63,7 +67,7 @@ def test_policy_values_of_every_kind() -> None:
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
         ("hca_wait: {a: 1}", "wrong kind"),
-        ("hca_wait: soon", "no duration"),
+        ("hca_wait: soon", "not a duration"),
         ("? [1]\n: 2", "not YAML"),
     ],
 )

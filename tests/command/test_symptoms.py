@@ -1,4 +1,4 @@
-"""Each row of the README's table by symptom, produced by the command."""
+"""Each row of the table by symptom in k8s/TROUBLESHOOTING.md, produced by the command; and that page itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.command import STANDIN_SOURCE, python_path
-from tests.readme import README
-from tests.symptoms import SYMPTOMS, Symptom, table
+from tests.source_codes import exit_codes, problem_codes, reason_codes
+from tests.symptoms import SYMPTOMS, Symptom
+from tests.troubleshooting import DOCUMENT, written
 
 if TYPE_CHECKING:
     from tests.command.conftest import Run
@@ -38,5 +39,12 @@ def test_the_command_says_it(run: Run, symptom: Symptom) -> None:
     assert any(symptom.change in change for change in matching), matching
 
 
-def test_the_table_is_the_readmes() -> None:
-    assert table() in README.read_text(encoding="utf-8")
+def test_the_page_is_up_to_date() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == written(), "run: python -m tests.troubleshooting"
+
+
+def test_each_code_has_a_heading_of_its_own() -> None:
+    headings = [line for line in written().splitlines() if line.startswith("### ")]
+    assert len(set(headings)) == len(headings)
+    assert {f"### {code}" for code in problem_codes() | reason_codes()} <= set(headings)
+    assert {f"### Exit code {code}" for code in exit_codes()} <= set(headings)

@@ -39,10 +39,10 @@ def test_sglang_accepts_what_it_is_given(
     sglang = validator(version)
     plan = plan_of(_versioned(build(), version), *PREFILL)
     devices = [hca.name for hca in plan.facts.hcas]
-    text = plan.neighbours.tokens[1]
+    text = plan.transfer.tokens[1]
     assert sglang.validate(text, devices) == text
     for gpu in range(8):
-        near = plan.neighbours.affinity.names(gpu)
+        near = plan.affinity.names(gpu)
         given = sglang.for_gpu(text, gpu).split(",")
         assert given == (list(near) if text.startswith("{") else devices)
 

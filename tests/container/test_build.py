@@ -121,7 +121,7 @@ def test_a_base_image_with_another_user_than_root_fails_with_a_sentence(
 
 
 def test_the_dockerfile_of_the_readme(enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path) -> None:
-    block = re.search(r"```dockerfile\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    block = re.search(r"```dockerfile\n(.*?)```", (CHECKOUT / "docker" / "README.md").read_text(), re.DOTALL)
     assert block is not None
     default = _default_base(checkout)
     assert default in block[1]

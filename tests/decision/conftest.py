@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.choice import FabricDecision, decide_fabric
-from sglang_roce_entry.fabric.constraints import FabricPolicy
-from sglang_roce_entry.fabric.consumers.variables import Variable, VariablePlan
+from sglang_roce_entry.fabric import consumers, requirements
+from sglang_roce_entry.fabric.choice import Choice, choose
+from sglang_roce_entry.fabric.constraints import Constraints, with_given
+from sglang_roce_entry.fabric.control import no_interface
+from sglang_roce_entry.fabric.nccl.files import given_values
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
-from sglang_roce_entry.fabric.nccl.settings import decided_values
+from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.gpus import read_gpus
+from sglang_roce_entry.plan.merge import Variable, in_effect, merge
+from sglang_roce_entry.problems import Problem
 
 if TYPE_CHECKING:
     from tests.trees import Node
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 class Outcome:
     """A decision with its variables, for short assertions."""
 
-    decision: FabricDecision
+    decision: Choice
     variables: Mapping[str, Variable]
+    problems: tuple[Problem, ...]
 
     @property
     def used(self) -> dict[str, int | None]:
@@ -38,13 +42,13 @@ class Outcome:
 
     @property
     def codes(self) -> list[str]:
-        return [problem.code for problem in self.decision.problems]
+        return [problem.code for problem in self.problems]
 
     def value(self, name: str) -> str | None:
         return self.variables[name].value
 
     def problem(self, code: str) -> str:
-        return next(one.message for one in self.decision.problems if one.code == code)
+        return next(one.message for one in self.problems if one.code == code)
 
 
 Decide = Callable[..., Outcome]
@@ -66,21 +70,22 @@ def decide() -> Decide:
         family: str = "auto",
         allow_foreign: bool = False,
     ) -> Outcome:
-        host = node.host()
-        policy = FabricPolicy(
+        asked = Constraints(
             rdma=rdma,
-            rdma_explicit=rdma_explicit,
+            rdma_by_flag=rdma_explicit,
             selector=parse_selector(hca) if hca else None,
             selector_origin=hca_origin if hca else "",
             subnets=tuple(ip_network(one) for one in subnets),
             family=family,
             allow_foreign_gids=allow_foreign,
         )
-        decided = decided_values(environ or {}, files)
-        variables = VariablePlan(decided)
-        facts = collect(host, {})
-        decision = decide_fabric(facts, read_gpus(host), policy, decided, nccl, variables)
-        return Outcome(decision, {one.name: one for one in variables.result()})
+        given = given_values(environ or {}, files)
+        facts = collect(node.host(), {})
+        choice = choose(facts, with_given(asked, given, nccl), no_interface("no group here"))
+        variables = merge(given, consumers.wishes(choice, Use()))
+        wrong = consumers.check(in_effect(given, variables), choice, Use())
+        problems = (*choice.problems, *wrong, *requirements.check(choice))
+        return Outcome(choice, {one.name: one for one in variables}, problems)
 
     return run
 

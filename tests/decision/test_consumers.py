@@ -173,7 +173,7 @@ def test_a_port_that_is_not_the_first() -> None:
 def test_nothing_is_said_where_no_port_is_chosen() -> None:
     plugin = plan_of(hgx(), *MOONCAKE, environ={"NCCL_NET": "gIB"})
     assert argument(plugin) is None
-    assert plugin.neighbours.transfer == "mooncake: no --disaggregation-ib-device, Google gIB"
+    assert plugin.transfer.told == "mooncake: no --disaggregation-ib-device, Google gIB"
     off = plan_of(hgx(), "--rdma", "off", *MOONCAKE)
     assert argument(off) is None
     assert codes(off) == []
@@ -183,7 +183,7 @@ def test_the_users_device_stays() -> None:
     plan = plan_of(hgx(), *MOONCAKE, "--disaggregation-ib-device", "mlx5_1")
     assert plan.argv is not None
     assert plan.argv.count("--disaggregation-ib-device") == 1
-    assert plan.neighbours.transfer == "mooncake: by --disaggregation-ib-device of the user"
+    assert plan.transfer.told == "mooncake: by --disaggregation-ib-device of the user"
     assert codes(plan) == []
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sglang_roce_entry.report.fingerprint import fingerprint
-from sglang_roce_entry.report.text import decision_lines
+from sglang_roce_entry.report.log_lines import decision_lines
 from tests.decision.golden import LWS, hgx, two_per_gpu
 from tests.planning import plan_of
 

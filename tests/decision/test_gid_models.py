@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.fabric.candidates import view_gids
 from sglang_roce_entry.fabric.consumers import mooncake, ucx
+from sglang_roce_entry.fabric.nccl.files import given_values
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6, ScanSettings, predict_gid_index
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import ROCE_V1, ROCE_V2, Gid, Port
@@ -211,4 +212,4 @@ def test_generations_by_release(version: tuple[int, ...] | None, known: tuple[st
     ],
 )
 def test_mooncake_inherits_nccls_index(environ: dict[str, str], index: int | None) -> None:
-    assert mooncake.forced_index(environ) == index
+    assert mooncake.forced_index(given_values(environ, ())) == index

@@ -124,7 +124,7 @@ def test_a_version_that_cannot_choose_keeps_the_largest_group(
     assert outcome.left == {"mlx5_1:1": "INDEX_MISMATCH"}
     assert outcome.value("NCCL_IB_GID_INDEX") == "3"
     assert outcome.codes == ["INDEX_MISMATCH"]
-    (problem,) = outcome.decision.problems
+    (problem,) = outcome.problems
     assert problem.value
     assert problem.exit_code == 69
 

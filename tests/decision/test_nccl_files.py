@@ -81,15 +81,15 @@ def test_the_plan_reads_and_checks_them() -> None:
 )
 def test_external_plugins(environ: dict[str, str], plugin: str | None) -> None:
     plan = plan_of(hgx(), environ=environ)
-    assert plan.fabric.plugin == plugin
-    assert ("EXTERNAL_PLUGIN" in {row.decision.reason for row in plan.fabric.ports}) is (plugin is not None)
+    assert plan.choice.plugin == plugin
+    assert ("EXTERNAL_PLUGIN" in {row.decision.reason for row in plan.choice.ports}) is (plugin is not None)
     assert (value(plan, "NCCL_IB_HCA") is None) is (plugin is not None)
 
 
 def test_a_plugin_in_nccls_own_file() -> None:
     node = hgx()
     node.files["/etc/nccl.conf"] = "NCCL_NET=gIB\n"
-    assert plan_of(node).fabric.plugin == "Google gIB"
+    assert plan_of(node).choice.plugin == "Google gIB"
 
 
 @pytest.mark.parametrize("line", ["hunter without equals", "HF_TOKEN = hunter", "export  HF_TOKEN= hunter"])

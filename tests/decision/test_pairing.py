@@ -19,12 +19,12 @@ PREFILL = ("--model-path", "/m", "--disaggregation-mode", "prefill")
 
 
 def pairs(node: Node, *argv: str, environ: dict[str, str] | None = None) -> list[tuple[str, ...]]:
-    affinity = plan_of(node, *argv, environ=environ).neighbours.affinity
+    affinity = plan_of(node, *argv, environ=environ).affinity
     return [affinity.names(gpu) for gpu in range(len(affinity.gpus))]
 
 
 def row(node: Node, gpu: int) -> dict[str, str]:
-    affinity = plan_of(node).neighbours.affinity
+    affinity = plan_of(node).affinity
     return {hca.name: affinity.class_name(gpu, column) for column, hca in enumerate(affinity.hcas)}
 
 
@@ -46,11 +46,11 @@ def test_two_nics_per_gpu() -> None:
 
 def test_a_flat_bus_tells_nothing_and_is_paired_by_order() -> None:
     plan = plan_of(flattened(), *PREFILL)
-    affinity = plan.neighbours.affinity
+    affinity = plan.affinity
     assert {affinity.class_name(gpu, hca) for gpu in range(8) for hca in range(8)} == {"PHB"}
     assert not affinity.informative
     assert pairs(flattened()) == [(f"mlx5_{gpu}",) for gpu in range(8)]
-    assert plan.neighbours.tokens == (
+    assert plan.transfer.tokens == (
         "--disaggregation-ib-device",
         ",".join(f"mlx5_{hca}" for hca in range(8)),
     )
@@ -63,7 +63,7 @@ def test_domains_of_their_own_are_joined_by_numa() -> None:
 
 def test_nothing_tells_where_numa_is_minus_one() -> None:
     plan = plan_of(own_domains(numa=False))
-    affinity = plan.neighbours.affinity
+    affinity = plan.affinity
     assert affinity.class_name(0, 0) == "?"
     assert affinity.note is not None
     assert "neither PCI nor NUMA" in affinity.note
@@ -134,7 +134,7 @@ def test_gpus_that_sglang_leaves_out_do_not_take_a_share() -> None:
 
 def test_the_map_has_every_visible_gpu() -> None:
     plan = plan_of(hgx(), *PREFILL, "--base-gpu-id", "4")
-    option, text = plan.neighbours.tokens
+    option, text = plan.transfer.tokens
     assert option == "--disaggregation-ib-device"
     assert json.loads(text) == {str(gpu): f"mlx5_{(4, 5, 6, 7, 0, 1, 2, 3)[gpu]}" for gpu in range(8)}
     assert plan.argv is not None
@@ -146,7 +146,7 @@ def test_one_hca_is_given_to_all() -> None:
     rail(node, "mlx5_0", 0, "0000:12:00.0", "pci0000:10")
     node.gpu("0000:13:00.0", "pci0000:10", answer="ok")
     plan = plan_of(finished(node, gpus=1), *PREFILL)
-    assert plan.neighbours.tokens == ("--disaggregation-ib-device", "mlx5_0")
+    assert plan.transfer.tokens == ("--disaggregation-ib-device", "mlx5_0")
 
 
 # Any tree: three switches on two sockets, places drawn at random.
@@ -230,9 +230,9 @@ def test_more_hcas_than_nccl_reads(count: int) -> None:
     for gpu in range(8):
         node.gpu(f"0000:{0xA0 + gpu:02x}:00.0", "pci0000:00", 0, answer="ok")
     plan = plan_of(finished(node), *PREFILL)
-    assert len(plan.neighbours.affinity.hcas) == 32
+    assert len(plan.affinity.hcas) == 32
     assert ("TOO_MANY_PORTS" in [one.code for one in plan.problems]) == (count > 32)
-    assert [len(plan.neighbours.affinity.names(gpu)) for gpu in range(8)] == [4] * 8
+    assert [len(plan.affinity.names(gpu)) for gpu in range(8)] == [4] * 8
 
 
 STRANGE = ["rocep26s0-vf.1", "a" * 63, "mlx5.core_0", "bnxt_re0", "ionic_0", "0123"]
@@ -245,7 +245,7 @@ def test_strange_names_go_through_unchanged() -> None:
         rail(node, name, number, f"0000:{root + 2:02x}:00.0", f"pci0000:{root:02x}/0000:{root:02x}:01.0", numa=0)
         node.gpu(f"0000:{root + 3:02x}:00.0", f"pci0000:{root:02x}/0000:{root:02x}:01.0", 0, answer="ok")
     plan = plan_of(finished(node, gpus=len(STRANGE)), *PREFILL)
-    assert set(json.loads(plan.neighbours.tokens[1]).values()) == set(STRANGE)
+    assert set(json.loads(plan.transfer.tokens[1]).values()) == set(STRANGE)
     hca = next(one.value for one in plan.variables if one.name == "NCCL_IB_HCA")
     assert hca is not None
     assert set(hca[1:].split(",")) == {f"{name}:1" for name in STRANGE}

@@ -35,7 +35,7 @@ def test_verbs_device_that_does_not_open(decide: Decide, verbs: str | None, reas
     outcome = decide(rail(Node(), 0, verbs=verbs))
     assert outcome.left == {"mlx5_0:1": reason}
     assert outcome.codes == ["NO_USABLE_HCA"]
-    assert outcome.decision.problems[0].exit_code == 69
+    assert outcome.problems[0].exit_code == 69
     assert outcome.value("NCCL_IB_HCA") is None
 
 
@@ -289,8 +289,8 @@ def test_a_selector_that_matches_nothing(decide: Decide) -> None:
     outcome = decide(rail(Node(), 0), hca="=mlx5_7")
     assert outcome.codes == ["SELECTOR_MATCHES_NOTHING"]
     assert "'=mlx5_7'" in outcome.problem("SELECTOR_MATCHES_NOTHING")
-    assert outcome.decision.problems[0].exit_code == 69
-    assert "mlx5_0:1" in outcome.decision.problems[0].hint
+    assert outcome.problems[0].exit_code == 69
+    assert "mlx5_0:1" in outcome.problems[0].hint
 
 
 def test_more_than_thirty_two_ports(decide: Decide) -> None:
@@ -339,7 +339,7 @@ def _infiniband_rails(*, gpus: bool = True) -> Node:
 @pytest.mark.parametrize("origin", ["--hca", "SGLANG_ROCE_HCA"])
 def test_chosen_infiniband_ports_are_told_to_nccl(decide: Decide, origin: str) -> None:
     outcome = decide(_infiniband_rails(), hca="^ib20", hca_origin=origin)
-    assert outcome.decision.selection.infiniband == ("ib10:1",)
+    assert outcome.decision.infiniband == ("ib10:1",)
     assert outcome.value("NCCL_IB_HCA") == "=ib10:1"
     assert outcome.value("NCCL_IB_GID_INDEX") is None
 
@@ -347,7 +347,7 @@ def test_chosen_infiniband_ports_are_told_to_nccl(decide: Decide, origin: str) -
 def test_a_far_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> None:
     outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1))
     assert outcome.left["mlx5_9:1"] == "FAR_FROM_GPU"
-    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+    assert outcome.decision.infiniband == ("ib10:1", "ib20:1")
     assert outcome.value("NCCL_IB_HCA") is None
     assert outcome.value("NCCL_IB_GID_INDEX") is None
     assert outcome.codes == []
@@ -357,7 +357,7 @@ def test_a_slower_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -
     node = rail(_infiniband_rails(gpus=False), 9, gbps=25, pci="0000:90:00.0", device_id="0x1015")
     outcome = decide(node)
     assert outcome.left["mlx5_9:1"] == "SLOWER_RATE"
-    assert outcome.decision.selection.infiniband == ("ib10:1", "ib20:1")
+    assert outcome.decision.infiniband == ("ib10:1", "ib20:1")
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_libibverbs_that_does_not_load(decide: Decide) -> None:
     node = rail(Node(), 0).set(libibverbs="libibverbs.so.1: cannot open shared object file")
     outcome = decide(node)
     assert outcome.codes == ["LIBIBVERBS_MISSING"]
-    assert outcome.decision.problems[0].exit_code == 69
+    assert outcome.problems[0].exit_code == 69
 
 
 def test_sysfs_of_another_namespace_is_said(decide: Decide) -> None:

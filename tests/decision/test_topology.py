@@ -26,7 +26,7 @@ def with_file(text: str | None, path: str = PATH, node: Node | None = None) -> N
 
 def test_the_file_tells_what_a_flat_bus_hides() -> None:
     plan = plan_of(with_file(topology_xml()), environ={"NCCL_TOPO_FILE": PATH})
-    affinity = plan.neighbours.affinity
+    affinity = plan.affinity
     assert [affinity.names(gpu) for gpu in range(8)] == [
         (f"mlx5_{n}",) for n in (6, 7, 4, 5, 2, 3, 0, 1)
     ]  # fmt: skip
@@ -40,17 +40,17 @@ def test_the_file_tells_what_a_flat_bus_hides() -> None:
 def test_nccls_own_configuration_file_names_it() -> None:
     node = with_file(topology_xml())
     node.files["/etc/nccl.conf"] = f"NCCL_TOPO_FILE={PATH}\n"
-    assert plan_of(node).neighbours.affinity.names(0) == ("mlx5_6",)
+    assert plan_of(node).affinity.names(0) == ("mlx5_6",)
 
 
 def test_the_virtual_topology_is_found_by_itself() -> None:
-    assert plan_of(with_file(topology_xml(), VIRTUAL)).neighbours.affinity.names(0) == ("mlx5_6",)
+    assert plan_of(with_file(topology_xml(), VIRTUAL)).affinity.names(0) == ("mlx5_6",)
 
 
 def test_devices_that_the_file_lacks_keep_the_kernels_place() -> None:
     text = topology_xml().replace('busid="0000:00:01.0"', 'busid="0000:77:00.0"')
     plan = plan_of(with_file(text), environ={"NCCL_TOPO_FILE": PATH})
-    affinity = plan.neighbours.affinity
+    affinity = plan.affinity
     assert affinity.class_name(0, 0) == "?"
     assert affinity.class_name(1, 7) == "PIX"
     assert affinity.note is not None
@@ -80,7 +80,7 @@ def test_a_file_of_no_use(name: str) -> None:
     assert words in message(plan, "TOPOLOGY_FILE")
     assert PATH in message(plan, "TOPOLOGY_FILE")
     assert plan.problems[0].value
-    assert plan.neighbours.affinity.class_name(0, 0) == "PHB"
+    assert plan.affinity.class_name(0, 0) == "PHB"
 
 
 def test_no_file_no_word() -> None:

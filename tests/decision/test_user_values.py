@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_roce_entry.fabric.consumers.nccl import check_sockets, user_scan
+from sglang_roce_entry.fabric import consumers
+from sglang_roce_entry.fabric.choice import choose
+from sglang_roce_entry.fabric.constraints import Constraints
+from sglang_roce_entry.fabric.control import no_interface
+from sglang_roce_entry.fabric.gids import user_scan
+from sglang_roce_entry.fabric.nccl.files import given_values, parse_nccl_file
+from sglang_roce_entry.fabric.nccl.numbers import parse_address_range, parse_c_integer
 from sglang_roce_entry.fabric.nccl.selector import parse_selector, render_selector
-from sglang_roce_entry.fabric.nccl.settings import (
-    decided_values,
-    parse_address_range,
-    parse_c_integer,
-    parse_nccl_file,
-)
+from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.problems import hardened
 from tests.decision.conftest import Decide, rail
@@ -52,9 +53,9 @@ def test_a_wrong_index_is_kept_and_said(decide: Decide, name: str) -> None:
     message = outcome.problem("GID_INDEX_WRONG")
     assert "NCCL_IB_GID_INDEX=3" in message
     assert words in message
-    assert "here: 7" in outcome.decision.problems[0].hint
+    assert "here: 7" in outcome.problems[0].hint
     assert outcome.value("MC_GID_INDEX") == "7"
-    (strict,) = hardened(outcome.decision.problems, strict=True)
+    (strict,) = hardened(outcome.problems, strict=True)
     assert (strict.severity, strict.exit_code) == ("error", 69)
 
 
@@ -177,7 +178,7 @@ def test_an_nccl_hca_that_matches_nothing(decide: Decide) -> None:
     outcome = decide(rail(Node(), 0), environ={"NCCL_IB_HCA": "=mlx5_7"})
     assert outcome.codes == ["HCA_UNKNOWN", "SELECTOR_MATCHES_NOTHING"]
     assert "'mlx5_7'" in outcome.problem("HCA_UNKNOWN")
-    assert [one.exit_code for one in outcome.decision.problems if one.fatal] == [69]
+    assert [one.exit_code for one in outcome.problems if one.fatal] == [69]
 
 
 def test_an_nccl_hca_that_takes_a_port_without_gid(decide: Decide) -> None:
@@ -229,7 +230,7 @@ def test_a_file_is_read_as_nccl_reads_it() -> None:
 
 
 def test_empty_values_count_as_unset() -> None:
-    assert "NCCL_IB_HCA" not in decided_values({"NCCL_IB_HCA": ""}, ())
+    assert "NCCL_IB_HCA" not in given_values({"NCCL_IB_HCA": ""}, ())
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_an_address_range_is_read_as_nccl_reads_it(text: str, network: str | Non
 
 
 def test_a_roce_version_of_zero_is_no_default() -> None:
-    decided = decided_values({"NCCL_IB_ROCE_VERSION_NUM": "0"}, ())
+    decided = given_values({"NCCL_IB_ROCE_VERSION_NUM": "0"}, ())
     assert user_scan(decided, (2, 28)).settings().roce_version == 0
 
 
@@ -365,5 +366,6 @@ def test_an_empty_port_means_any_from_2_30_7_on() -> None:
 )
 def test_socket_values(environ: dict[str, str], code: str | None) -> None:
     facts = collect(Node().interface("eth0", "10.0.0.1/24").host(), {})
-    problems = check_sockets(decided_values(environ, ()), facts.interfaces)
+    choice = choose(facts, Constraints(), no_interface("no group here"))
+    problems = consumers.check(given_values(environ, ()), choice, Use())
     assert [problem.code for problem in problems] == ([code] if code else [])

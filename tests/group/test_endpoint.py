@@ -39,8 +39,8 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
         ("host", "no port"),
         ("", "no port"),
         ("[fd00::1]", "no port"),
-        ("host:", "no number"),
-        ("host:abc", "no number"),
+        ("host:", "not a number"),
+        ("host:abc", "not a number"),
         ("host:0", "out of range"),
         ("host:65536", "out of range"),
         ("host:99999999999999999999", "out of range"),
@@ -48,9 +48,9 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
         ("tcp://host:20000", "scheme"),
         (" host:20000", "spaces"),
         (":20000", "is empty"),
-        ("[host]:20000", "no IPv6"),
-        ("a..b:1", "no host name"),
-        ("1.2.3:1", "no IPv4"),
+        ("[host]:20000", "not an IPv6"),
+        ("a..b:1", "not a host name"),
+        ("1.2.3:1", "not an IPv4"),
     ],
 )
 def test_refused_endpoints(text: str, reason: str) -> None:

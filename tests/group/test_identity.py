@@ -1,4 +1,4 @@
-"""Who a pod is, in the stated order; half an identity is an error, never a default."""
+"""Who a pod is, in the stated order; an incomplete identity is an error, never a default."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ BAD = {
     "leader with scheme": ({"LWS_LEADER_ADDRESS": "tcp://sglang-0"}, "scheme"),
     "leader with port": ({"LWS_LEADER_ADDRESS": "sglang-0:20000"}, "port"),
     "leader with spaces": ({"LWS_LEADER_ADDRESS": "sglang-0 x"}, "spaces"),
-    "leader bare IPv6": ({"LWS_LEADER_ADDRESS": "fd00::1"}, "bare IPv6"),
+    "leader bare IPv6": ({"LWS_LEADER_ADDRESS": "fd00::1"}, "IPv6 address without brackets"),
     "leader IPv6 with port": ({"LWS_LEADER_ADDRESS": "[fd00::1]:20000"}, "port"),
     "leader in wrong brackets": ({"LWS_LEADER_ADDRESS": "[sglang-0]"}, "brackets"),
-    "leader no name": ({"LWS_LEADER_ADDRESS": "sglang_0!"}, "no host name"),
-    "leader four numbers": ({"LWS_LEADER_ADDRESS": "10.0.0.300"}, "no IPv4"),
+    "leader no name": ({"LWS_LEADER_ADDRESS": "sglang_0!"}, "not a host name"),
+    "leader four numbers": ({"LWS_LEADER_ADDRESS": "10.0.0.300"}, "not an IPv4"),
 }
 
 
@@ -185,7 +185,7 @@ def test_pod_name_against_the_leaders(names: Mapping[str, str], index: int) -> N
 @pytest.mark.parametrize("name", ["sglang-1", "sglang-0-x", "sglang-0-0", "gpu-0-1", "sglang-01"])
 def test_other_names_say_nothing(name: str) -> None:
     environ = {"LWS_LEADER_ADDRESS": "sglang-0.sglang.default", "LWS_GROUP_SIZE": "4", "HOSTNAME": name}
-    with pytest.raises(ConfigurationError, match="no worker index"):
+    with pytest.raises(ConfigurationError, match="group size 4 are known, but not the worker index"):
         who(environ)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, Probe
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.wait import (
     LeaderName,
@@ -74,11 +74,15 @@ class World:
             raise NotResolved(host, answer)
         return answer
 
-    def connect(self, addresses: Sequence[Any], ports: Sequence[int], timeout_s: float) -> Probe:
+    def connect(self, addresses: Sequence[Any], ports: Sequence[int], timeout_s: float) -> ConnectOutcome:
         self.probes.append((self.now, tuple(addresses)))
         self.now += min(self.probe_takes_s, timeout_s)
         cause = self.port(self.now, tuple(addresses))
-        return Probe(addresses[0], ports[0], cause) if cause == ACCEPTED else Probe(None, None, cause)
+        return (
+            ConnectOutcome(addresses[0], ports[0], cause)
+            if cause == ACCEPTED
+            else ConnectOutcome(None, None, cause)
+        )
 
     def leader(self, deadline_s: float, size: int = 2) -> Any:
         resolver: Any = self
@@ -211,7 +215,9 @@ def test_the_leaders_own_name_late_then_stale_then_right() -> None:
     awaited = await_own_name(leader, lambda: [ONE], WaitPolicy(600), world.around)
     assert awaited.address == ONE
     assert 130 <= world.now < 133
-    assert any("which is no address of this pod (10.0.0.1)" in text for _, text in world.said) or world.now < 131
+    assert (
+        any("which is not an address of this pod (10.0.0.1)" in text for _, text in world.said) or world.now < 131
+    )
 
 
 def test_an_own_name_that_stays_foreign() -> None:
@@ -355,6 +361,10 @@ def test_a_status_line_says_cause_time_and_the_next_try() -> None:
     assert world.said[0][1] == (
         "waiting for the leader: 10.0.0.1 refuses connections (0 of 70 s, next try in 2.0 s); kubectl logs"
     )
+    assert [line for _, line in world.said[1:]] == [
+        "still waiting for the leader: 10.0.0.1 refuses connections (30 of 70 s)",
+        "still waiting for the leader: 10.0.0.1 refuses connections (60 of 70 s)",
+    ]
     assert [one["elapsed_s"] for one in fields] == [0.0, 30.0, 60.0]
     assert fields[0] == {
         "waiting_for": "the leader",
@@ -363,3 +373,43 @@ def test_a_status_line_says_cause_time_and_the_next_try() -> None:
         "deadline_s": 70.0,
         "next_try_s": 2.0,
     }
+
+
+def test_a_hint_comes_again_only_with_another_cause() -> None:
+    world = World(
+        name=lambda t: (ONE,) if t > 150 else "Name or service not known",
+        port=lambda _t, _a: TIMED_OUT if world.now > 210 else REFUSED,
+    )
+    with pytest.raises(EntryError) as caught:
+        world.leader(200)
+    hints = [line.partition("s); ")[2] for _, line in world.said]
+    lines = [line for _, line in world.said]
+    assert lines[0].startswith(
+        "waiting for the leader sglang-0.sglang: does not resolve (Name or service not known) (0"
+    )
+    assert lines[1] == "still waiting for the leader: does not resolve (Name or service not known) (30 of 200 s)"
+    assert lines[2].startswith(
+        "still waiting for the leader: 10.0.0.1 refuses connections on 20000, 20001, 20013 (60"
+    )
+    assert ["look at DNS" in hints[0], hints[1], "kubectl logs sglang-0" in hints[2], hints[3]] == [
+        True,
+        "",
+        True,
+        "",
+    ]
+    assert "NetworkPolicy" in hints[4]
+    assert not any("sglang-0.sglang" in line for line in lines[1:])
+    assert caught.value.message == (
+        "the leader sglang-0.sglang was not reachable within 200 s: 10.0.0.1 does not answer on 20000, 20001, 20013"
+    )
+
+
+def test_a_leader_given_as_an_address_is_named_once() -> None:
+    world = World(port=lambda _t, _a: REFUSED)
+    resolver: Any = world
+    name = LeaderName("10.0.0.1", resolver, world.around, "look at DNS")
+    with pytest.raises(EntryError):
+        await_leader(name, (20000,), WaitPolicy(10), world.around, world.connect)
+    assert world.said[0][1].startswith(
+        "waiting for the leader 10.0.0.1: refuses connections on 20000 (0 of 10 s, next"
+    )

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from sglang_roce_entry.fabric.choice import decide_fabric
-from sglang_roce_entry.fabric.constraints import FabricPolicy
-from sglang_roce_entry.fabric.consumers.variables import VariablePlan
+from sglang_roce_entry.fabric import consumers
+from sglang_roce_entry.fabric.choice import choose
+from sglang_roce_entry.fabric.constraints import Constraints
+from sglang_roce_entry.fabric.control import no_interface
+from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.read import load
+from sglang_roce_entry.plan.merge import merge
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 EXPECTED: dict[str, Any] = json.loads((CAPTURES / "expected-tables.json").read_text())
@@ -94,11 +96,10 @@ def test_decision_on_captured_kernel(
 ) -> None:
     host, _ = load(str(CAPTURES / name))
     facts = collect(host, {})
-    variables = VariablePlan({})
-    decision = decide_fabric(facts, read_gpus(host), FabricPolicy(), {}, nccl, variables)
+    decision = choose(facts, Constraints(nccl=nccl), no_interface("no group here"))
     assert {r.decision.label: r.gid_index for r in decision.ports if r.decision.used} == used
     assert {r.decision.label: r.decision.reason for r in decision.ports if not r.decision.used} == left
-    chosen = {one.name: one.value for one in variables.result()}
+    chosen = {one.name: one.value for one in merge({}, consumers.wishes(decision, Use()))}
     expected_index = str(next(iter(used.values()))) if len(set(used.values())) == 1 else None
     assert chosen["NCCL_IB_GID_INDEX"] == expected_index
     if used:
@@ -114,7 +115,7 @@ def test_decision_on_captured_kernel(
 
 def test_ambiguous_networks_are_said() -> None:
     host, _ = load(str(CAPTURES / "v1v2.tar.gz"))
-    decision = decide_fabric(collect(host, {}), read_gpus(host), FabricPolicy(), {}, (2, 28), VariablePlan({}))
+    decision = choose(collect(host, {}), Constraints(nccl=(2, 28)), no_interface("no group here"))
     messages = [one.message for one in decision.problems if one.code == "AMBIGUOUS_SUBNET"]
     assert len(messages) == 3  # mlx5_1, mlx5_bond_0 and rxe_s5 carry VLANs
     assert any("10.1.0.0/24, 10.100.0.0/24, 10.101.0.0/24, 192.168.7.0/24" in one for one in messages)

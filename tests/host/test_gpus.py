@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.write import RecordingTree
 from tests.decision.golden import hgx
@@ -61,6 +62,15 @@ def test_places_are_not_read_for_one_hca() -> None:
     assert not any("nvidia" in path for path in (*tree.files, *tree.directories, *tree.resolved))
     node.hca("mlx5_1").port().pair("10.1.0.1", "net1")
     assert len(read_gpus(node.host()).devices) == 1
+
+
+def test_facts_have_the_gpus_by_the_same_rule() -> None:
+    node = Node().gpu("0000:20:00.0", answer="ok")
+    for number in range(2):
+        node.hca(f"mlx5_{number}").port().pair(f"10.{number}.0.1", f"net{number}")
+        found = collect(node.host(), {}).gpus
+        assert found == read_gpus(node.host())
+        assert (found.count, len(found.devices)) == (1, number)
 
 
 def test_amd_gpus_of_the_kfd_topology() -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.command.cli import main
 from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.format import SnapshotError, packaged_names
@@ -226,7 +228,26 @@ def test_recording_a_replay_gives_the_same_facts(name: str, tmp_path: Path) -> N
     assert environ_again == environ
     assert collect(again, environ) == collect(host, environ)
     assert read_gpus(again) == read_gpus(host)
+    hcas = collect(host, environ).hcas
+    assert read_check_facts(again, hcas, environ) == read_check_facts(host, hcas, environ)
     assert again.answers.resolve("sglang-0.sglang.default") == identity["sglang-0.sglang.default"]
+
+
+@pytest.mark.parametrize(
+    ("name", "skipped"),
+    [
+        # What only a network can answer, and the counters, which a pod without the device cannot see.
+        ("h20-roce", {"workers", "ports"}),
+        ("cx7-pod", {"congestion", "leader port", "path mtu"}),
+    ],
+)
+def test_a_check_of_a_packaged_node_skips_only_what_cannot_be_recorded(
+    name: str, skipped: set[str], capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["--snapshot", name, "--check=json", "--model-path", "/m"]) == 0
+    items = json.loads(capsysbinary.readouterr().out)["items"]
+    assert {item["name"] for item in items if item["status"] == "skip"} == skipped
+    assert {item["status"] for item in items} == {"ok", "skip"}
 
 
 def test_this_machine_records_and_replays(tmp_path: Path) -> None:

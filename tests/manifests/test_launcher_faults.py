@@ -20,7 +20,7 @@ def _pod(variant: str) -> PodTemplate:
 
 
 def test_index_of_an_old_lws_is_missing(nodes: dict[str, Node]) -> None:
-    """LeaderWorkerSet up to 0.5 injects no index: half an identity, not rank 0."""
+    """LeaderWorkerSet up to 0.5 injects no index: an incomplete identity, not rank 0."""
     pod = _pod(HOST)
     injected = lws_variables(pod.owner, 0, 1)
     del injected["LWS_WORKER_INDEX"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.fabric.consumers.nccl import user_scan
+from sglang_roce_entry.fabric.gids import user_scan
+from sglang_roce_entry.fabric.nccl.files import given_values
 from sglang_roce_entry.fabric.nccl.scan import Prediction, predict_gid_index
-from sglang_roce_entry.fabric.nccl.settings import decided_values
 from sglang_roce_entry.host.facts import Gid
 from tests.nccl.judge import NcclDiedError
 from tests.nccl.nodes import NodePort, Slot, Table, build_node, classic
@@ -42,7 +42,7 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predicted(port: NodePort, steering: Mapping[str, str], nccl: tuple[int, ...]) -> Prediction:
     """Return what our model says, given the variables as our command reads them."""
     gids = [Gid(i, ip_address(s.ip), s.kind, "eth0") for i, s in sorted(port.table.items())]
-    settings = user_scan(decided_values(steering, ()), nccl).settings()
+    settings = user_scan(given_values(steering, ()), nccl).settings()
     return predict_gid_index(gids, port.length, nccl=nccl, settings=settings)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,11 @@ def python_path(*first: Path) -> str:
     if not os.environ.get("SGLANG_ROCE_ENTRY"):
         paths.append(str(CHECKOUT))
     return os.pathsep.join(paths)
+
+
+def without_times(log: str) -> str:
+    """Return the command's own text log without the time at the head of each line."""
+    return re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (?=sglang-roce-entry: )", "", log, flags=re.MULTILINE)
 
 
 @cache

@@ -25,7 +25,7 @@ REFUSED = r"refuse"
 TIMED_OUT = r"timed out|does not answer"
 UNREACHABLE = r"unreachable"
 WAITING = r"waiting for"
-HALF_IDENTITY = r"half an identity"
+HALF_IDENTITY = r"incomplete identity"
 
 # A pass of back-off (0.5 s), a new lookup (2 s) and the start of SGLang, on a busy machine.
 NOTICE_S = 6.0

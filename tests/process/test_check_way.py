@@ -1,8 +1,9 @@
-"""--check and --probe on real nodes: the way to the leader, ports, the server that runs."""
+"""--check and --probe on real nodes: the path to the leader, ports, the server that runs."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -43,7 +44,11 @@ def check(node: Node, environment: Mapping[str, str], *sglang: str) -> tuple[int
     document: dict[str, Any] = json.loads(launch.text("stdout"))
     assert document["exit_code"] == code
     assert "Traceback" not in launch.text()
-    return code, {item["name"]: item for item in document["items"]}
+    return code, items_by_name(document)
+
+
+def items_by_name(document: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {item["name"]: item for item in document["items"]}
 
 
 def test_worker_whose_leader_is_there(cluster: Cluster, leader: Node, worker: Node) -> None:
@@ -112,7 +117,7 @@ def test_black_hole_for_large_packets(cluster: Cluster, leader: Node, worker: No
     assert code == 0
     assert lines["leader port"]["status"] == "ok"
     assert lines["path mtu"]["status"] == "warn", lines
-    assert "1500 bytes vanish" in lines["path mtu"]["evidence"]
+    assert "1500 bytes to" in lines["path mtu"]["evidence"]
     assert "1400 bytes pass" in lines["path mtu"]["evidence"]
     assert "1400" in lines["path mtu"]["remedy"]
 
@@ -208,6 +213,54 @@ def test_ports_of_the_server_that_runs_here(cluster: Cluster, leader: Node) -> N
     assert launch.wait_exit(5) == 0
 
 
+def test_arguments_of_the_server_that_runs_here(cluster: Cluster, leader: Node) -> None:
+    """By kubectl exec in a pod that works nobody types SGLang's arguments again."""
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    document = check_without_arguments(leader)
+    assert document["head"]["server_pid"] is None
+    command = items_by_name(document)["command"]
+    assert (command["status"], command["evidence"]) == ("skip", "no SGLang arguments were given")
+
+    behaviour = f"listen:{DIST_PORT} sigterm:0"
+    launch = leader.start(
+        launch_arguments(sglang=[*SGLANG_ARGUMENTS, "--api-key", "s3cr3t"]), lws(0), behaviour=behaviour
+    )
+    argv = launch.wait_record(START_S)["argv"]
+    document = check_without_arguments(leader)
+    assert document["head"]["server_pid"] == launch.process.pid
+    lines = items_by_name(document)
+    shown = shlex.split(lines["command"]["evidence"])
+    assert shown[3:] == [*argv[:-1], "***"]
+    assert lines["identity"]["evidence"].startswith("the leader of 2 nodes")
+    assert lines["ports"]["status"] == "ok"
+    assert document["exit_code"] == 0, document
+
+    text = leader.start([*OPTIONS, "--check"], lws(0))
+    assert text.wait_exit(IN_TIME_S) == 0
+    line = f"SGLang's arguments are those of the server that runs here (process {launch.process.pid})\n"
+    assert line in text.text("stdout")
+    assert "s3cr3t" not in text.text("stdout")
+
+    # What is given counts, and nothing is taken from a server that is one of several.
+    code, lines = check(leader, lws(0))
+    assert (code, "api-key" in lines["command"]["evidence"]) == (0, False)
+    second = leader.start(launch_arguments("--wait-deadline", "0"), {}, behaviour="sigterm:0")
+    second.wait_record(START_S)
+    assert check_without_arguments(leader)["head"]["server_pid"] is None
+    for server in (launch, second):
+        server.send(signal.SIGTERM)
+        assert server.wait_exit(5) == 0
+
+
+def check_without_arguments(node: Node) -> dict[str, Any]:
+    """Return the document of --check on the leader without SGLang's arguments."""
+    launch = node.start([*OPTIONS, "--check=json"], lws(0))
+    code = launch.wait_exit(IN_TIME_S)
+    document: dict[str, Any] = json.loads(launch.text("stdout"))
+    assert document["exit_code"] == code
+    return document
+
+
 def probe(node: Node, kind: str, *arguments: str) -> tuple[int, str]:
     """Return the exit code and the line of a probe on a node."""
     launch = node.start(["--probe-timeout", "2", "--probe", kind, *arguments])
@@ -223,7 +276,7 @@ def test_probe_of_a_launch_from_its_wait_to_its_server(cluster: Cluster, leader:
     """Nothing runs; the launcher waits; the model loads; the server listens and hangs."""
     code, said = probe(worker, "liveness")
     assert code == 1
-    assert "no SGLang server runs here" in said
+    assert "no SGLang server is running here" in said
 
     arguments = launch_arguments("--wait-deadline", "60", sglang=[*SGLANG_ARGUMENTS, "--port", "31000"])
     launch = worker.start(arguments, lws(1), behaviour="sigterm:0")

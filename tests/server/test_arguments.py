@@ -67,7 +67,7 @@ def test_numbers_are_read_as_sglang_reads_them(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "16.0", "0x10", "1__6", "0", "-1", "1000000000", "9" * 5000])
 def test_numbers_that_are_none_or_beyond_all_reason(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="no whole number from 1 on"):
+    with pytest.raises(ConfigurationError, match="not a whole number of at least 1"):
         read("--tp", text).number("tp_size", 1)
 
 
@@ -117,7 +117,7 @@ def test_underscore_keys_are_said() -> None:
     [
         (("--config", "x.yaml"), None, "cannot be read"),
         (("--config", "x.json"), "", "does not end in"),
-        (("--config",), "", "no file behind it"),
+        (("--config",), "", "not followed by a file name"),
         (("--config", "a.yaml", "--config", "b.yaml"), "", "more than once"),
         (("--config", "x.yaml"), "- 1", "not a mapping"),
         (("--config", "x.yaml"), "a: [", "not YAML"),

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.report.text import as_text
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.command import Command, GpuCount, Node, build_command, user_dist_init
-from sglang_roce_entry.server.gpu_count import count_gpus
+from sglang_roce_entry.server.command import Command, build_command, user_dist_init
+from sglang_roce_entry.server.gpu_count import GpuCount, count_gpus
 from tests.planning import plan_of
 from tests.trees import Node as FakeNode
 
@@ -32,7 +33,7 @@ def build(
     compute_tp: bool = True,
     interfaces: object = FOUR,
 ) -> Command:
-    node = Node(leader if size > 1 else None, size, index)
+    node = Identity(leader if size > 1 else None, size, index, "test")
     return build_command(
         read_arguments(argv),
         node,

@@ -50,7 +50,7 @@ WRONG = {
     "beyond the last": ("0,8", 1, "names 8"),
     "unknown uuid": (f"{gpu_uuid(1)},GPU-ffffffff", 1, "names GPU-ffffffff"),
     "ambiguous uuid": ("GPU-0000", 0, "names GPU-0000"),
-    "a word": ("0,gpu1", 1, "names no GPU"),
+    "a word": ("0,gpu1", 1, "does not name a GPU"),
     "twice": ("1,1", 2, "names a GPU twice"),
 }
 

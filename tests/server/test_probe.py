@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.server.probe.http import (
+from sglang_roce_entry.server.probe.answer import (
     ANSWERED,
     HUNG,
     NOT_HTTP,
@@ -25,8 +25,8 @@ from sglang_roce_entry.server.probe.http import (
     UNREACHABLE,
     Answer,
     Target,
-    ask,
 )
+from sglang_roce_entry.server.probe.http import ask
 from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
 from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick, sglang_arguments
 from tests.layers import skip_or_fail
@@ -322,7 +322,7 @@ def _no_file(folder: str | None, path: str) -> str:
     raise FileNotFoundError(2, "No such file or directory")
 
 
-REFUSED_TO_SAY = Answer(UNREACHABLE, "no way")
+REFUSED_TO_SAY = Answer(UNREACHABLE, "no route")
 MEANINGS = [
     # answer, startup and readiness, liveness
     (Answer(ANSWERED, "200", 200), True, True),
@@ -480,6 +480,15 @@ def test_settings_that_are_wrong_kill_nobody() -> None:
         got, out, err, _ = _run("--policy", "/none.yaml", "--probe", kind)
         assert (got, err) == (code, "")
         assert "cannot tell: policy file '/none.yaml' cannot be read" in out
+
+
+def test_a_probe_loads_http_only_to_ask_a_server_and_nothing_of_a_launch() -> None:
+    code = "import sys, sglang_roce_entry.server.probe.kinds; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"requests", "urllib3", "http.client", "ssl", "yaml"}
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("sglang_roce_entry.")}
+    assert rooms == {"server", "group", "problems"}
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:

@@ -79,13 +79,14 @@ def _spoilt(choice: Choice, use: Use) -> dict[str, str]:
 
     Where an index is forced on it, that is right or has been complained about already.
     """
-    if not use.mooncake or choice.index.index is not None or _forced_index(choice.constraints.given) is not None:
+    if not use.mooncake or choice.index.index is not None or forced_index(choice.constraints.given) is not None:
         return {}
     found = {port.label: wrong_by_itself(port, use.mooncake_version) for port in choice.used}
     return {label: how for label, how in found.items() if how is not None}
 
 
-def _forced_index(given: Mapping[str, Given]) -> int | None:
+def forced_index(given: Mapping[str, Given]) -> int | None:
+    """Return the index that the environment forces on Mooncake, ``None`` if it chooses by itself."""
     one = given.get("MC_GID_INDEX") or given.get("NCCL_IB_GID_INDEX")
     index = parse_c_integer(one.value)[0] if one is not None else None
     return index if index is not None and 0 <= index <= _LARGEST_INDEX else None

@@ -56,8 +56,9 @@ def _ports(choice: Choice) -> Wish:
         value = render_selector((port.hca.name, port.port.number) for port in choice.used)
         reason = f"{len(choice.used)} usable RoCE port{'s' if len(choice.used) != 1 else ''} of this pod"
         return Wish(name, value, DISCOVERED, reason + (", limited by --hca" if by_flag else ""), by_flag)
-    if choice.infiniband and constraints.selector is not None and not constraints.selector_final:
-        labels = [label.rpartition(":") for label in choice.infiniband]
+    infiniband = choice.infiniband if choice.plugin is None else ()
+    if infiniband and constraints.selector is not None and not constraints.selector_final:
+        labels = [label.rpartition(":") for label in infiniband]
         value = render_selector((device, int(number)) for device, _, number in labels)
         return Wish(name, value, USER, f"the InfiniBand ports that {constraints.selector_origin} selects", by_flag)
     return unset(name, choice.unused_because or "")
@@ -123,7 +124,7 @@ def _check_rdma(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]
     net = given.get("NCCL_NET")
     socket = constraints.rdma == REQUIRED and net is not None and net.value.lower() == "socket"
     return (
-        *_check_selector(given.get("NCCL_IB_HCA"), choice),
+        *(_check_selector(given.get("NCCL_IB_HCA"), choice) if constraints.selector_origin != "--hca" else ()),
         *check_index(given, choice.used, nccl),
         *check_steering(given, (index.family or user.settings().family) if scans else None),
         *(_check_net(net) if net is not None and socket and _net(choice).value is not None else ()),

@@ -94,7 +94,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     devices = [hca.name for hca in choice.facts.hcas]
     problems = _check_addresses(given, choice)
     for named in use.named if devices else ():
-        problems += _check_named(named, use, devices, unusable if choice.used else {})
+        problems += check_named(named, use, devices, unusable if choice.used else {})
     return problems
 
 
@@ -118,7 +118,7 @@ def _check_addresses(given: Mapping[str, Given], choice: Choice) -> list[Problem
     return problems
 
 
-def _check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Mapping[str, str]) -> list[Problem]:
+def check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Mapping[str, str]) -> list[Problem]:
     """Return what SGLang would find wrong with HCAs that the user named.
 
     ``devices`` are all HCAs of the node, ``unusable`` those without a usable port and why.

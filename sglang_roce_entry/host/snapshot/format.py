@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sglang_roce_entry.problems import ConfigurationError
 
@@ -21,6 +21,9 @@ TOP = ("sys", "proc", "etc", "dev")
 PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "snapshots")
 #: Larger than any number of a node (``cap_eff``, a byte count), and not slow to read.
 _MAX_DIGITS = 24
+
+
+_T = TypeVar("_T")
 
 
 class SnapshotError(ConfigurationError):
@@ -85,6 +88,11 @@ class Document:
         if not isinstance(value, dict):
             raise self.malformed(f"{key!r} is not an object")
         return value
+
+    def typed(self, key: str, kind: type[_T]) -> _T | None:
+        """Return the value under ``key`` if it is a ``kind``."""
+        value = self.facts.get(key)
+        return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
     def strings(self, key: str) -> dict[str, str]:
         """Return the texts of the object under ``key``. Raises :class:`SnapshotError`."""

@@ -175,25 +175,21 @@ class RecordedAnswers:
 
     def memlock(self) -> tuple[bool, int | None]:
         """Return the recorded limit."""
-        value = self._document.facts.get("memlock")
-        if value == "unlimited":
-            return True, None
-        return (True, value) if isinstance(value, int) else (False, None)
+        limit = self._document.typed("memlock", int)
+        return limit is not None or self._document.facts.get("memlock") == "unlimited", limit
 
     def ipc_lock(self, tree: Tree) -> bool | None:  # noqa: ARG002 - recorded, not read
         """Return whether CAP_IPC_LOCK is among the recorded capabilities."""
-        value = self._document.facts.get("capabilities")
-        return "CAP_IPC_LOCK" in value if isinstance(value, list) else None
+        capabilities = self._document.typed("capabilities", list)
+        return None if capabilities is None else "CAP_IPC_LOCK" in capabilities
 
     def uid(self) -> int | None:
         """Return the recorded user id."""
-        value = self._document.facts.get("uid")
-        return value if isinstance(value, int) else None
+        return self._document.typed("uid", int)
 
     def libibverbs(self) -> str | None:
         """Return the recorded answer of loading libibverbs."""
-        value = self._document.facts.get("libibverbs")
-        return value if isinstance(value, str) else None
+        return self._document.typed("libibverbs", str)
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:  # noqa: ARG002
         """Return the recorded versions of NCCL: ``null`` means none is installed."""
@@ -224,13 +220,11 @@ class RecordedAnswers:
 
     def net_plugins(self) -> tuple[str, ...]:
         """Return the recorded folders of external NCCL net plugins."""
-        value = self._document.facts.get("net_plugins")
-        return tuple(str(path) for path in value) if isinstance(value, list) else ()
+        return tuple(str(path) for path in self._document.typed("net_plugins", list) or ())
 
     def gpu_count(self) -> int | None:
         """Return the recorded number of GPUs."""
-        value = self._document.facts.get("gpus")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return self._document.typed("gpus", int)
 
     def route(self, address: IpAddress, interfaces: tuple[Interface, ...]) -> Route | None:
         """Return the recorded route, else the interface whose network holds ``address``."""

@@ -39,6 +39,11 @@ _ENVIRON_NAMES = frozenset(
 )
 
 
+def is_recorded(name: str) -> bool:
+    """Return whether a variable of this name decides something here."""
+    return name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES
+
+
 def record(
     host: Host,
     environ: Mapping[str, str],
@@ -55,8 +60,8 @@ def record(
     are replaced by numbers unless ``keep_identifiers``.
     """
 
-    def is_recorded(name: str) -> bool:
-        return (name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES) and name not in secret
+    def kept(name: str) -> bool:
+        return is_recorded(name) and name not in secret
 
     tree, mask = RecordingTree(host.tree), Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
@@ -74,9 +79,9 @@ def record(
     }
     masked_files = mask.files(tree.files)
     # After the files: a list of visible devices may hold the start of a UUID that stands there.
-    document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if is_recorded(name)}
+    document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
-    tree.files = {path: needed_lines(path, text, nccl_files, is_recorded) for path, text in masked_files.items()}
+    tree.files = {path: needed_lines(path, text, nccl_files, kept) for path, text in masked_files.items()}
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other

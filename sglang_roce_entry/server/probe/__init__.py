@@ -1,1 +1,1 @@
-"""``--probe``: is the server of this pod alive, ready, started?"""
+"""``--probe``: has the server of this pod started, is it ready, is it alive."""

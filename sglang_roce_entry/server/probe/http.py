@@ -1,50 +1,30 @@
-"""One question to an HTTP server of this pod, answered within a time that nothing can stretch."""
+"""One question to an HTTP server of this pod, with a time limit that no server can stretch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http.client import HTTPException
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
-from sglang_roce_entry.group.endpoint import bracketed, literal
-from sglang_roce_entry.group.names import NotResolved, Resolver
-from sglang_roce_entry.host.facts import IpAddress
+import requests
+import urllib3
 
-ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
-    "answered",
-    "nothing listens",
-    "hung",
-    "not http",
-    "no way",
+from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
+from sglang_roce_entry.group.endpoint import IpAddress, bracketed, literal
+from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.server.probe.answer import (
+    ANSWERED,
+    HUNG,
+    NOT_HTTP,
+    NOTHING_LISTENS,
+    UNREACHABLE,
+    Answer,
+    Target,
 )
 
 #: Where a server that listens everywhere is asked. With ``::`` the kernel may leave IPv4 out.
 _WILDCARDS = {"": ("127.0.0.1",), "0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a server listens: as its command line says it."""
-
-    host: str
-    port: int
-    secure: bool = False
-
-    def __str__(self) -> str:
-        """Return ``host:port``, an IPv6 address in brackets."""
-        return f"{bracketed(self.host)}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of the question; ``status`` only with ``ANSWERED``."""
-
-    kind: str
-    detail: str
-    status: int | None = None
 
 
 def ask(target: Target, path: str, timeout_s: float) -> Answer:
@@ -75,14 +55,14 @@ def ask(target: Target, path: str, timeout_s: float) -> Answer:
 
 def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
     try:
-        # Half of the time: a resolver that hangs must be told from a server that does.
+        # Half of the time, to tell a resolver that hangs from a server that does.
         addresses = _addresses(target.host, (deadline - monotonic()) / 2)
     except NotResolved as failure:
         return Answer(UNREACHABLE, str(failure))
     address = None
     causes = []
     for candidate in addresses:
-        limit_s = 0.9 * (deadline - monotonic())  # to say that it did not even accept, in time
+        limit_s = 0.9 * (deadline - monotonic())  # leaves time to report that it did not even accept
         probe = connect_any((candidate,), (target.port,), max(0.0, limit_s))
         causes.append(probe.cause)
         if probe.cause == ACCEPTED:
@@ -90,7 +70,9 @@ def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
             break
     if address is None:
         if TIMED_OUT in causes:
-            return Answer(HUNG, f"{target} does not even accept: its queue is full, or it is filtered")
+            return Answer(
+                HUNG, f"{target} does not even accept connections: its queue is full, or packets are filtered"
+            )
         if REFUSED in causes:
             return Answer(NOTHING_LISTENS, f"nothing listens on {target}")
         return Answer(UNREACHABLE, f"{target} is unreachable")
@@ -104,8 +86,8 @@ def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
         except ValueError as failure:
             failures.append(f"{scheme}: {failure}")
         else:
-            return Answer(ANSWERED, f"{scheme}://{target}{path} says {status}", status)
-    return Answer(NOT_HTTP, f"{target} accepts, but what it says is no HTTP ({'; '.join(failures)})")
+            return Answer(ANSWERED, f"{scheme}://{target}{path} answered {status}", status)
+    return Answer(NOT_HTTP, f"{target} accepts, but its answer is not HTTP ({'; '.join(failures)})")
 
 
 def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
@@ -116,11 +98,7 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
 
 
 def _status(url: str, timeout_s: float) -> int:
-    """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is no HTTP."""
-
-    import requests
-    import urllib3
-
+    """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is not HTTP."""
     # The certificate is for the Service's name, not for the loopback; kubelet's probes ignore it too.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     with requests.Session() as session:

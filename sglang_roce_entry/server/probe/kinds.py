@@ -1,12 +1,12 @@
 """``--probe``: what startup, readiness and liveness mean for a node of an SGLang group.
 
 startup, readiness
-    the node's own ``/health`` says 200. On the leader that is a token that was really generated, 503
+    the node's own ``/health`` answers 200. On the leader that is a token that was really generated, 503
     while it starts or drains. On a worker (rank above 0) it is SGLang's small server, which listens
     as soon as the worker's shards are loaded.
 liveness
-    the server's process is there, and if it listens it answers, whatever it says. A node that loads a
-    model does not listen yet, and one that drains says 503: both are alive, and so is a launcher that
+    the server's process is there, and if it listens it answers, whatever the status. A node that loads a
+    model does not listen yet, and one that drains answers 503: both are alive, and so is a launcher that
     still waits for its leader. A server that accepts and does not answer is dead.
 
 ``/health`` and all that begins so needs no key with ``--api-key``; ``/ping``, which liveness asks, does,
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import http_port
-from sglang_roce_entry.server.probe.http import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
+from sglang_roce_entry.server.probe.answer import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target
 from sglang_roce_entry.server.running import Found, running_here
 
 STARTUP, READINESS, LIVENESS = "startup", "readiness", "liveness"
@@ -62,14 +62,14 @@ def probe(
 ) -> Verdict:
     """Return the verdict of a probe.
 
-    ``given`` are SGLang arguments behind ``--``, which say where the server is instead of the command
-    line of the one that runs. ``read_file(folder, path)`` reads a ``--config`` file.
+    ``given`` are SGLang arguments after ``--``, which replace the command line of the running server.
+    ``read_file(folder, path)`` reads a ``--config`` file.
     """
     if not given and not found.servers:
         if found.launchers:
             waits = f"the launcher (process {found.launchers[0]}) has not started SGLang yet"
             return Verdict(kind == LIVENESS, waits)
-        return Verdict(False, "no SGLang server runs here (its arguments can be given after --)")
+        return Verdict(False, "no SGLang server is running here (its arguments can be given after --)")
     try:
         server = _server(given, found, read_file)
     except EntryError as failure:
@@ -77,7 +77,7 @@ def probe(
     if server is None:
         pids = ", ".join(str(process.pid) for process, _ in found.servers)
         return cannot_tell(
-            kind, f"several SGLang servers run here (processes {pids}): give the arguments after --"
+            kind, f"several SGLang servers are running here (processes {pids}): give the arguments of one after --"
         )
     if kind == LIVENESS:
         return _alive(server, ask(server.target, _PING))
@@ -114,9 +114,9 @@ def _ready(server: _Server, answer: Answer) -> Verdict:
     if answer.kind == ANSWERED and answer.status == 200:
         return Verdict(True, who)
     if answer.kind == ANSWERED and answer.status == 503:
-        return Verdict(False, f"{who}: it starts, drains, or could not generate a token")
+        return Verdict(False, f"{who}: it is starting, draining, or could not generate a token")
     if answer.kind == ANSWERED and answer.status is not None and 300 <= answer.status < 400:
-        return Verdict(False, f"{who}: a redirect is not SGLang's")
+        return Verdict(False, f"{who}: SGLang does not redirect, something else answers here")
     if answer.kind == NOTHING_LISTENS:
         return Verdict(False, f"{who}: the model is not loaded yet")
     return Verdict(False, who)
@@ -126,10 +126,12 @@ def _alive(server: _Server, answer: Answer) -> Verdict:
     who = f"{server.role}: {answer.detail}"
     if answer.kind == ANSWERED and answer.status is not None:
         redirects = 300 <= answer.status < 400
-        return Verdict(not redirects, f"{who}: a redirect is not SGLang's" if redirects else who)
+        return Verdict(
+            not redirects, f"{who}: SGLang does not redirect, something else answers here" if redirects else who
+        )
     if answer.kind == NOTHING_LISTENS:
         runs = f"process {server.pid} runs" if server.pid is not None else "its process cannot be seen from here"
-        return Verdict(True, f"{who}: it loads the model ({runs})")
+        return Verdict(True, f"{who}: it is loading the model ({runs})")
     if answer.kind in (HUNG, NOT_HTTP):
         return Verdict(False, who)
     # A name that does not resolve, no route: nothing that a restart of this container would cure.
@@ -137,12 +139,16 @@ def _alive(server: _Server, answer: Answer) -> Verdict:
 
 
 def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdict:
-    """Return the verdict on the server that runs here."""
-
+    """Return the verdict on the server that runs here; the whole answer has ``timeout_s``."""
     limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
+
+    def question(target: Target, path: str) -> Answer:
+        from sglang_roce_entry.server.probe.http import ask
+
+        return ask(target, path, limit_s)
 
     def read_file(folder: str | None, path: str) -> str:
         with open(os.path.join(folder or ".", path), encoding="utf-8") as file:
             return file.read()
 
-    return probe(kind, given, running_here(), lambda target, path: ask(target, path, limit_s), read_file)
+    return probe(kind, given, running_here(), question, read_file)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_roce_entry.command.settings import Settings
 from sglang_roce_entry.group.wait import PORTS_FREE_WITHIN_S
+from sglang_roce_entry.plan.settings import Settings
 from tests.manifests.manifest_set import Manifest, group_templates, pod_templates, serving_templates
 from tests.manifests.rules.walk import Rule, containers, of_kind, option, port_number
 

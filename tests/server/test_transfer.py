@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
-from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.transfer import (
-    Uses,
-    check_given,
-    device_argument,
-    nixl_reads_option,
-    read_uses,
-    reads_map,
-)
+from sglang_roce_entry.fabric.consumers import sglang
+from sglang_roce_entry.fabric.consumers.sglang import device_argument
+from sglang_roce_entry.fabric.use import Use
+from sglang_roce_entry.host.facts import Gpu, HostFacts
+from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.server.arguments import UserArguments, read_arguments
+from sglang_roce_entry.server.transfer import has_option, nixl_reads_option, read_use, reads_map
 
 NAMES = ["mlx5_0", "mlx5_1"]
 PER_GPU = {0: ("mlx5_0",), 1: ("mlx5_1",)}
@@ -40,8 +39,27 @@ def test_versions_whose_nixl_reads_the_option(version: str | None, reads: bool) 
     assert nixl_reads_option(version) is reads
 
 
+def use_of(backend: str, version: str | None, *, reindexed: bool = False) -> Use:
+    """Return what a launch of this release uses."""
+    return Use(
+        kv_backend=backend,
+        reindexed=reindexed,
+        sglang_version=version,
+        has_option=has_option(version),
+        reads_map=reads_map(version),
+        nixl_reads_option=nixl_reads_option(version),
+    )
+
+
+def tokens(
+    backend: str, version: str | None, names: list[str], per_gpu: Mapping[int, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Return the argument alone."""
+    return device_argument(use_of(backend, version), names, per_gpu)[0]
+
+
 def test_a_map_where_it_says_more_and_is_read() -> None:
-    option, text = device_argument("mooncake", "0.5.23", NAMES, PER_GPU).tokens
+    option, text = tokens("mooncake", "0.5.23", NAMES, PER_GPU)
     assert option == "--disaggregation-ib-device"
     assert json.loads(text) == {"0": "mlx5_0", "1": "mlx5_1"}
     assert " " not in text
@@ -60,40 +78,46 @@ def test_a_map_where_it_says_more_and_is_read() -> None:
 def test_a_list_otherwise(
     version: str | None, per_gpu: dict[int, tuple[str, ...]], reindexed: bool, words: str
 ) -> None:
-    devices = device_argument("mooncake", version, NAMES, per_gpu, reindexed=reindexed)
-    assert devices.tokens == ("--disaggregation-ib-device", "mlx5_0,mlx5_1")
-    assert words in devices.reason
+    argument, reason = device_argument(use_of("mooncake", version, reindexed=reindexed), NAMES, per_gpu)
+    assert argument == ("--disaggregation-ib-device", "mlx5_0,mlx5_1")
+    assert words in reason
 
 
 def test_nothing_for_a_nixl_that_does_not_read_it() -> None:
-    assert device_argument("nixl", "0.5.22", NAMES, PER_GPU).tokens == ()
-    assert device_argument("nixl", "0.5.23", NAMES, PER_GPU).tokens != ()
-    assert device_argument("mooncake", "0.5.23", [], {}).tokens == ()
+    assert tokens("nixl", "0.5.22", NAMES, PER_GPU) == ()
+    assert tokens("nixl", "0.5.23", NAMES, PER_GPU) != ()
+    assert tokens("mooncake", "0.5.23", [], {}) == ()
 
 
 def test_nothing_for_releases_without_the_option() -> None:
-    assert device_argument("mooncake", "0.4.5.post1", NAMES, {}).tokens == ()
-    assert device_argument("mooncake", "0.4.5.post2", NAMES, {}).tokens != ()
+    assert tokens("mooncake", "0.4.5.post1", NAMES, {}) == ()
+    assert tokens("mooncake", "0.4.5.post2", NAMES, {}) != ()
 
 
 @pytest.mark.parametrize(
-    ("argv", "uses"),
+    ("argv", "use"),
     [
-        ((), Uses()),
-        (("--disaggregation-mode", "null"), Uses()),
-        (("--disaggregation-mode", "prefill"), Uses("mooncake", mooncake=True)),
-        (("--disaggregation-m=decode", "--disaggregation-t", "nixl"), Uses("nixl", nixl=True)),
-        (("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mori"), Uses()),
-        (("--moe-a2a-backend", "deepep"), Uses(nvshmem=True)),
-        (("--enable-deepep-moe",), Uses(nvshmem=True)),
-        (("--moe-a2a-backend", "mooncake"), Uses(mooncake=True)),
-        (("--elastic-ep-backend", "mooncake", "--mooncake-ib-device", "mlx5_0"), Uses(mooncake=True)),
-        (("--hicache-storage-backend", "mooncake"), Uses(mooncake=True)),
-        (("--hicache-storage-backend-extra-config", "mooncake"), Uses()),
+        ((), Use()),
+        (("--disaggregation-mode", "null"), Use()),
+        (("--disaggregation-mode", "prefill"), Use(kv_backend="mooncake", mooncake=True)),
+        (("--disaggregation-m=decode", "--disaggregation-t", "nixl"), Use(kv_backend="nixl", nixl=True)),
+        (("--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "mori"), Use()),
+        (("--moe-a2a-backend", "deepep"), Use(nvshmem=True)),
+        (("--enable-deepep-moe",), Use(nvshmem=True)),
+        (("--moe-a2a-backend", "mooncake"), Use(mooncake=True)),
+        (("--elastic-ep-backend", "mooncake", "--mooncake-ib-device", "mlx5_0"), Use(mooncake=True)),
+        (("--hicache-storage-backend", "mooncake"), Use(mooncake=True)),
+        (("--hicache-storage-backend-extra-config", "mooncake"), Use()),
     ],
 )
-def test_what_the_arguments_ask_for(argv: tuple[str, ...], uses: Uses) -> None:
-    assert read_uses(read_arguments(argv)) == uses
+def test_what_the_arguments_ask_for(argv: tuple[str, ...], use: Use) -> None:
+    found = read_use(read_arguments(argv), HostFacts(), (), {})
+    assert (found.kv_backend, found.mooncake, found.nixl, found.nvshmem) == (
+        use.kv_backend,
+        use.mooncake,
+        use.nixl,
+        use.nvshmem,
+    )
 
 
 GIVEN = {
@@ -115,6 +139,14 @@ GIVEN = {
 }
 
 
+def problems_of(
+    user: UserArguments, version: str | None, devices: list[str], unusable: dict[str, str], *, gpus: int
+) -> list[Problem]:
+    """Return what is wrong with the HCAs that the user has named."""
+    use = read_use(user, HostFacts(sglang_version=version), [Gpu(None)] * gpus, {})
+    return [problem for named in use.named for problem in sglang.check_named(named, use, devices, unusable)]
+
+
 @pytest.mark.parametrize("name", sorted(GIVEN))
 @pytest.mark.parametrize("option", ["--disaggregation-ib-device", "--mooncake-ib-device"])
 def test_what_the_user_names(name: str, option: str) -> None:
@@ -124,7 +156,7 @@ def test_what_the_user_names(name: str, option: str) -> None:
         raise FileNotFoundError(path)
 
     user = read_arguments((f"{option}={text}",), no_file)
-    problems = check_given(user, version, [*NAMES, "mlx5_2"], {"mlx5_2": "NO_OWN_GID, empty"}, (0, 1))
+    problems = problems_of(user, version, [*NAMES, "mlx5_2"], {"mlx5_2": "NO_OWN_GID, empty"}, gpus=2)
     assert [one.code for one in problems] == (["IB_DEVICE"] if words else [])
     if words:
         assert words in problems[0].message
@@ -135,5 +167,5 @@ def test_what_the_user_names(name: str, option: str) -> None:
 
 def test_a_map_in_a_file() -> None:
     user = read_arguments(("--disaggregation-ib-device", "/etc/ib.json"), lambda path: '{"0": "mlx5_9"}')
-    (problem,) = check_given(user, "0.5.23", NAMES, {}, (0,))
+    (problem,) = problems_of(user, "0.5.23", NAMES, {}, gpus=1)
     assert "names mlx5_9" in problem.message

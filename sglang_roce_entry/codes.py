@@ -1,0 +1,889 @@
+"""What each code of the log means: the one table behind ``--explain`` and ``k8s/TROUBLESHOOTING.md``.
+
+A test collects the codes from the source: each has an entry here, and each entry a code there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One code. ``alone`` is what happens without this program, ``see`` a command that shows it."""
+
+    code: str
+    means: str
+    alone: str = ""
+    see: str = ""
+    do: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Entries of one subject, under a heading and a sentence that holds for all of them."""
+
+    title: str
+    about: str
+    entries: tuple[Entry, ...]
+
+
+_CHECK = "sglang-roce-entry --check"
+_DRY_RUN = "sglang-roce-entry --dry-run"
+_ENV = "env | grep -E '^(NCCL|GLOO|SGLANG|NVSHMEM|UCX|MC)_'"
+
+_RDMA = Group(
+    "RDMA on this node",
+    "Errors end a launch with exit code 69 where RDMA is required, which it is in a group.",
+    (
+        Entry(
+            "NO_USABLE_HCA",
+            "RDMA is required, and no port can be used. The message lists the reason code of each port, or says "
+            "that /sys/class/infiniband is empty: no RoCE HCA on this node, or RDMA is in exclusive mode and no "
+            "device was moved into the pod.",
+            "NCCL logs `NET/IB : No device found`, then `Using network Socket`, and runs over TCP.",
+            f"ls /sys/class/infiniband /dev/infiniband; {_CHECK}",
+            "Run on a node with RoCE HCAs, request the RDMA resource in the manifest, or follow the reason code. "
+            "Without RDMA: --rdma off.",
+        ),
+        Entry(
+            "SELECTOR_MATCHES_NOTHING",
+            "The selector (--hca, or the pod's NCCL_IB_HCA) names no port that is usable here.",
+            "NCCL does not report an unknown name: it finds no device and uses TCP.",
+            _DRY_RUN,
+            "Correct the selector; =mlx5_0:1,mlx5_1:1 names ports exactly, mlx5 is a prefix, ^mlx5_9 is all but "
+            "that. Without one, the ports are found.",
+        ),
+        Entry(
+            "MEMLOCK_TOO_LOW",
+            "The limit on locked memory is 64 MiB or less and CAP_IPC_LOCK is not effective: no buffer can be "
+            "pinned for RDMA.",
+            "NCCL starts, and fails at the first connection: `Call to ibv_reg_mr failed with error Cannot "
+            "allocate memory`.",
+            "ulimit -l; grep CapEff /proc/self/status   # bit 14 is IPC_LOCK",
+            "Add securityContext.capabilities.add: [IPC_LOCK] and run as root, or raise the container runtime's "
+            "memlock limit on the node.",
+        ),
+        Entry(
+            "MEMLOCK_LIMITED",
+            "The limit on locked memory is above 64 MiB but not unlimited: connecting works, registering a larger "
+            "buffer fails. Also where it is not known whether CAP_IPC_LOCK is effective.",
+            "NCCL or Mooncake fails under load, with `Cannot allocate memory`.",
+            "ulimit -l",
+            "As for MEMLOCK_TOO_LOW.",
+        ),
+        Entry(
+            "LIBIBVERBS_MISSING",
+            "The dynamic loader cannot load libibverbs.so.1 in this image.",
+            "NCCL logs `Failed to open libibverbs.so[.1]` at INFO level only and uses TCP.",
+            "ldconfig -p | grep ibverbs",
+            "Install libibverbs1 and ibverbs-providers in the image.",
+        ),
+        Entry(
+            "SYSFS_FOREIGN",
+            "The host's /sys is mounted into the pod: the interfaces, names and GIDs in it are those of the node.",
+            "NCCL reads the types of GIDs from that /sys, and may connect with a GID that is not the pod's.",
+            "ls /sys/class/net; ip -br link   # they must agree",
+            "Remove the hostPath volume of /sys from the manifest.",
+        ),
+        Entry(
+            "MTU_DIFFERS",
+            "The interfaces of the used ports have different MTUs, and so their RoCE packets have different "
+            "sizes.",
+            "Within a node NCCL connects each pair of ports with one size. Between nodes, NCCL before 2.29 lets "
+            "the receiver take the sender's MTU unreduced: transfers hang or fail.",
+            "ip -br link; ibv_devinfo | grep active_mtu",
+            "Give all interfaces, here and on the switches, the same MTU; 4200 carries 4096-byte packets.",
+        ),
+        Entry(
+            "DEGRADED_LINK",
+            "A used port runs slower than others of the node. It is kept, and it slows its rail.",
+            "NCCL uses the port without a message: every collective is as slow as its slowest rail.",
+            "cat /sys/class/infiniband/*/ports/*/rate",
+            "Check cable, transceiver and switch port. If the port belongs to another kind of card, leave it out "
+            "with --hca.",
+        ),
+        Entry(
+            "AMBIGUOUS_SUBNET",
+            "A port has addresses of its own in several networks, and the lowest network was taken.",
+            "NCCL takes the first address in the GID table, whose order is that of the node's history.",
+            "ip -br address; show_gids",
+            "Name the fabric's network: --subnets 10.0.0.0/16 (SGLANG_ROCE_SUBNETS).",
+        ),
+        Entry(
+            "INDEX_MISMATCH",
+            "The ports need different GID indices, and neither one number nor NCCL's own choice is right on all "
+            "of them: those named are left out. Also the reason code of these ports.",
+            "NCCL before 2.21 uses one index on every port: `Got completion from peer ... status=12` on some "
+            "rails.",
+            "show_gids; sglang-roce-entry --dry-run",
+            "Use an image with NCCL 2.26 or later, which chooses per port; or give all ports the same history of "
+            "addresses (reload the driver on the node). Remove NCCL_IB_GID_INDEX if the pod sets it.",
+        ),
+        Entry(
+            "TOO_MANY_PORTS",
+            "More than 32 ports are usable, and NCCL reads 32 entries. Also the reason code of those left out.",
+            "NCCL drops the rest without a message.",
+            _DRY_RUN,
+            "Choose the ports with --hca.",
+        ),
+        Entry(
+            "TOPOLOGY_FILE",
+            "The file that NCCL_TOPO_FILE names cannot be read or is not a topology; the kernel's PCI paths are "
+            "used to pair GPUs and HCAs.",
+            "",
+            'ls -l "$NCCL_TOPO_FILE"',
+            "Mount or correct the file, or remove NCCL_TOPO_FILE (pod or /etc/nccl.conf).",
+        ),
+    ),
+)
+
+_NCCL = Group(
+    "Variables and files of NCCL, Gloo and SGLang",
+    "A value that the pod or NCCL's own files set is kept, checked and warned about; with --strict it is an "
+    "error.",
+    (
+        Entry(
+            "GID_INDEX_WRONG",
+            "A GID index that the pod sets is empty, of another kind, or another pod's on at least one used port: "
+            "usually copied from a guide or another cluster.",
+            "NCCL: `Got completion from peer ... status=12` (error 12), `ibv_modify_qp failed with 22 Invalid "
+            "argument`, with 61 where the slot is empty, with 19 where the GID is another namespace's.",
+            "show_gids; sglang-roce-entry --dry-run",
+            "Remove the variable: the right index is found at every start.",
+        ),
+        Entry(
+            "GID_INDEX_NOT_A_NUMBER",
+            "A GID index that the pod sets is not a number.",
+            "NCCL reads `auto` as 0, which on mlx5 is the link-local RoCE v1 GID.",
+            _ENV,
+            "Remove the variable, or write one integer.",
+        ),
+        Entry(
+            "RDMA_DISABLED",
+            "NCCL_IB_DISABLE=1 is set although RDMA is required.",
+            "NCCL uses TCP, as it was told.",
+            _ENV,
+            "Remove NCCL_IB_DISABLE, or state what is wanted: --rdma off.",
+        ),
+        Entry(
+            "NCCL_NET_IB",
+            "NCCL_NET allows only RDMA, but RDMA is off.",
+            "NCCL ends: `network IB not found`, or from 2.27 `Failed to initialize any NET plugin`.",
+            _ENV,
+            "Remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE).",
+        ),
+        Entry(
+            "NCCL_NET_SOCKET",
+            "NCCL_NET selects TCP although RDMA is required.",
+            "NCCL uses TCP, as it was told.",
+            _ENV,
+            "Remove NCCL_NET, or state what is wanted: --rdma off.",
+        ),
+        Entry(
+            "HCA_UNKNOWN",
+            "NCCL_IB_HCA names a device that this node does not have. Names differ between nodes.",
+            "NCCL does not report an unknown name; if nothing is left, it finds no device and uses TCP.",
+            "ls /sys/class/infiniband",
+            "Remove NCCL_IB_HCA: the devices are found at every start.",
+        ),
+        Entry(
+            "HCA_UNUSABLE",
+            "NCCL_IB_HCA also selects a port that cannot be used; the message gives the reason.",
+            "NCCL does not look at GIDs or addresses: it takes the port, and connections over it fail.",
+            _DRY_RUN,
+            "Remove NCCL_IB_HCA, or exclude that port.",
+        ),
+        Entry(
+            "HCA_LIST_TOO_LONG",
+            "NCCL_IB_HCA has more than 32 entries.",
+            "NCCL drops the rest without a message.",
+            _ENV,
+            "Shorten the list, or use a prefix (mlx5).",
+        ),
+        Entry(
+            "ADDR_FAMILY_UNKNOWN",
+            "An address family is neither AF_INET nor AF_INET6.",
+            "NCCL and NVSHMEM read anything else as AF_INET.",
+            _ENV,
+            "Write AF_INET or AF_INET6, or remove the variable.",
+        ),
+        Entry(
+            "ADDR_RANGE_MALFORMED",
+            "An address range is not one network with a prefix length.",
+            "NCCL 2.21 and 2.22 crash without a '/'; later versions match nothing and take index 0.",
+            _ENV,
+            "Write one network like 10.0.0.0/16.",
+        ),
+        Entry(
+            "ADDR_RANGE_OTHER_FAMILY",
+            "The address range is of another IP version than the family that is looked for.",
+            "NCCL ignores the range.",
+            _ENV,
+            "Set ..._ADDR_FAMILY to the family of the range, or remove the range.",
+        ),
+        Entry(
+            "SOCKET_IFNAME_MATCHES_NOTHING",
+            "NCCL_SOCKET_IFNAME, or NVSHMEM's variable of that kind, matches no interface of this pod.",
+            "NCCL ends: `Bootstrap : no socket interface found`.",
+            "ip -br link",
+            "Remove it: the interface towards the leader is found.",
+        ),
+        Entry(
+            "SOCKET_IFNAME_ELSEWHERE",
+            "The pod puts NCCL, Gloo or NVSHMEM on another interface than the one on the route to the leader.",
+            "They bind there; if the other nodes cannot be reached over it, the start hangs.",
+            "ip route get LEADER_ADDRESS",
+            "Remove the variable, unless the other nodes can be reached over that interface.",
+        ),
+        Entry(
+            "SOCKET_FAMILY",
+            "A socket family is set of which this pod has no address.",
+            "NCCL finds no interface of that family: `Bootstrap : no socket interface found`.",
+            "ip -br address",
+            "Remove the variable: where one is needed, it is set.",
+        ),
+        Entry(
+            "GLOO_IFNAME_UNKNOWN",
+            "GLOO_SOCKET_IFNAME names an interface that is not there. Gloo takes exact names: '=', '^' and "
+            "prefixes are NCCL's grammar.",
+            "Gloo ends with `Unable to find address for: ^lo`.",
+            "ip -br link",
+            "Remove it, or name one interface.",
+        ),
+        Entry(
+            "HOST_IP_FOREIGN",
+            "SGLANG_HOST_IP or HOST_IP is not an address of this pod, often the node's status.hostIP.",
+            "SGLang puts its message queue on an address that nobody reaches: it hangs after NCCL has succeeded, "
+            "without a timeout.",
+            "ip -br address",
+            "Remove the variable; status.hostIP is the node's address, not the pod's.",
+        ),
+        Entry(
+            "NCCL_CONF_FILE",
+            "The file that NCCL_CONF_FILE names cannot be read.",
+            "NCCL 2.23 and later then read neither this file nor ~/.nccl.conf, without a message.",
+            'ls -l "$NCCL_CONF_FILE"',
+            "Mount the file, or remove the variable.",
+        ),
+        Entry(
+            "NCCL_FILE_CRLF",
+            "A configuration file of NCCL has Windows line ends.",
+            "NCCL before 2.30 reads the carriage return as part of each value.",
+            "file /etc/nccl.conf",
+            "sed -i 's/\\r$//' FILE",
+        ),
+        Entry(
+            "NCCL_FILE_LINE",
+            "A line of a configuration file of NCCL is not NAME=value without spaces.",
+            "NCCL trims nothing: the line sets a variable that nobody reads.",
+            "cat -A /etc/nccl.conf",
+            "Write NAME=value, without spaces around '='.",
+        ),
+        Entry(
+            "SERVICE_LINK",
+            "SGLANG_PORT holds a URL: Kubernetes injects it for a Service named 'sglang'.",
+            "SGLang reads it as a port number and ends.",
+            "env | grep ^SGLANG_PORT",
+            "Set enableServiceLinks: false in the pod spec, or rename the Service.",
+        ),
+        Entry(
+            "NONZERO_RANKS_RETURN",
+            "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker end right after loading. It is meant for "
+            "SGLang's Python Engine.",
+            "The group dies as soon as it has loaded.",
+            _ENV,
+            "Remove it.",
+        ),
+    ),
+)
+
+_LIBRARIES = Group(
+    "NVSHMEM, Mooncake and UCX",
+    "These read the same decision in grammars of their own, and only where SGLang's arguments use them.",
+    (
+        Entry(
+            "DEVICE_UNKNOWN",
+            "A variable names an HCA that this node does not have; NVSHMEM and Mooncake take exact names.",
+            "The library does not find the HCA that was meant.",
+            "ls /sys/class/infiniband",
+            "Remove the variable: the devices are found at every start.",
+        ),
+        Entry(
+            "MC_GID_INHERITED",
+            "Mooncake takes over NCCL_IB_GID_INDEX where MC_GID_INDEX is unset, and that index is wrong on a "
+            "port.",
+            "The KV transfer fails on that port, while NCCL may work.",
+            "show_gids",
+            "Remove NCCL_IB_GID_INDEX: both libraries then choose per port.",
+        ),
+        Entry(
+            "MC_IB_PORT",
+            "MC_IB_PORT is not a port number, or not a port of the used HCAs.",
+            "",
+            _ENV,
+            "Remove it: Mooncake assumes 1, and another number is set where it is needed.",
+        ),
+        Entry(
+            "MOONCAKE_GID",
+            "No index fits all ports, and Mooncake's own choice is wrong on those listed.",
+            "Requests over these ports fail or hang; prefill and decode lose the KV cache.",
+            "show_gids",
+            "Give all ports the same history of addresses (reload the driver on the node), so that one index "
+            "fits all.",
+        ),
+        Entry(
+            "NVSHMEM_ONE_HCA",
+            "The variables that map NVSHMEM's PEs to HCAs put all GPUs on one HCA in DeepEP's normal mode.",
+            "DeepEP runs, at the bandwidth of one HCA (deepseek-ai/DeepEP#336).",
+            _ENV,
+            "Remove NVSHMEM_ENABLE_NIC_PE_MAPPING and the lists beside it.",
+        ),
+        Entry(
+            "NVSHMEM_PE_MAPPING",
+            "NVSHMEM_HCA_PE_MAPPING is not name:port:count for each entry.",
+            "",
+            _ENV,
+            "Remove it: NVSHMEM takes the nearest HCA of each GPU.",
+        ),
+        Entry(
+            "NVSHMEM_PREFIX",
+            "NVSHMEM looks only at HCAs whose name has NVSHMEM_HCA_PREFIX (mlx5) in it and passes over the "
+            "others.",
+            "DeepEP finds no HCA, or fewer than there are.",
+            "ls /sys/class/infiniband",
+            "If they are ConnectX, set NVSHMEM_HCA_PREFIX to what their names have in common; other vendors' "
+            "HCAs do not run its GPU-initiated mode.",
+        ),
+        Entry(
+            "UCX_GID",
+            "UCX would take a wrong GID on some port: one index does not fit all, and no subnet tells the pod's "
+            "own GIDs from the others.",
+            "NIXL's transfers fail on that port.",
+            "show_gids; ucx_info -d",
+            "Give all ports the same history of addresses (reload the driver on the node), or transfer with "
+            "Mooncake.",
+        ),
+        Entry(
+            "UCX_GID_CONFLICT",
+            "UCX_IB_GID_INDEX and UCX_IB_ROCE_SUBNETS are both set.",
+            "UCX refuses the combination.",
+            _ENV,
+            "Remove one of them.",
+        ),
+        Entry(
+            "UCX_NET_DEVICES_UNKNOWN",
+            "UCX_NET_DEVICES names a device that this pod does not have; UCX takes exact names with ports.",
+            "",
+            "ucx_info -d",
+            "Remove it, or name devices like mlx5_0:1.",
+        ),
+        Entry(
+            "UCX_SILENCES_MAP",
+            "UCX_NET_DEVICES is set beside --disaggregation-ib-device.",
+            "SGLang then ignores its own option: every GPU uses the HCAs of UCX_NET_DEVICES.",
+            _ENV,
+            "Remove UCX_NET_DEVICES.",
+        ),
+        Entry(
+            "UCX_WITHOUT_TCP",
+            "UCX_NET_DEVICES has no network interface in it, so UCX has no TCP, which NIXL needs to reach itself.",
+            "",
+            _ENV,
+            "Add the pod's interface (eth0), or remove UCX_NET_DEVICES.",
+        ),
+    ),
+)
+
+_IDENTITY = Group(
+    "The group, its leader and the network between them",
+    "Who this pod is, where the leader is, and whether it is there.",
+    (
+        Entry(
+            "HALF_IDENTITY",
+            "An incomplete identity: leader, size and index of the group must all be known, and one is missing or "
+            "was not expanded ('$(X)').",
+            "SGLang starts as another rank, or waits for ever.",
+            "env | grep ^LWS_; sglang-roce-entry --dry-run",
+            "Use LeaderWorkerSet v0.6 or later, which injects LWS_LEADER_ADDRESS, LWS_GROUP_SIZE and "
+            "LWS_WORKER_INDEX, or give --leader-address, --group-size and --worker-index.",
+        ),
+        Entry(
+            "IDENTITY_CONTRADICTION",
+            "SGLang's arguments (--dist-init-addr, --nnodes, --node-rank) contradict the group.",
+            "SGLang believes its arguments: ranks are started twice or are missing, and the start hangs.",
+            _DRY_RUN,
+            "Remove these arguments: they are filled in from the group.",
+        ),
+        Entry(
+            "IDENTITY_NUMBER",
+            "A group size or worker index is not a number, or is out of range.",
+            "",
+            "env | grep ^LWS_",
+            "Write a number; LeaderWorkerSet v0.6 and later injects it.",
+        ),
+        Entry(
+            "INDEX_OUT_OF_RANGE",
+            "The worker index is not below the group size.",
+            "SGLang does not check the rank: the group waits for one that never comes.",
+            "env | grep ^LWS_",
+            "Worker indices run from 0 (the leader) to size - 1: correct the size in the manifest.",
+        ),
+        Entry(
+            "LEADER_ADDRESS",
+            "The leader's address is not a host name or IP address (a scheme, a port or a space in it).",
+            "SGLang retries the name for ten minutes.",
+            "env | grep ^LWS_",
+            "Write the bare name or address; an IPv6 address in brackets.",
+        ),
+        Entry(
+            "POD_NAME_DISAGREES",
+            "The worker index and the ordinal in the pod's name differ.",
+            "",
+            "echo $POD_NAME; env | grep ^LWS_",
+            "Check LWS_WORKER_INDEX and --worker-index in the manifest.",
+        ),
+        Entry(
+            "LEADER_IS_LOOPBACK",
+            "The leader's address is a loopback address: only processes of the same pod can reach it.",
+            "The workers wait for themselves, until a timeout.",
+            "getent hosts LEADER_NAME; cat /etc/hosts",
+            "Give the leader's pod address or name; look for the name in /etc/hosts.",
+        ),
+        Entry(
+            "LEADER_UNRESOLVED",
+            "A dry run or check could not resolve the leader's name. A launch waits for it.",
+            "",
+            "getent hosts LEADER_NAME; kubectl get pod,svc",
+            "Look at the leader pod and its headless Service; with hostNetwork set dnsPolicy: "
+            "ClusterFirstWithHostNet.",
+        ),
+        Entry(
+            "LEADER_TIMEOUT",
+            "The leader was not reachable before --wait-deadline (exit code 124). Its name does not resolve: the "
+            "pod is not scheduled, its headless Service is missing, or this pod does not use the cluster's DNS. "
+            "Or it refuses connections: its SGLang has not opened the rendezvous yet, or it crashed.",
+            "SGLang: `1/2 clients joined`, and an end after 600 s.",
+            "kubectl logs LEADER_POD; kubectl get pod,svc -o wide; sglang-roce-entry --check",
+            "Correct what the message names. If loading simply takes longer: --wait-deadline.",
+        ),
+        Entry(
+            "OWN_NAME_FOREIGN",
+            "This pod is the leader, but the leader's name or address is not one of its own addresses: the record "
+            "of the pod before it, or a wrong worker index.",
+            "The workers connect to another pod; SGLang with attention DP cannot bind the address.",
+            "getent hosts LEADER_NAME; ip -br address",
+            "A launch waits for the record to change. If it never does, check the worker index and the Service, "
+            "which must be headless.",
+        ),
+        Entry(
+            "OWN_NAME_TIMEOUT",
+            "The leader's own name did not resolve to this pod before --wait-deadline (exit code 124).",
+            "SGLang's workers wait for an address that is not the leader's.",
+            "getent hosts LEADER_NAME; kubectl get endpoints",
+            "As for OWN_NAME_FOREIGN.",
+        ),
+        Entry(
+            "INTERFACE_MISSING",
+            "--interface names an interface that this pod does not have.",
+            "",
+            "ip -br link",
+            "Name an existing one, or leave the choice to the route to the leader (auto).",
+        ),
+        Entry(
+            "INTERFACE_WITHOUT_ADDRESS",
+            "--interface names an interface without an address.",
+            "",
+            "ip -br address",
+            "Name the interface that has the pod's address.",
+        ),
+        Entry(
+            "NO_PROC",
+            "The interfaces of this pod cannot be listed, because /proc is not mounted.",
+            "SGLang needs it too.",
+            "ls /proc/net",
+            "Mount /proc in this container.",
+        ),
+        Entry(
+            "PORT_TAKEN",
+            "Ports that SGLang needs are held by another process: another pod on the host's network, or a "
+            "predecessor that is still ending.",
+            "SGLang: `EADDRINUSE`, exit code 137.",
+            "ss -ltnp",
+            "End the other process, or choose others with --dist-init and SGLang's --port.",
+        ),
+    ),
+)
+
+_SGLANG = Group(
+    "SGLang's arguments, GPUs and ports",
+    "What SGLang would find out only after its imports, or never. Errors end a launch with exit code 78.",
+    (
+        Entry(
+            "SGLANG_MISSING",
+            "SGLang is not installed in the interpreter that runs this program.",
+            "",
+            "python3 -c 'import sglang'",
+            "Build on an SGLang image and install sglang-roce-entry into the interpreter that has SGLang.",
+        ),
+        Entry(
+            "ARGUMENT",
+            "A value among SGLang's arguments is not a number in its range.",
+            "SGLang refuses it after its imports.",
+            _DRY_RUN,
+            "Correct it in the container's args.",
+        ),
+        Entry(
+            "CONFIG_FILE",
+            "SGLang's --config file is missing, given twice, not .yaml or .yml, or not a mapping of options.",
+            "SGLang ends after its imports.",
+            "cat FILE",
+            "Mount or correct the file; a relative path counts from the working directory.",
+        ),
+        Entry(
+            "CONFIG_IGNORED",
+            "SGLang accepts --config in this form (--config=FILE, or shortened) but never reads the file.",
+            "SGLang starts with its defaults.",
+            _DRY_RUN,
+            "Write two words: --config FILE.yaml.",
+        ),
+        Entry(
+            "CONFIG_KEY",
+            "A key of SGLang's --config file is not spelled as an option.",
+            "SGLang refuses the key.",
+            "cat FILE",
+            "Write it with dashes: tp-size, not tp_size.",
+        ),
+        Entry(
+            "DIST_INIT_ADDR",
+            "--dist-init-addr is not HOST:PORT, or holds a variable that was not expanded: it does not exist in "
+            "this pod.",
+            "SGLang: DNS errors for ten minutes.",
+            _DRY_RUN,
+            "Remove --dist-init-addr: it is filled in from the group.",
+        ),
+        Entry(
+            "TP_NODES",
+            "The tensor parallel size cannot be divided among the nodes.",
+            "SGLang refuses it after its imports: `tp_size must be divisible by number of nodes`.",
+            _DRY_RUN,
+            "Remove --tp: it is computed as GPUs x nodes / pp.",
+        ),
+        Entry(
+            "TP_GPUS",
+            "The parallel sizes need more GPUs on each node than there are, or the GPUs cannot be divided by "
+            "them.",
+            "SGLang fails while it places ranks on GPUs.",
+            "nvidia-smi -L",
+            "Remove --tp, which is computed in a group, or correct the pod's GPUs (nvidia.com/gpu).",
+        ),
+        Entry(
+            "TP_UNKNOWN",
+            "The number of GPUs is not known, so --tp-size cannot be computed.",
+            "SGLang's own default is 1, which no group of several nodes can use.",
+            "ls /dev/nvidia*; nvidia-smi -L",
+            "Request GPUs in the manifest (nvidia.com/gpu), or give --gpus N or SGLang's --tp-size.",
+        ),
+        Entry(
+            "PP_NODES",
+            "The pipeline parallel size does not fit the nodes.",
+            "SGLang's check passes, but ranks are missing or out of range.",
+            _DRY_RUN,
+            "Choose --pp-size so that it divides the nodes, or the nodes divide it.",
+        ),
+        Entry(
+            "DP_NODES",
+            "--dp-size over several nodes: SGLang has plain data parallelism on one node only.",
+            "SGLang ends after its imports: `multi-node data parallel is not supported unless dp attention!`.",
+            _DRY_RUN,
+            "Add --enable-dp-attention (0.5.22 and later: --attn-dp-size), or scale the LeaderWorkerSet's "
+            "replicas.",
+        ),
+        Entry(
+            "ATTENTION_DP",
+            "The tensor parallel size cannot be divided by the attention data parallel size.",
+            "SGLang ends with an assertion after its imports.",
+            _DRY_RUN,
+            "Choose an attention data parallel size that divides it.",
+        ),
+        Entry(
+            "GPUS_IDLE",
+            "The parallel sizes use fewer GPUs than the node has.",
+            "SGLang leaves the others idle without a message.",
+            "nvidia-smi -L",
+            "Remove --tp to use them all, or request fewer.",
+        ),
+        Entry(
+            "GPUS_DISAGREE",
+            "Two sources give different numbers of GPUs; the first one named is used.",
+            "",
+            "ls /dev/nvidia*; env | grep VISIBLE_DEVICES",
+            "Correct the one that is wrong.",
+        ),
+        Entry(
+            "VISIBLE_DEVICES",
+            "CUDA_VISIBLE_DEVICES (or the ROCm variable) names a GPU that is not there, names one twice, or has "
+            "an entry that is not a GPU.",
+            "CUDA ends the list at the first such entry and shows fewer GPUs, or none.",
+            "env | grep VISIBLE_DEVICES; nvidia-smi -L",
+            "Correct or remove it: the container runtime already shows only the pod's GPUs.",
+        ),
+        Entry(
+            "MIG_UNSUPPORTED",
+            "The pod has MIG instances.",
+            "NCCL joins whole GPUs only, and no HCA is near to an instance.",
+            "nvidia-smi -L",
+            "Request whole GPUs (nvidia.com/gpu), or switch MIG off on the node.",
+        ),
+        Entry(
+            "PORTS_OUT_OF_RANGE",
+            "Attention DP needs the 14 ports from the rendezvous port on, and they end beyond 65535.",
+            "SGLang fails when it binds them.",
+            _DRY_RUN,
+            "Choose a lower --dist-init.",
+        ),
+        Entry(
+            "PORT_CLASH",
+            "SGLang's HTTP port is also one of its rendezvous ports.",
+            "One of the two cannot be bound: `EADDRINUSE`, after the imports.",
+            _DRY_RUN,
+            "Choose another --port, or another --dist-init.",
+        ),
+        Entry(
+            "IB_DEVICE",
+            "--disaggregation-ib-device (or SGLang's option of that kind) names an HCA that is not there or not "
+            "usable, misses a GPU, or has a form that this SGLang does not read.",
+            "SGLang ends, or the KV transfer fails at the first request.",
+            "ls /sys/class/infiniband; sglang-roce-entry --dry-run",
+            "Remove the option: it is filled in.",
+        ),
+    ),
+)
+
+_OWN = Group(
+    "This program's own command line and files",
+    "Nothing of the node is wrong here.",
+    (
+        Entry(
+            "USAGE",
+            "The command line is wrong: an unknown option, a bad value, an option of ours among SGLang's, or no "
+            "SGLang arguments (exit code 2).",
+            see="sglang-roce-entry --help",
+            do="Correct it. Options of ours stand before SGLang's first argument.",
+        ),
+        Entry(
+            "SETTING",
+            "A setting in a variable or in the policy file has a value that cannot be read.",
+            see="env | grep ^SGLANG_ROCE_",
+            do="Write one of the values in the hint.",
+        ),
+        Entry(
+            "UNKNOWN_VARIABLE",
+            "A variable begins with SGLANG_ROCE_ and is not a setting; usually misspelled.",
+            see="env | grep ^SGLANG_ROCE_",
+            do="Correct or remove it. Those that Kubernetes injects for a Service are ignored.",
+        ),
+        Entry(
+            "POLICY",
+            "The policy file cannot be read, is not a YAML mapping, or has an unknown key or a value of the wrong "
+            "kind.",
+            see="cat FILE",
+            do="Mount or correct it: one 'key: value' a line, the keys as in --help with underscores.",
+        ),
+        Entry(
+            "SNAPSHOT",
+            "The snapshot cannot be read, is damaged, or has paths that a recording never has.",
+            see="tar tzf FILE | head",
+            do="Name a file that --save-snapshot wrote, or a packaged node.",
+        ),
+        Entry(
+            "SNAPSHOT_WRITE",
+            "The snapshot cannot be written there.",
+            do="Name a writable place, or - for stdout.",
+        ),
+        Entry(
+            "OUTPUT",
+            "stdout is closed or full.",
+            do="Send it to a file or pipe that can be written.",
+        ),
+        Entry(
+            "EXEC",
+            "The command cannot be executed (exit code 126): no permission, another architecture, arguments and "
+            "environment larger than the kernel takes, or a NUL byte in them.",
+            see="file PROGRAM; ls -l PROGRAM",
+            do="Correct the file or the arguments.",
+        ),
+        Entry(
+            "EXEC_NOT_FOUND",
+            "The command was not found (exit code 127).",
+            see="command -v PROGRAM",
+            do="Check the spelling, the PATH of the image, and the interpreter line of a script.",
+        ),
+        Entry(
+            "INTERNAL",
+            "A defect of this program (exit code 70).",
+            see="sglang-roce-entry --save-snapshot node.tar.gz",
+            do="Report it with that file and the log.",
+        ),
+    ),
+)
+
+_REASONS = Group(
+    "Why a port is left out",
+    "Reason codes: in the decision of the log and of --dry-run, one for each port that is not used.",
+    (
+        Entry(
+            "NOT_ROCE",
+            "The port is not RoCE: InfiniBand, iWARP, or another kind of device.",
+            see="cat /sys/class/infiniband/*/ports/*/link_layer",
+            do="Use a node with a RoCE HCA.",
+        ),
+        Entry(
+            "NO_VERBS",
+            "The HCA is visible in /sys, as always, but its /dev/infiniband/uverbs* was not given to the pod.",
+            "libibverbs does not list the HCA; if no other is left, NCCL logs `NET/IB : No device found` and uses "
+            "TCP.",
+            "ls /dev/infiniband",
+            "Request the RDMA resource in the manifest (rdma/...), or mount /dev/infiniband in a privileged pod.",
+        ),
+        Entry(
+            "VERBS_DENIED",
+            "The verbs device is there and may not be opened. EPERM: mounted (hostPath) but not granted to the "
+            "device cgroup. EACCES: its mode does not let this user in.",
+            "NCCL logs `NET/IB : Unable to open device` and skips it, or hangs where only some ranks are refused.",
+            "ls -l /dev/infiniband; id",
+            "Request the RDMA resource in the manifest; for EACCES run as a user who may open the device.",
+        ),
+        Entry(
+            "PORT_NOT_ACTIVE",
+            "The port's state is not ACTIVE.",
+            "NCCL skips the port without a message.",
+            "cat /sys/class/infiniband/*/ports/*/state",
+            "Bring the link up on the node (rdma link; ip link set ... up); check cable and switch port.",
+        ),
+        Entry(
+            "NO_OWN_GID",
+            "No RoCE v2 GID of this port is an address of this pod. The pod sees the node's and other pods' GIDs "
+            "under the same names and has no address on the HCA itself.",
+            "NCCL takes a GID that is not the pod's: `ibv_modify_qp failed with 19 No such device`, or packets "
+            "that are never answered.",
+            "show_gids; ip -br address",
+            "hostNetwork: true, or a secondary network (Multus with SR-IOV or macvlan on the HCA's interface). "
+            "Knowingly with the host's GIDs: --foreign-gids allow.",
+        ),
+        Entry(
+            "NETDEV_DOWN",
+            "The interface of the port is down.",
+            "NCCL uses the port, and its connections fail.",
+            "ip -br link",
+            "ip link set INTERFACE up",
+        ),
+        Entry(
+            "FAMILY_MISMATCH",
+            "The port has no address of the IP family that is used on the others.",
+            "NCCL looks for one family on all ports and ends at index 0 on this one.",
+            "ip -br address",
+            "Give the port an address of that family, or choose the other with --family.",
+        ),
+        Entry(
+            "SLOWER_RATE",
+            "The port belongs to a slower kind of card than the other ports.",
+            "NCCL does not look at speed: it uses a 25 Gb/s storage card beside 400 Gb/s rails.",
+            "cat /sys/class/infiniband/*/ports/*/rate",
+            "Nothing, if the card is not a rail; else name the ports with --hca.",
+        ),
+        Entry(
+            "MANAGEMENT_NIC",
+            "The port is on the interface of the default route and nearest to no GPU: the node's own network.",
+            "NCCL uses it as a rail.",
+            "ip route; sglang-roce-entry --dry-run",
+            "Nothing; if it is a rail, name the ports with --hca.",
+        ),
+        Entry(
+            "FAR_FROM_GPU",
+            "InfiniBand is the fabric of this node, and this RoCE port is far from all GPUs or slower.",
+            "NCCL uses both.",
+            "nvidia-smi topo -m",
+            "Nothing; if it is a rail, name the ports with --hca.",
+        ),
+        Entry(
+            "DUPLICATE_FUNCTION",
+            "The physical function stands beside its own virtual function, which is used: one cable, not two.",
+            "NCCL counts them as two HCAs.",
+            "ls -l /sys/class/infiniband/*/device/physfn",
+            "Nothing; to use the physical function, name it with --hca.",
+        ),
+        Entry(
+            "USER_EXCLUDED",
+            "The selector (--hca, or the pod's NCCL_IB_HCA) does not name the port.",
+            see=_DRY_RUN,
+            do="Change the selector if the port should be used.",
+        ),
+        Entry(
+            "RDMA_OFF",
+            "RDMA is off: --rdma off, or NCCL_IB_DISABLE=1.",
+            see=_DRY_RUN,
+            do="Remove it to use RDMA.",
+        ),
+        Entry(
+            "EXTERNAL_PLUGIN",
+            "An external network plugin of NCCL decides which devices are used.",
+            see="echo $NCCL_NET_PLUGIN; ls /opt/*/lib*/libnccl-net*.so",
+            do="Nothing; to use RoCE without it, remove NCCL_NET_PLUGIN.",
+        ),
+    ),
+)
+
+_EXITS = Group(
+    "Exit codes",
+    "The first error in the order of the stages decides: settings, identity, command, RDMA, wait.",
+    (
+        Entry(
+            "0",
+            "A mode has shown what it should, and a launch would go ahead, also with warnings. After exec the "
+            "exit code is SGLang's, whatever it is.",
+        ),
+        Entry(
+            "1",
+            "--probe: the server is not started, not ready or not alive; the line on stdout gives the reason.",
+            do="See that line, and SGLang's log.",
+        ),
+        Entry("2", "The command line cannot be read, or stdout cannot be written.", do="See USAGE and OUTPUT."),
+        Entry(
+            "69",
+            "RDMA is required but unusable: no HCA, no verbs device, no own GID, locked memory, no libibverbs, a "
+            "selector that matches nothing; with --strict also a wrong value of NCCL's.",
+            "NCCL falls back to TCP, or the first connection hangs or fails after minutes.",
+            _CHECK,
+            "Follow the code in the log. Without RDMA: --rdma off.",
+        ),
+        Entry("70", "A defect of this program.", do="See INTERNAL."),
+        Entry(
+            "78",
+            "The configuration is wrong: a setting, the policy file, the identity of the pod, SGLang's arguments, "
+            "a taken port, or SGLang is missing.",
+            "SGLang ends after its imports, or waits for a group that never forms.",
+            _CHECK,
+            "Follow the code in the log.",
+        ),
+        Entry(
+            "124",
+            "The leader, or on the leader its own name, was not reachable before --wait-deadline.",
+            see="kubectl logs LEADER_POD; kubectl get pod,svc -o wide",
+            do="See LEADER_TIMEOUT and OWN_NAME_TIMEOUT. --on-timeout exec launches anyway.",
+        ),
+        Entry("126", "The command cannot be executed.", do="See EXEC."),
+        Entry("127", "The command was not found.", do="See EXEC_NOT_FOUND."),
+        Entry("130", "Interrupted by SIGINT (Ctrl-C) before exec."),
+        Entry(
+            "143",
+            "Ended by SIGTERM before exec: Kubernetes deletes the pod, or LeaderWorkerSet recreates the group.",
+            see="kubectl get events",
+            do="Look for the pod of the group that failed first.",
+        ),
+    ),
+)
+
+GROUPS: tuple[Group, ...] = (_RDMA, _NCCL, _LIBRARIES, _IDENTITY, _SGLANG, _OWN, _REASONS, _EXITS)
+EXITS, REASONS = _EXITS, _REASONS
+BY_CODE: dict[str, Entry] = {entry.code: entry for group in GROUPS for entry in group.entries}

@@ -1,0 +1,62 @@
+"""How a run ends that does not end as SGLang: two lines, a termination message, a pause, an exit code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sglang_roce_entry.command.settings import parse_duration_s
+from sglang_roce_entry.launch import handover
+from sglang_roce_entry.launch.handover import SignalGuard
+from sglang_roce_entry.log import Log, one_line
+from sglang_roce_entry.problems import EntryError, Interrupted, Problem
+
+_KUBERNETES_LINGER_S = 15.0
+
+
+def interrupted_by(signal: Interrupted, guard: SignalGuard, log: Log) -> int:
+    """Log which signal ended the run and return its exit code; a second signal changes nothing."""
+    guard.stand_down()
+    log.say(f"ended by {signal.name}, exit code {signal.exit_code}")
+    return signal.exit_code
+
+
+def end_launch(failure: EntryError, others: tuple[Problem, ...], linger_s: float, log: Log) -> int:
+    """Write the termination message of a launch that failed, linger, and return the exit code.
+
+    ``others`` are the problems beside ``failure``. Raises ``Interrupted``.
+    """
+    lines = _lines("error", failure)
+    for problem in sorted(others, key=lambda one: not one.fatal):
+        lines += _lines(problem.severity, problem)[:1]
+    handover.write_termination_log("\n".join(lines) + "\n")
+    handover.linger(linger_s, log.say, time.sleep)
+    return failure.exit_code
+
+
+def _lines(severity: str, problem: Problem | EntryError) -> list[str]:
+    # A long value must push neither the code nor the remedy over the edge.
+    return [f"{severity}: {_shortened(problem.message)} [{problem.code}]", f"fix: {_shortened(problem.hint)}"]
+
+
+def _shortened(text: str, characters: int = 700) -> str:
+    line = one_line(text)
+    half = characters // 2
+    return line if len(line) <= characters else f"{line[:half]} [...] {line[-half:]}"
+
+
+def linger_s(chosen: float | None, environ: Mapping[str, str]) -> float:
+    """Return how long a fatal error lingers: as ``chosen``, else long enough to be read in Kubernetes."""
+    if chosen is not None:
+        return chosen
+    return _KUBERNETES_LINGER_S if "KUBERNETES_SERVICE_HOST" in environ else 0.0
+
+
+def linger_without_settings_s(flags: Mapping[str, str], environ: Mapping[str, str]) -> float:
+    """Return the same where the settings are wrong: this one may still be right."""
+    try:
+        text = flags.get("linger", "").strip() or environ.get("SGLANG_ROCE_LINGER", "").strip()
+        chosen = parse_duration_s(text)
+    except ValueError:
+        chosen = None
+    return linger_s(chosen, environ)

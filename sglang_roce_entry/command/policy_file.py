@@ -1,0 +1,57 @@
+"""The policy file: settings as a YAML mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from sglang_roce_entry.problems import ConfigurationError, nearest
+
+
+def read_policy(path: str, read_file: Callable[[str], str], known: Collection[str]) -> dict[str, str]:
+    """Return the texts in the policy file by their keys, which are ``known``. Raises ``ConfigurationError``."""
+    from sglang_roce_entry.yaml_text import NotYamlError, yaml_document
+
+    try:
+        document = yaml_document(read_file(path))
+    except OSError as failure:
+        raise ConfigurationError(
+            "POLICY",
+            f"policy file {path!r} cannot be read: {failure.strerror or failure}",
+            "mount it (ConfigMap) or correct --policy",
+        ) from failure
+    except (NotYamlError, UnicodeDecodeError) as failure:
+        raise ConfigurationError(
+            "POLICY", f"policy file {path!r} is not YAML: {failure}", "correct the file"
+        ) from failure
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            "POLICY",
+            f"policy file {path!r} is not a mapping of settings",
+            "write one 'key: value' a line, like 'rdma: required'",
+        )
+    found: dict[str, str] = {}
+    for key, value in document.items():
+        if key not in known:
+            raise ConfigurationError(
+                "POLICY",
+                f"policy file {path!r} has the unknown key {key!r}",
+                f"{nearest(str(key), known)}; known: {', '.join(known)}",
+            )
+        found[str(key)] = _policy_text(path, str(key), value)
+    return found
+
+
+def _policy_text(path: str, key: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "off" if key in ("rdma", "tp") else "no"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
+        return str(value)
+    raise ConfigurationError(
+        "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
+    )

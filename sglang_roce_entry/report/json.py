@@ -1,0 +1,84 @@
+"""A plan as the JSON contract of ``--dry-run=json`` and ``--print-env=json``, format 1."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.report.fingerprint import fingerprint
+from sglang_roce_entry.report.matrix import affinity_document, gpus_document
+from sglang_roce_entry.report.secrets import shown_argv
+
+
+def environment_document(plan: Plan) -> dict[str, Any]:
+    """Return the ``environment`` object of the JSON contract."""
+    return {
+        variable.name: {
+            "value": variable.value,
+            "source": variable.source,
+            "reason": variable.reason,
+        }
+        for variable in plan.variables
+    }
+
+
+def as_document(plan: Plan) -> dict[str, Any]:
+    """Return the JSON contract of ``--dry-run=json``, format 1."""
+    identity = plan.identity
+    return {
+        "format": 1,
+        "identity": {
+            "leader": identity.leader,
+            "size": identity.size,
+            "index": identity.index,
+            "source": identity.source,
+        }
+        if identity is not None
+        else None,
+        "ports": [_port_document(row) for row in plan.choice.ports],
+        "environment": environment_document(plan),
+        "argv": list(shown_argv(plan)) if plan.argv is not None else None,
+        "wait": {
+            "for": plan.wait.what,
+            "host": plan.wait.host,
+            "ports": list(plan.wait.ports),
+            "deadline_s": plan.wait.deadline_s,
+        }
+        if plan.wait is not None
+        else None,
+        "problems": [
+            {
+                "severity": problem.severity,
+                "code": problem.code,
+                "message": problem.message,
+                "hint": problem.hint,
+            }
+            for problem in plan.problems
+        ],
+        "exit_code": plan.exit_code,
+        "gpus": gpus_document(plan.affinity),
+        "affinity": affinity_document(plan.affinity),
+        "fingerprint": fingerprint(plan),
+    }
+
+
+def _port_document(row: PortRow) -> dict[str, Any]:
+    decision = row.decision
+    return {
+        "device": decision.hca.name,
+        "port": decision.port.number,
+        "used": decision.used,
+        "reason": decision.reason,
+        "detail": decision.detail,
+        "gid_index": row.gid_index,
+        "gid": row.gid,
+        "netdev": row.netdev,
+        "rate_gbps": decision.port.rate_gbps,
+    }
+
+
+def as_json(document: Any) -> str:
+    """Return a document as JSON text; what is not UTF-8 on the node is escaped."""
+    return json.dumps(document, indent=2, ensure_ascii=True) + "\n"
