@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.server.probe.answer import (
+from sglang_roce_entry.server.probe.http import (
     ANSWERED,
     HUNG,
     NOT_HTTP,
@@ -25,8 +25,8 @@ from sglang_roce_entry.server.probe.answer import (
     UNREACHABLE,
     Answer,
     Target,
+    ask,
 )
-from sglang_roce_entry.server.probe.http import ask
 from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
 from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick, sglang_arguments
 from tests.layers import skip_or_fail

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 
-import requests
-import urllib3
-
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, connect_any
 from sglang_roce_entry.group.endpoint import IpAddress, bracketed, literal
 from sglang_roce_entry.group.names import NotResolved, Resolver
-from sglang_roce_entry.server.probe.answer import (
-    ANSWERED,
-    HUNG,
-    NOT_HTTP,
-    NOTHING_LISTENS,
-    UNREACHABLE,
-    Answer,
-    Target,
+
+ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
+    "answered",
+    "nothing listens",
+    "hung",
+    "not http",
+    "unreachable",
 )
 
 #: Where a server that listens everywhere is asked. With ``::`` the kernel may leave IPv4 out.
 _WILDCARDS = {"": ("127.0.0.1",), "0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a server listens, by its command line."""
+
+    host: str
+    port: int
+    secure: bool = False
+
+    def __str__(self) -> str:
+        """Return ``host:port``, an IPv6 address in brackets."""
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of the question; ``status`` only with ``ANSWERED``."""
+
+    kind: str
+    detail: str
+    status: int | None = None
 
 
 def ask(target: Target, path: str, timeout_s: float) -> Answer:
@@ -76,11 +94,13 @@ def _ask(target: Target, path: str, deadline: float, hung: Answer) -> Answer:
         if REFUSED in causes:
             return Answer(NOTHING_LISTENS, f"nothing listens on {target}")
         return Answer(UNREACHABLE, f"{target} is unreachable")
+    from sglang_roce_entry.server.probe.request import status_of
+
     schemes = ("https", "http") if target.secure else ("http", "https")
     failures = []
     for scheme in schemes:
         try:
-            status = _status(f"{scheme}://{bracketed(str(address))}:{target.port}{path}", deadline - monotonic())
+            status = status_of(f"{scheme}://{bracketed(str(address))}:{target.port}{path}", deadline - monotonic())
         except TimeoutError:
             return hung
         except ValueError as failure:
@@ -95,27 +115,3 @@ def _addresses(host: str, within_s: float) -> tuple[IpAddress, ...]:
     if host in _WILDCARDS:
         return tuple(address for text in _WILDCARDS[host] if (address := literal(text)) is not None)
     return Resolver().addresses(host, max(0.0, within_s))
-
-
-def _status(url: str, timeout_s: float) -> int:
-    """Return the status line's code; ``TimeoutError`` without one in time, ``ValueError`` if it is not HTTP."""
-    # The certificate is for the Service's name, not for the loopback; kubelet's probes ignore it too.
-    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    with requests.Session() as session:
-        session.trust_env = False  # no proxy, no .netrc: the server is in this pod
-        try:
-            response = session.get(
-                url, timeout=max(0.01, timeout_s), verify=False, allow_redirects=False, stream=True
-            )
-        except requests.Timeout as failure:
-            raise TimeoutError from failure
-        except (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError) as failure:
-            raise ValueError(_innermost(failure)) from failure
-        with response:
-            return response.status_code
-
-
-def _innermost(failure: BaseException) -> str:
-    while failure.__context__ is not None:
-        failure = failure.__context__
-    return " ".join(f"{type(failure).__name__}: {failure}".split())[:120]

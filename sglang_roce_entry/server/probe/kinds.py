@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import http_port
-from sglang_roce_entry.server.probe.answer import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target
+from sglang_roce_entry.server.probe.http import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
 from sglang_roce_entry.server.running import Found, running_here
 
 STARTUP, READINESS, LIVENESS = "startup", "readiness", "liveness"
@@ -142,13 +142,8 @@ def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdi
     """Return the verdict on the server that runs here; the whole answer has ``timeout_s``."""
     limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
 
-    def question(target: Target, path: str) -> Answer:
-        from sglang_roce_entry.server.probe.http import ask
-
-        return ask(target, path, limit_s)
-
     def read_file(folder: str | None, path: str) -> str:
         with open(os.path.join(folder or ".", path), encoding="utf-8") as file:
             return file.read()
 
-    return probe(kind, given, running_here(), question, read_file)
+    return probe(kind, given, running_here(), lambda target, path: ask(target, path, limit_s), read_file)
