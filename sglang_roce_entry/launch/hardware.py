@@ -130,12 +130,8 @@ class KernelEvents:
 def _monitor() -> Any:
     """Return a monitor of kernel events, ``None`` where libudev or the right to listen is missing."""
     try:
-        import pyudev
+        from sglang_roce_entry.launch.kernel_events import monitor
 
-        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        for subsystem in _SUBSYSTEMS:
-            monitor.filter_by(subsystem)
-        monitor.start()
+        return monitor(_SUBSYSTEMS)
     except (ImportError, OSError, ValueError):
         return None
-    return monitor

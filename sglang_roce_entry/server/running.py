@@ -1,12 +1,10 @@
-"""The SGLang server that runs here, found by its own command line (psutil)."""
+"""The SGLang server that runs here, found by its own command line."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import psutil
 
 from sglang_roce_entry.server.spellings import MODULE
 
@@ -100,22 +98,7 @@ def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str |
 
 def running_here() -> Found:
     """Return the SGLang servers and launchers of this process namespace."""
-    processes = []
-    for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
-        argv = tuple(process.info["cmdline"] or ())
-        if sglang_arguments(argv) is None and not is_launcher(argv):
-            continue
-        try:
-            cwd = process.cwd()
-        except psutil.Error:
-            cwd = None
-        pid = process.info["pid"]
-        processes.append(RunningProcess(pid, process.info["ppid"], argv, cwd, _mount_namespace(pid)))
-    return pick(processes, os.getpid(), _mount_namespace(os.getpid()))
+    from sglang_roce_entry.server.processes import mount_namespace, processes_here
 
-
-def _mount_namespace(pid: int) -> str | None:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
-    except OSError:
-        return None  # another user's process, or gone
+    concerned = processes_here(lambda argv: sglang_arguments(argv) is not None or is_launcher(argv))
+    return pick(concerned, os.getpid(), mount_namespace(os.getpid()))
