@@ -56,9 +56,9 @@ OUTSIDE = {
 THIRD_PARTY = {
     "psutil": {"host.live_interfaces", "server.processes"},  # addresses here, processes there: no room knows both
     "pyudev": {"launch.kernel_events"},
-    "requests": {"server.probe.request"},
+    "requests": {"server.probe.http"},
     "tenacity": {"group.retrying"},
-    "urllib3": {"server.probe.request"},  # of requests
+    "urllib3": {"server.probe.http"},  # of requests
     "yaml": {"yaml_text"},
 }
 WRAPPERS = set().union(*THIRD_PARTY.values())

@@ -23,6 +23,7 @@ from sglang_roce_entry.invocation import Invocation, Settings
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.problems import EntryError
+from sglang_roce_entry.server.running import running_here
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
@@ -75,8 +76,6 @@ def run_check(
 
 def _running_servers() -> list[tuple[int, tuple[str, ...]]]:
     """Return the process id and the arguments of each SGLang server that runs here."""
-    from sglang_roce_entry.server.running import running_here  # psutil, which a replay does not need
-
     return [(process.pid, arguments) for process, arguments in running_here().servers]
 
 
