@@ -1,7 +1,7 @@
 """The launcher's own command line, and where it ends.
 
 Our options count only before the first token that is not ours, in exact spelling. From there on, or
-after ``--``, everything is SGLang's. A bare first word is a command of its own.
+after ``--``, everything is SGLang's. A bare word is another command.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 
-#: SGLang's abbreviations of other options; by their values they can be told apart.
+#: SGLang's abbreviations of other options; their values show which is meant.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 
 #: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
@@ -77,7 +77,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
 
 
 def asks_for_a_mode(argv: Sequence[str]) -> bool:
-    """Return whether a mode is among our own options, also of a command line that is refused."""
+    """Return whether a mode is among our own options, also on a command line that is rejected."""
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
@@ -200,7 +200,7 @@ def _check(invocation: Invocation) -> None:
 
 
 def _refuse_ours_among(rest: Sequence[str]) -> None:
-    ours = _all_ours() - {"--help"}  # SGLang has a --help of its own
+    ours = _all_ours() - {"--help"}  # SGLang has its own --help
     for position, token in enumerate(rest):
         name, equals, value = token.partition("=")
         following = value if equals else rest[position + 1] if position + 1 < len(rest) else None
