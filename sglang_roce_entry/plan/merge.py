@@ -31,7 +31,7 @@ def merge(given: Mapping[str, Given], wishes: Iterable[Wish]) -> tuple[Variable,
 def _merged(given: Given | None, wish: Wish) -> Variable | None:
     if wish.by_flag:
         overridden = given is not None and given.value != wish.value
-        note = f" (overrides {given.value!r} of {given.where})" if given is not None and overridden else ""
+        note = f" (overrides {given.value!r} of {given.where.removeprefix('set in ')})" if given is not None and overridden else ""
         return Variable(wish.name, wish.value, USER, wish.reason + note)
     if given is not None:
         return Variable(wish.name, given.value, given.source, f"set in {given.where.removeprefix('set in ')}")
