@@ -37,7 +37,7 @@ def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
 
 @dataclass(frozen=True, slots=True)
 class TransferHcas:
-    """The arguments for SGLang (empty: none), and why they are what they are; ``told`` is for the report."""
+    """The arguments for SGLang (empty: none) and the reason for them; ``told`` is for the report."""
 
     tokens: tuple[str, ...] = ()
     reason: str = ""
