@@ -20,6 +20,11 @@ class Given:
     source: str
     where: str
 
+    @property
+    def place(self) -> str:
+        """``where`` behind "in" or "of"."""
+        return self.where.removeprefix("set in ")
+
     def __str__(self) -> str:
         """Return ``NAME=value (where)``, as a message begins."""
         return f"{self.name}={self.value} ({self.where})"

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from sglang_roce_entry.fabric.candidates import PortDecision
 from sglang_roce_entry.fabric.choice import Choice
-from sglang_roce_entry.fabric.given_values import check_device_names, check_index
+from sglang_roce_entry.fabric.given_checks import check_device_names, check_index
 from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.fabric.use import MOONCAKE, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset

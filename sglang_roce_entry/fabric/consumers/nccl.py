@@ -12,7 +12,7 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.fabric.control import check_family, check_route, check_selection, told, wish_interface
 from sglang_roce_entry.fabric.gids import forced_index, user_scan
-from sglang_roce_entry.fabric.given_values import check_index, check_steering
+from sglang_roce_entry.fabric.given_checks import check_index, check_steering
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6
 from sglang_roce_entry.fabric.nccl.selector import parse_selector, render_selector
 from sglang_roce_entry.fabric.use import Use

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import check_family, check_route, check_selection, told, wish_interface
-from sglang_roce_entry.fabric.given_values import check_device_names, check_index, check_steering
+from sglang_roce_entry.fabric.given_checks import check_device_names, check_index, check_steering
 from sglang_roce_entry.fabric.nccl.scan import AF_INET, AF_INET6
 from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, traffic, unset

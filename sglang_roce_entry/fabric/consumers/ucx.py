@@ -15,7 +15,7 @@ from sglang_roce_entry.fabric.candidates import PortDecision
 from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.fabric.gids import covering_network
-from sglang_roce_entry.fabric.given_values import check_index
+from sglang_roce_entry.fabric.given_checks import check_index
 from sglang_roce_entry.fabric.use import NIXL, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid

@@ -29,7 +29,7 @@ def external_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...
             continue
         known = _known(given.value)
         if known:
-            return known, f"{name}={given.value} in {given.where}"
+            return known, f"{name}={given.value} in {given.place}"
     disabled = decided.get("NCCL_NET_PLUGIN")
     if disabled is not None and disabled.value == "none":
         return None
