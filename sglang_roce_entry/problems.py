@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 OK = 0
@@ -146,11 +146,4 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:
     """Return the problems with every warning about a value made an error, if ``strict``."""
-    if not strict:
-        return problems
-    return tuple(
-        Problem("error", problem.code, problem.message, problem.hint, problem.exit_code, value=True)
-        if problem.value
-        else problem
-        for problem in problems
-    )
+    return tuple(replace(one, severity="error") if strict and one.value else one for one in problems)

@@ -99,10 +99,9 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     ports = []
     for hca in facts.hcas:
         for port in hca.ports:
-            label = f"{hca.name}:{port.number}"
-            why = rejected.get(label, Rejection("", ""))
-            ports.append(chosen.get(label) or PortDecision(hca, port, why.reason, why.detail))
-    labels = () if chosen else tuple(f"{hca.name}:{port.number}" for hca, port in infiniband)
+            why = rejected.get(port.label, Rejection("", ""))
+            ports.append(chosen.get(port.label) or PortDecision(hca, port, why.reason, why.detail))
+    labels = () if chosen else tuple(port.label for _, port in infiniband)
     return Selection(tuple(ports), tuple(problems), labels)
 
 

@@ -56,23 +56,17 @@ def _devices(choice: Choice, use: Use) -> Wish:
         return shown(_DEVICES)
     if use.nixl_reads_option:
         return unset(_DEVICES, "it would make SGLang ignore --disaggregation-ib-device")
+    # The list governs TCP as well, which NIXL needs to reach itself: without an interface every agent fails.
     interface = _tcp_interface(choice)
     return found(
-        _DEVICES, net_devices(choice.used, interface), f"the used ports, and {interface} for UCX's own TCP"
+        _DEVICES,
+        ",".join([*(port.label for port in choice.used), interface]),
+        f"the used ports, and {interface} for UCX's own TCP",
     )
 
 
 def _tcp_interface(choice: Choice) -> str:
     return choice.control.interface or next(iter(choice.facts.default_route_interfaces), "lo")
-
-
-def net_devices(ports: Iterable[PortDecision], interface: str) -> str:
-    """Return ``UCX_NET_DEVICES``: the ports and ``interface``.
-
-    The list governs TCP as well, which NIXL needs to reach itself: without an interface in it every
-    agent fails.
-    """
-    return ",".join([*(port.label for port in ports), interface])
 
 
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
@@ -120,7 +114,7 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Pr
     if given is None or given.value == "all":
         return ()
     hcas = choice.facts.hcas
-    rdma = {hca.name for hca in hcas} | {f"{hca.name}:{port.number}" for hca in hcas for port in hca.ports}
+    rdma = {hca.name for hca in hcas} | {port.label for hca in hcas for port in hca.ports}
     sockets = {interface.name for interface in choice.facts.interfaces}
     entries = [part.strip() for part in given.value.removeprefix("^").split(",")]
     plain = [entry for entry in entries if "[" not in entry and "*" not in entry]  # ranges and globs are UCX's own
