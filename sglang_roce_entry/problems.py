@@ -118,19 +118,14 @@ def warning(code: str, message: str, hint: str) -> Problem:
     return Problem("warning", code, message, hint)
 
 
-def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem:
-    """Return a warning about a wrong or ambiguous value: under ``strict`` it ends with ``exit_code``."""
-    return Problem("warning", code, message, hint, exit_code, value=True)
-
-
 def rdma_value(code: str, message: str, hint: str) -> Problem:
     """Return a warning about a value of the fabric: under ``strict`` RDMA is unusable (69)."""
-    return value_warning(code, message, hint, RDMA_UNUSABLE)
+    return Problem("warning", code, message, hint, RDMA_UNUSABLE, value=True)
 
 
 def config_value(code: str, message: str, hint: str) -> Problem:
     """Return a warning about any other value: under ``strict`` the configuration is wrong (78)."""
-    return value_warning(code, message, hint, CONFIGURATION)
+    return Problem("warning", code, message, hint, CONFIGURATION, value=True)
 
 
 def config_error(code: str, message: str, hint: str) -> Problem:

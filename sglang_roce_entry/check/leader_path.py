@@ -18,8 +18,6 @@ from sglang_roce_entry.host.facts import IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, Problem
 
 NAME, PORT, MTU, GROUP, PORTS = "leader name", "leader port", "path mtu", "workers", "ports"
-#: The live lines, which a replay does not have.
-LIVE = (NAME, PORT, MTU, GROUP, PORTS)
 
 _LOOKUP_S = 2.0
 _CONNECT_S = 2.0

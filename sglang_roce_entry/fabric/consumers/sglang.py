@@ -37,10 +37,9 @@ def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
 
 @dataclass(frozen=True, slots=True)
 class TransferHcas:
-    """The arguments for SGLang (empty: none), and why they are what they are; ``told`` is for the report."""
+    """The arguments for SGLang (empty: none); ``told`` is what a report says of them and why."""
 
     tokens: tuple[str, ...] = ()
-    reason: str = ""
     told: str | None = None
 
 
@@ -59,7 +58,7 @@ def transfer_hcas(choice: Choice, use: Use, affinity: Affinity, names: Sequence[
         for gpu in range(len(affinity.gpus)):
             per_gpu[gpu] = [name for name in affinity.names(gpu) if name in names] or names
     tokens, reason = device_argument(use, names, per_gpu)
-    return TransferHcas(tokens, reason, f"{backend}: {OPTION if tokens else f'no {OPTION}'}, {reason}")
+    return TransferHcas(tokens, f"{backend}: {OPTION if tokens else f'no {OPTION}'}, {reason}")
 
 
 def device_argument(
