@@ -29,12 +29,13 @@ def merge(given: Mapping[str, Given], wishes: Iterable[Wish]) -> tuple[Variable,
 
 
 def _merged(given: Given | None, wish: Wish) -> Variable | None:
+    where = given.where.removeprefix("set in ") if given is not None else ""
     if wish.by_flag:
-        overridden = given is not None and given.value != wish.value
-        note = f" (overrides {given.value!r} of {given.where})" if given is not None and overridden else ""
+        overrides = given is not None and given.value != wish.value
+        note = f" (overrides {given.value!r} of {where})" if given is not None and overrides else ""
         return Variable(wish.name, wish.value, USER, wish.reason + note)
     if given is not None:
-        return Variable(wish.name, given.value, given.source, f"set in {given.where.removeprefix('set in ')}")
+        return Variable(wish.name, given.value, given.source, f"set in {where}")
     if wish.value is None:
         return Variable(wish.name, None, WITHHELD, wish.reason) if wish.reason else None
     return Variable(wish.name, wish.value, wish.source, wish.reason)

@@ -37,7 +37,7 @@ def given_values(
     ``shell`` names the variables that the shell of a replay has set over the recording.
     """
     given = {
-        name: Given(name, value, USER, "this shell" if name in shell else "the pod's environment")
+        name: Given(name, value, USER, "set in this shell" if name in shell else "the pod's environment")
         for name, value in environ.items()
         if value
     }
