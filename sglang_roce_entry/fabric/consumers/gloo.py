@@ -27,7 +27,10 @@ def check(given: Mapping[str, Given], choice: Choice, _use: Use) -> Sequence[Pro
     gloo, interfaces = given.get("GLOO_SOCKET_IFNAME"), choice.facts.interfaces
     if gloo is None:
         return ()
-    return (*_unknown(gloo, [one.name for one in interfaces]), *(_elsewhere(gloo, choice) if choice.used else ()))
+    return (
+        *_unknown(gloo, [one.name for one in interfaces]),
+        *(check_route(gloo, choice.control, interfaces, exact=True) if choice.used else ()),
+    )
 
 
 def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
@@ -42,7 +45,3 @@ def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
             f"remove it, or name one of: {', '.join(names)}",
         ),
     )
-
-
-def _elsewhere(gloo: Given, choice: Choice) -> Sequence[Problem]:
-    return check_route(gloo, choice.control, choice.facts.interfaces, exact=True)

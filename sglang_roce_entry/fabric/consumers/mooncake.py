@@ -8,7 +8,7 @@ makes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from sglang_roce_entry.fabric.candidates import PortDecision
@@ -173,7 +173,8 @@ def predict_index(gids: Sequence[Gid], generation: str = FROM_0_3_12) -> int | N
     """
     ordered = sorted(gids, key=lambda gid: gid.index)
     if generation == TO_0_3_9:
-        return _first_ipv4(ordered)
+        # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 (from 0.3.8 on: none).
+        return _with_netdev_first(ordered, 4) or 0
     if generation == TO_0_3_11:
         return _ipv4_then_ipv6(ordered)
     return _by_class(ordered)
@@ -183,22 +184,17 @@ def _is_v2(gid: Gid) -> bool:
     return gid.type in (ROCE_V2, None)
 
 
-def _first_ipv4(gids: Sequence[Gid]) -> int:
-    # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 (from 0.3.8 on: none).
-    found = [gid for gid in gids if _is_v2(gid) and isinstance(gid.ip, IPv4Address)]
+def _with_netdev_first(gids: Iterable[Gid], version: int) -> int | None:
+    found = [gid for gid in gids if _is_v2(gid) and gid.ip.version == version]
     with_netdev = [gid for gid in found if gid.netdev]
-    return (with_netdev or found)[0].index if found else 0
+    return (with_netdev or found)[0].index if found else None
 
 
 def _ipv4_then_ipv6(gids: Sequence[Gid]) -> int | None:
     # findBestGidIndex before the classes: ends at the first slot that is empty.
-    gapless = [gid for position, gid in enumerate(gids) if gid.index == position and _is_v2(gid)]
-    for ipv4 in (True, False):
-        found = [gid for gid in gapless if isinstance(gid.ip, IPv4Address) is ipv4]
-        with_netdev = [gid for gid in found if gid.netdev]
-        if found:
-            return (with_netdev or found)[0].index
-    return None
+    gapless = [gid for position, gid in enumerate(gids) if gid.index == position]
+    ipv4 = _with_netdev_first(gapless, 4)
+    return ipv4 if ipv4 is not None else _with_netdev_first(gapless, 6)
 
 
 def _by_class(gids: Sequence[Gid]) -> int | None:
