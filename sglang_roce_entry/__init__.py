@@ -1,3 +1,3 @@
-"""Container entrypoint that turns a bare pod into a running SGLang group on RoCE."""
+"""Container entrypoint that turns a plain pod into a running SGLang group on RoCE."""
 
 __version__ = "0.1.0"

@@ -38,9 +38,9 @@ _RDMA = Group(
     (
         Entry(
             "NO_USABLE_HCA",
-            "RDMA is required, and no port can be used. The message lists the reason code of each port, or says "
-            "that /sys/class/infiniband is empty: no RoCE HCA on this node, or RDMA is in exclusive mode and no "
-            "device was moved into the pod.",
+            "RDMA is required, and no port can be used. The message lists the reason code of each port, or "
+            "states that /sys/class/infiniband is empty: no RoCE HCA on this node, or RDMA is in exclusive mode "
+            "and no device was moved into the pod.",
             "NCCL logs `NET/IB : No device found`, then `Using network Socket`, and runs over TCP.",
             f"ls /sys/class/infiniband /dev/infiniband; {_CHECK}",
             "Run on a node with RoCE HCAs, request the RDMA resource in the manifest, or follow the reason code. "
@@ -52,7 +52,7 @@ _RDMA = Group(
             "NCCL does not report an unknown name: it finds no device and uses TCP.",
             _DRY_RUN,
             "Correct the selector; =mlx5_0:1,mlx5_1:1 names ports exactly, mlx5 is a prefix, ^mlx5_9 is all but "
-            "that. Without one, the ports are found.",
+            "that. Without one, the ports are found automatically.",
         ),
         Entry(
             "MEMLOCK_TOO_LOW",
@@ -97,7 +97,7 @@ _RDMA = Group(
         ),
         Entry(
             "DEGRADED_LINK",
-            "A used port runs slower than others of the node. It is kept, and it slows its rail.",
+            "A used port runs slower than others of the node. It is used, and it slows its rail.",
             "NCCL uses the port without a message: every collective is as slow as its slowest rail.",
             "cat /sys/class/infiniband/*/ports/*/rate",
             "Check cable, transceiver and switch port. If the port belongs to another kind of card, leave it out "
@@ -105,8 +105,8 @@ _RDMA = Group(
         ),
         Entry(
             "AMBIGUOUS_SUBNET",
-            "A port has addresses of its own in several networks, and the lowest network was taken.",
-            "NCCL takes the first address in the GID table, whose order is that of the node's history.",
+            "A port has addresses of its own in several networks, and the lowest network is used.",
+            "NCCL takes the first address in the GID table, whose order depends on the node's history.",
             "ip -br address; show_gids",
             "Name the fabric's network: --subnets 10.0.0.0/16 (SGLANG_ROCE_SUBNETS).",
         ),
@@ -117,8 +117,8 @@ _RDMA = Group(
             "NCCL before 2.21 uses one index on every port: `Got completion from peer ... status=12` on some "
             "rails.",
             "show_gids; sglang-roce-entry --dry-run",
-            "Use an image with NCCL 2.26 or later, which chooses per port; or give all ports the same history of "
-            "addresses (reload the driver on the node). Remove NCCL_IB_GID_INDEX if the pod sets it.",
+            "Use an image with NCCL 2.26 or later, which chooses per port, or reload the driver on the node, so "
+            "that all ports build their GID tables in the same order. Remove NCCL_IB_GID_INDEX if it is set.",
         ),
         Entry(
             "TOO_MANY_PORTS",
@@ -162,21 +162,21 @@ _NCCL = Group(
         Entry(
             "RDMA_DISABLED",
             "NCCL_IB_DISABLE=1 is set although RDMA is required.",
-            "NCCL uses TCP, as it was told.",
+            "NCCL uses TCP, as configured.",
             _ENV,
             "Remove NCCL_IB_DISABLE, or state what is wanted: --rdma off.",
         ),
         Entry(
             "NCCL_NET_IB",
             "NCCL_NET allows only RDMA, but RDMA is off.",
-            "NCCL ends: `network IB not found`, or from 2.27 `Failed to initialize any NET plugin`.",
+            "NCCL fails: `network IB not found`, or from 2.27 `Failed to initialize any NET plugin`.",
             _ENV,
             "Remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE).",
         ),
         Entry(
             "NCCL_NET_SOCKET",
             "NCCL_NET selects TCP although RDMA is required.",
-            "NCCL uses TCP, as it was told.",
+            "NCCL uses TCP, as configured.",
             _ENV,
             "Remove NCCL_NET, or state what is wanted: --rdma off.",
         ),
@@ -225,7 +225,7 @@ _NCCL = Group(
         Entry(
             "SOCKET_IFNAME_MATCHES_NOTHING",
             "NCCL_SOCKET_IFNAME, or NVSHMEM's variable of that kind, matches no interface of this pod.",
-            "NCCL ends: `Bootstrap : no socket interface found`.",
+            "NCCL fails: `Bootstrap : no socket interface found`.",
             "ip -br link",
             "Remove it: the interface towards the leader is found.",
         ),
@@ -241,21 +241,21 @@ _NCCL = Group(
             "A socket family is set of which this pod has no address.",
             "NCCL finds no interface of that family: `Bootstrap : no socket interface found`.",
             "ip -br address",
-            "Remove the variable: where one is needed, it is set.",
+            "Remove the variable: it is set where needed.",
         ),
         Entry(
             "GLOO_IFNAME_UNKNOWN",
-            "GLOO_SOCKET_IFNAME names an interface that is not there. Gloo takes exact names: '=', '^' and "
+            "GLOO_SOCKET_IFNAME names an interface that does not exist. Gloo takes exact names: '=', '^' and "
             "prefixes are NCCL's grammar.",
-            "Gloo ends with `Unable to find address for: ^lo`.",
+            "Gloo fails with `Unable to find address for: ^lo`.",
             "ip -br link",
             "Remove it, or name one interface.",
         ),
         Entry(
             "HOST_IP_FOREIGN",
             "SGLANG_HOST_IP or HOST_IP is not an address of this pod, often the node's status.hostIP.",
-            "SGLang puts its message queue on an address that nobody reaches: it hangs after NCCL has succeeded, "
-            "without a timeout.",
+            "SGLang puts its message queue on an address that nothing can reach: it hangs after NCCL has "
+            "succeeded, without a timeout.",
             "ip -br address",
             "Remove the variable; status.hostIP is the node's address, not the pod's.",
         ),
@@ -268,7 +268,7 @@ _NCCL = Group(
         ),
         Entry(
             "NCCL_FILE_CRLF",
-            "A configuration file of NCCL has Windows line ends.",
+            "A configuration file of NCCL has Windows line endings.",
             "NCCL before 2.30 reads the carriage return as part of each value.",
             "file /etc/nccl.conf",
             "sed -i 's/\\r$//' FILE",
@@ -276,20 +276,20 @@ _NCCL = Group(
         Entry(
             "NCCL_FILE_LINE",
             "A line of a configuration file of NCCL is not NAME=value without spaces.",
-            "NCCL trims nothing: the line sets a variable that nobody reads.",
+            "NCCL trims nothing: the line sets a variable that nothing reads.",
             "cat -A /etc/nccl.conf",
             "Write NAME=value, without spaces around '='.",
         ),
         Entry(
             "SERVICE_LINK",
             "SGLANG_PORT holds a URL: Kubernetes injects it for a Service named 'sglang'.",
-            "SGLang reads it as a port number and ends.",
+            "SGLang reads it as a port number and exits.",
             "env | grep ^SGLANG_PORT",
             "Set enableServiceLinks: false in the pod spec, or rename the Service.",
         ),
         Entry(
             "NONZERO_RANKS_RETURN",
-            "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker end right after loading. It is meant for "
+            "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading. It is meant for "
             "SGLang's Python Engine.",
             "The group dies as soon as it has loaded.",
             _ENV,
@@ -311,8 +311,7 @@ _LIBRARIES = Group(
         ),
         Entry(
             "MC_GID_INHERITED",
-            "Mooncake takes over NCCL_IB_GID_INDEX where MC_GID_INDEX is unset, and that index is wrong on a "
-            "port.",
+            "Mooncake reads NCCL_IB_GID_INDEX where MC_GID_INDEX is unset, and that index is wrong on a port.",
             "The KV transfer fails on that port, while NCCL may work.",
             "show_gids",
             "Remove NCCL_IB_GID_INDEX: both libraries then choose per port.",
@@ -329,15 +328,15 @@ _LIBRARIES = Group(
             "No index fits all ports, and Mooncake's own choice is wrong on those listed.",
             "Requests over these ports fail or hang; prefill and decode lose the KV cache.",
             "show_gids",
-            "Give all ports the same history of addresses (reload the driver on the node), so that one index "
-            "fits all.",
+            "Reload the driver on the node, so that all ports build their GID tables in the same order and one "
+            "index fits all.",
         ),
         Entry(
             "NVSHMEM_ONE_HCA",
             "The variables that map NVSHMEM's PEs to HCAs put all GPUs on one HCA in DeepEP's normal mode.",
             "DeepEP runs, at the bandwidth of one HCA (deepseek-ai/DeepEP#336).",
             _ENV,
-            "Remove NVSHMEM_ENABLE_NIC_PE_MAPPING and the lists beside it.",
+            "Remove NVSHMEM_ENABLE_NIC_PE_MAPPING and the lists that go with it.",
         ),
         Entry(
             "NVSHMEM_PE_MAPPING",
@@ -348,8 +347,7 @@ _LIBRARIES = Group(
         ),
         Entry(
             "NVSHMEM_PREFIX",
-            "NVSHMEM looks only at HCAs whose name has NVSHMEM_HCA_PREFIX (mlx5) in it and passes over the "
-            "others.",
+            "NVSHMEM looks only at HCAs whose name has NVSHMEM_HCA_PREFIX (mlx5) in it and skips the others.",
             "DeepEP finds no HCA, or fewer than there are.",
             "ls /sys/class/infiniband",
             "If they are ConnectX, set NVSHMEM_HCA_PREFIX to what their names have in common; other vendors' "
@@ -357,17 +355,17 @@ _LIBRARIES = Group(
         ),
         Entry(
             "UCX_GID",
-            "UCX would take a wrong GID on some port: one index does not fit all, and no subnet tells the pod's "
-            "own GIDs from the others.",
+            "UCX would take a wrong GID on some port: no index fits all, and no subnet separates the own GIDs "
+            "from the others.",
             "NIXL's transfers fail on that port.",
             "show_gids; ucx_info -d",
-            "Give all ports the same history of addresses (reload the driver on the node), or transfer with "
+            "Reload the driver on the node, so that all ports build their GID tables in the same order, or use "
             "Mooncake.",
         ),
         Entry(
             "UCX_GID_CONFLICT",
             "UCX_IB_GID_INDEX and UCX_IB_ROCE_SUBNETS are both set.",
-            "UCX refuses the combination.",
+            "UCX rejects the combination.",
             _ENV,
             "Remove one of them.",
         ),
@@ -380,7 +378,7 @@ _LIBRARIES = Group(
         ),
         Entry(
             "UCX_SILENCES_MAP",
-            "UCX_NET_DEVICES is set beside --disaggregation-ib-device.",
+            "UCX_NET_DEVICES is set together with --disaggregation-ib-device.",
             "SGLang then ignores its own option: every GPU uses the HCAs of UCX_NET_DEVICES.",
             _ENV,
             "Remove UCX_NET_DEVICES.",
@@ -397,13 +395,13 @@ _LIBRARIES = Group(
 
 _IDENTITY = Group(
     "The group, its leader and the network between them",
-    "Who this pod is, where the leader is, and whether it is there.",
+    "Who this pod is, where the leader is, and whether it can be reached.",
     (
         Entry(
             "HALF_IDENTITY",
             "An incomplete identity: leader, size and index of the group must all be known, and one is missing or "
             "was not expanded ('$(X)').",
-            "SGLang starts as another rank, or waits for ever.",
+            "SGLang starts as another rank, or waits forever.",
             "env | grep ^LWS_; sglang-roce-entry --dry-run",
             "Use LeaderWorkerSet v0.6 or later, which injects LWS_LEADER_ADDRESS, LWS_GROUP_SIZE and "
             "LWS_WORKER_INDEX, or give --leader-address, --group-size and --worker-index.",
@@ -434,7 +432,7 @@ _IDENTITY = Group(
             "The leader's address is not a host name or IP address (a scheme, a port or a space in it).",
             "SGLang retries the name for ten minutes.",
             "env | grep ^LWS_",
-            "Write the bare name or address; an IPv6 address in brackets.",
+            "Write only the name or address; an IPv6 address in brackets.",
         ),
         Entry(
             "POD_NAME_DISAGREES",
@@ -448,14 +446,14 @@ _IDENTITY = Group(
             "The leader's address is a loopback address: only processes of the same pod can reach it.",
             "The workers wait for themselves, until a timeout.",
             "getent hosts LEADER_NAME; cat /etc/hosts",
-            "Give the leader's pod address or name; look for the name in /etc/hosts.",
+            "Use the leader pod's address or name; check /etc/hosts for the name.",
         ),
         Entry(
             "LEADER_UNRESOLVED",
             "A dry run or check could not resolve the leader's name. A launch waits for it.",
             "",
             "getent hosts LEADER_NAME; kubectl get pod,svc",
-            "Look at the leader pod and its headless Service; with hostNetwork set dnsPolicy: "
+            "Check the leader pod and its headless Service; with hostNetwork set dnsPolicy: "
             "ClusterFirstWithHostNet.",
         ),
         Entry(
@@ -463,7 +461,7 @@ _IDENTITY = Group(
             "The leader was not reachable before --wait-deadline (exit code 124). Its name does not resolve: the "
             "pod is not scheduled, its headless Service is missing, or this pod does not use the cluster's DNS. "
             "Or it refuses connections: its SGLang has not opened the rendezvous yet, or it crashed.",
-            "SGLang: `1/2 clients joined`, and an end after 600 s.",
+            "SGLang: `1/2 clients joined`, and an exit after 600 s.",
             "kubectl logs LEADER_POD; kubectl get pod,svc -o wide; sglang-roce-entry --check",
             "Correct what the message names. If loading simply takes longer: --wait-deadline.",
         ),
@@ -529,14 +527,14 @@ _SGLANG = Group(
         Entry(
             "ARGUMENT",
             "A value among SGLang's arguments is not a number in its range.",
-            "SGLang refuses it after its imports.",
+            "SGLang rejects it after its imports.",
             _DRY_RUN,
             "Correct it in the container's args.",
         ),
         Entry(
             "CONFIG_FILE",
             "SGLang's --config file is missing, given twice, not .yaml or .yml, or not a mapping of options.",
-            "SGLang ends after its imports.",
+            "SGLang exits after its imports.",
             "cat FILE",
             "Mount or correct the file; a relative path counts from the working directory.",
         ),
@@ -550,7 +548,7 @@ _SGLANG = Group(
         Entry(
             "CONFIG_KEY",
             "A key of SGLang's --config file is not spelled as an option.",
-            "SGLang refuses the key.",
+            "SGLang rejects the key.",
             "cat FILE",
             "Write it with dashes: tp-size, not tp_size.",
         ),
@@ -565,7 +563,7 @@ _SGLANG = Group(
         Entry(
             "TP_NODES",
             "The tensor parallel size cannot be divided among the nodes.",
-            "SGLang refuses it after its imports: `tp_size must be divisible by number of nodes`.",
+            "SGLang rejects it after its imports: `tp_size must be divisible by number of nodes`.",
             _DRY_RUN,
             "Remove --tp: it is computed as GPUs x nodes / pp.",
         ),
@@ -594,7 +592,7 @@ _SGLANG = Group(
         Entry(
             "DP_NODES",
             "--dp-size over several nodes: SGLang has plain data parallelism on one node only.",
-            "SGLang ends after its imports: `multi-node data parallel is not supported unless dp attention!`.",
+            "SGLang exits after its imports: `multi-node data parallel is not supported unless dp attention!`.",
             _DRY_RUN,
             "Add --enable-dp-attention (0.5.22 and later: --attn-dp-size), or scale the LeaderWorkerSet's "
             "replicas.",
@@ -602,7 +600,7 @@ _SGLANG = Group(
         Entry(
             "ATTENTION_DP",
             "The tensor parallel size cannot be divided by the attention data parallel size.",
-            "SGLang ends with an assertion after its imports.",
+            "SGLang fails with an assertion after its imports.",
             _DRY_RUN,
             "Choose an attention data parallel size that divides it.",
         ),
@@ -622,7 +620,7 @@ _SGLANG = Group(
         ),
         Entry(
             "VISIBLE_DEVICES",
-            "CUDA_VISIBLE_DEVICES (or the ROCm variable) names a GPU that is not there, names one twice, or has "
+            "CUDA_VISIBLE_DEVICES (or the ROCm variable) names a GPU that does not exist, names one twice, or has "
             "an entry that is not a GPU.",
             "CUDA ends the list at the first such entry and shows fewer GPUs, or none.",
             "env | grep VISIBLE_DEVICES; nvidia-smi -L",
@@ -651,9 +649,9 @@ _SGLANG = Group(
         ),
         Entry(
             "IB_DEVICE",
-            "--disaggregation-ib-device (or SGLang's option of that kind) names an HCA that is not there or not "
-            "usable, misses a GPU, or has a form that this SGLang does not read.",
-            "SGLang ends, or the KV transfer fails at the first request.",
+            "--disaggregation-ib-device (or SGLang's option of that kind) names an HCA that does not exist or is "
+            "not usable, misses a GPU, or has a form that this SGLang does not read.",
+            "SGLang exits, or the KV transfer fails at the first request.",
             "ls /sys/class/infiniband; sglang-roce-entry --dry-run",
             "Remove the option: it is filled in.",
         ),
@@ -662,14 +660,14 @@ _SGLANG = Group(
 
 _OWN = Group(
     "This program's own command line and files",
-    "Nothing of the node is wrong here.",
+    "These are not faults of the node.",
     (
         Entry(
             "USAGE",
             "The command line is wrong: an unknown option, a bad value, an option of ours among SGLang's, or no "
             "SGLang arguments (exit code 2).",
             see="sglang-roce-entry --help",
-            do="Correct it. Options of ours stand before SGLang's first argument.",
+            do="Correct it. Options of ours go before SGLang's first argument.",
         ),
         Entry(
             "SETTING",
@@ -709,7 +707,7 @@ _OWN = Group(
         Entry(
             "EXEC",
             "The command cannot be executed (exit code 126): no permission, another architecture, arguments and "
-            "environment larger than the kernel takes, or a NUL byte in them.",
+            "environment larger than the kernel allows, or a NUL byte in them.",
             see="file PROGRAM; ls -l PROGRAM",
             do="Correct the file or the arguments.",
         ),
@@ -794,7 +792,7 @@ _REASONS = Group(
         ),
         Entry(
             "MANAGEMENT_NIC",
-            "The port is on the interface of the default route and nearest to no GPU: the node's own network.",
+            "The port carries the default route and is not the nearest to any GPU: the node's own network.",
             "NCCL uses it as a rail.",
             "ip route; sglang-roce-entry --dry-run",
             "Nothing; if it is a rail, name the ports with --hca.",
@@ -808,7 +806,7 @@ _REASONS = Group(
         ),
         Entry(
             "DUPLICATE_FUNCTION",
-            "The physical function stands beside its own virtual function, which is used: one cable, not two.",
+            "The physical function of a virtual function that is used: one cable, not two.",
             "NCCL counts them as two HCAs.",
             "ls -l /sys/class/infiniband/*/device/physfn",
             "Nothing; to use the physical function, name it with --hca.",
@@ -862,7 +860,7 @@ _EXITS = Group(
             "78",
             "The configuration is wrong: a setting, the policy file, the identity of the pod, SGLang's arguments, "
             "a taken port, or SGLang is missing.",
-            "SGLang ends after its imports, or waits for a group that never forms.",
+            "SGLang exits after its imports, or waits for a group that never forms.",
             _CHECK,
             "Follow the code in the log.",
         ),

@@ -17,7 +17,7 @@ PREFIX = "sglang-roce-entry:"
 def one_line(text: str) -> str:
     """Return ``text`` as a line that a terminal only shows: spaces for breaks, escapes for control characters.
 
-    A value of the pod may hold either. Bytes that are no UTF-8 (surrogates here) stay what they are.
+    A value of the pod may hold either. Bytes that are not UTF-8 (surrogates here) stay as they are.
     """
     if text.isprintable():
         return text
@@ -86,7 +86,7 @@ class Log:
             document = {"time": _utc(self._clock()), "level": level, "message": line, **fields}
             text = json.dumps(document, ensure_ascii=True)
         else:
-            # As SGLang's logging writes it, in local time: both stand in one log.
+            # As SGLang's logging writes it, in local time: both go to one log.
             text = f"[{strftime('%Y-%m-%d %H:%M:%S', localtime(self._clock()))}] {PREFIX} {line}"
         try:
             self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")

@@ -17,7 +17,7 @@ DEADLINE = 124
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
-#: What ``--help`` and the README say about them; ``codes.py`` has more.
+#: What ``--help`` and the README show of them; ``codes.py`` has more.
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("1", "--probe: not healthy"),

@@ -104,7 +104,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "the ports need different GID indices",
-        "One number cannot name the GID of every HCA, and this NCCL does not choose by itself. NCCL alone: "
+        "One index does not fit every HCA, and this NCCL does not choose by itself. NCCL alone: "
         "`status=12` on some rails",
         "use an image with NCCL 2.26 or later",
         _node(_two_indices),
@@ -112,14 +112,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "NCCL_IB_GID_INDEX=1 (the pod's environment) is wrong on mlx5_0:1",
         "An index copied from a guide or another cluster. NCCL alone: error 12, or `ibv_modify_qp failed with 22`",
-        "remove NCCL_IB_GID_INDEX, the right index is found at every start",
+        "remove NCCL_IB_GID_INDEX: the right index is found at every start",
         healthy,
         {"NCCL_IB_GID_INDEX": "1"},
     ),
     Symptom(
         "names 'mlx5_9', which this node does not have",
-        "NCCL says nothing about an unknown name, finds no device and uses TCP",
-        "remove NCCL_IB_HCA to have it found",
+        "NCCL does not report an unknown name, finds no device and uses TCP",
+        "remove NCCL_IB_HCA: devices are found at every start",
         healthy,
         {"NCCL_IB_HCA": "=mlx5_9"},
     ),
@@ -156,9 +156,9 @@ SYMPTOMS: tuple[Symptom, ...] = (
         {"GLOO_SOCKET_IFNAME": "^lo"},
     ),
     Symptom(
-        "SGLANG_HOST_IP=192.0.2.9 (the pod's environment) is no address of this pod",
-        "SGLang's message queue is put on an address that nobody reaches: it hangs after NCCL has succeeded, "
-        "without a timeout",
+        "SGLANG_HOST_IP=192.0.2.9 (the pod's environment) is not an address of this pod",
+        "SGLang's message queue is put on an address that nothing can reach: it hangs after NCCL has "
+        "succeeded, without a timeout",
         "status.hostIP is the node's address, not the pod's",
         healthy,
         {"SGLANG_HOST_IP": "192.0.2.9"},
@@ -172,20 +172,20 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "incomplete identity",
-        "Leader, size and index must all be known. Alone, SGLang would start as another rank, or wait for ever",
+        "Leader, size and index must all be known. Alone, SGLang would start as another rank, or wait forever",
         "LWS_WORKER_INDEX",
         healthy,
         {"LWS_WORKER_INDEX": "$(X)"},
     ),
     Symptom(
         "--tp 15 cannot be divided among 2 nodes",
-        "SGLang would refuse it after its imports",
+        "SGLang would reject it after its imports",
         "remove --tp: it is computed as GPUs × nodes / pp",
         healthy,
         argv=(*MODEL, "--tp", "15"),
     ),
     Symptom(
-        "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker end right after loading",
+        "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
         "Meant for SGLang's Python Engine; the group dies as soon as it has loaded",
         "remove it",
         healthy,
@@ -193,22 +193,22 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "does not resolve",
-        "The leader pod is not scheduled, its headless Service is missing (or a Service of the same name stands "
-        "in its place), or this pod does not use the cluster's DNS (`hostNetwork` without "
+        "The leader pod is not scheduled, its headless Service is missing (or another Service has "
+        "its name), or this pod does not use the cluster's DNS (`hostNetwork` without "
         "`dnsPolicy: ClusterFirstWithHostNet`)",
         "to wait longer: --wait-deadline",
         argv=(*WORKER, "--leader-address", "sglang-0.sglang.invalid", *MODEL),
     ),
     Symptom(
         "refuses connections on",
-        "The leader's pod is there, its SGLang has not opened the rendezvous: it still loads its imports, or it "
+        "The leader's pod is up, but its SGLang has not opened the rendezvous: it is still importing, or it "
         "crashed. SGLang alone: `1/2 clients joined` after 600 s",
         "kubectl logs",
         argv=(*WORKER, "--leader-address", "127.0.0.1", *MODEL),
     ),
     Symptom(
         "ports that SGLang needs were not free",
-        "Another pod of the host network, or the predecessor that still ends. SGLang alone: `EADDRINUSE`, exit 137",
+        "Another pod of the host network, or a predecessor that is still ending. SGLang alone: `EADDRINUSE`, exit 137",
         "choose others with --dist-init and SGLang's --port",
         argv=(*_WAIT, "--worker-index", "0", "--leader-address", "127.0.0.1", *MODEL),
         around=taken_port,
@@ -221,4 +221,4 @@ def table() -> str:
     rows = [
         f"| {one.says.replace('|', '/')} | {one.means} | {one.change} |".replace("...", "…") for one in SYMPTOMS
     ]
-    return "\n".join(["| the log says ... | it means | what to change |", "|---|---|---|", *rows])
+    return "\n".join(["| the log shows ... | it means | what to change |", "|---|---|---|", *rows])

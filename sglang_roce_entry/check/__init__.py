@@ -1,1 +1,1 @@
-"""``--check``: every known trap as one line, with the evidence and the remedy."""
+"""``--check``: each known trap on one line, with the evidence and the remedy."""

@@ -1,4 +1,4 @@
-"""Who this pod is, what it would run, and everything of the plan that has no line of its own."""
+"""Who this pod is, what it would run, and everything in the plan that no other line reports."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _debug(examined: Examined) -> CheckItem:
     level = examined.environ.get("NCCL_DEBUG", "")
     file = examined.environ.get("NCCL_DEBUG_FILE", "")
     where = f"to {file} inside the container" if file else "to the container's log"
-    more = "NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=INIT,NET shows the HCAs, GIDs and network that it takes"
+    more = "NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=INIT,NET shows the HCAs, GIDs and network that it uses"
     if level and level.upper() not in _LEVELS:
         evidence = f"NCCL_DEBUG={level} is not a log level of NCCL: it logs nothing"
         return warn("nccl log", evidence, "write WARN or INFO")

@@ -19,7 +19,7 @@ OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 
 @dataclass(frozen=True, slots=True)
 class CheckItem:
-    """One line: what was checked, how it stands, what shows it, what to do about it."""
+    """One line: what was checked, its status, what shows it, what to do about it."""
 
     name: str
     status: str

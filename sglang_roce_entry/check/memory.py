@@ -46,7 +46,7 @@ def _shared(examined: Examined) -> CheckItem:
         return skip(_SHM, "not in this recording")
     size = _size(total)
     if total < _SMALL_SHM_BYTES:
-        return warn(_SHM, f"{size}: NCCL and SGLang's processes end with 'No space left'", _SHM_MANIFEST)
+        return warn(_SHM, f"{size}: NCCL and SGLang's processes fail with 'No space left'", _SHM_MANIFEST)
     if free is not None and free < _LITTLE_FREE_BYTES:
         remedy = "another pod or process fills it (hostIPC shares the node's): remove hostIPC, or free it"
         return warn(_SHM, f"{size}, but only {_size(free)} is free", remedy)
@@ -81,7 +81,7 @@ def _gpudirect(examined: Examined) -> tuple[CheckItem, ...]:
             warn(
                 "gpudirect",
                 f"nvidia-peermem is not loaded, and DMA-BUF lacks {', '.join(missing)}: "
-                "data goes through host memory",
+                "data is copied through host memory",
                 "modprobe nvidia-peermem on the node, or use the driver's open kernel module",
             ),
         )

@@ -1,4 +1,4 @@
-"""DNS, the own host name, the address that SGLang takes for its own, proxies."""
+"""DNS, the pod's host name, the address that SGLang uses as its own, proxies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _dns(examined: Examined) -> CheckItem:
         return ok("dns", shown)
     return warn(
         "dns",
-        f"{shown}: it does not complete {leader} to {leader}.svc.<cluster domain>",
+        f"{shown}: {leader} is not completed to {leader}.svc.<cluster domain>",
         f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec",
     )
 
@@ -73,7 +73,7 @@ def _own_address(examined: Examined) -> tuple[CheckItem, ...]:
     else:
         fine = ok(
             "own address",
-            "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang uses that of its default route",
+            "neither SGLANG_HOST_IP nor HOST_IP is set: SGLang uses the address of its default route",
         )
     control = plan.choice.control
     known = f"{control.interface}: {control.reason}" if control.interface else f"not set: {control.reason}"
@@ -85,7 +85,7 @@ def is_excepted(host: str, no_proxy: str) -> bool:
     """Return whether ``requests`` goes past a proxy to ``host``.
 
     Its rule (``requests.utils.should_bypass_proxies``): networks and exact addresses for an IPv4
-    address, endings for everything else, and urllib's ``*``, alone to the letter, for all.
+    address, endings for everything else, and urllib's ``*``, without anything else, for all.
     """
     if no_proxy == "*":
         return True

@@ -12,7 +12,7 @@ from sglang_roce_entry.problems import OK as EXIT_OK
 from sglang_roce_entry.report.folding import folded_rows
 from sglang_roce_entry.report.json import as_json
 
-#: The order of the text: what needs somebody comes first.
+#: The order of the text: what needs action comes first.
 _ORDER = (FAIL, WARN, OK)
 _COLOURS = {FAIL: "31", WARN: "33", OK: "32"}
 _NOT_CHECKED = "not checked"

@@ -14,7 +14,7 @@ from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import names_by_text
 from sglang_roce_entry.report.text import left_out
 
-#: Which item reports a plan without usable ports: by the port that came furthest.
+#: Which item reports a plan without usable ports: by the port that passed the most checks.
 _PLACE = (
     (Reason.NETDEV_DOWN, "link"),
     (Reason.NO_OWN_GID, "gid"),
@@ -132,11 +132,11 @@ def _link(examined: Examined) -> tuple[CheckItem, ...]:
             warn(
                 "link",
                 f"{row.decision.label} is not used: {row.decision.detail}",
-                f"{_HARDWARE}; a port that is meant to be down: leave it out with --hca",
+                f"{_HARDWARE}; if the port is meant to be down, leave it out with --hca",
             )
             for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
         ]
-    fine = ok("link", f"{len(active)} of {len(open_rows)} ports that open are ACTIVE")
+    fine = ok("link", f"{len(active)} of {len(open_rows)} accessible ports are ACTIVE")
     return examined.lines("link", fine, lines)
 
 
@@ -210,7 +210,7 @@ def _counters(examined: Examined) -> tuple[CheckItem, ...]:
     since = "since the driver was loaded"
     if lost:
         remedy = (
-            "read them again under load: where they grow, packets are lost: check PFC and ECN on NIC and "
+            "read them again under load; where they grow, packets are lost: check PFC and ECN on NIC and "
             "switches, and that NCCL_IB_TC names the lossless class"
         )
         return (warn("congestion", f"{listed([*lost, *marked])}, {since}", remedy),)

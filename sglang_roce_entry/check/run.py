@@ -42,7 +42,7 @@ def run_check(
     servers = _running_servers() if host.live else []
     adopted = len(servers) == 1 and not invocation.rest
     if adopted:
-        # kubectl exec in a pod that works: what SGLang was given stands in its own command line.
+        # kubectl exec in a running pod: SGLang's arguments are in its own command line.
         invocation = replace(invocation, rest=servers[0][1])
     request = read_request(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(request, identify(request), host)
@@ -77,7 +77,7 @@ def _running_servers() -> list[tuple[int, tuple[str, ...]]]:
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:
-    """Return what the own host name resolves to, ``None`` in a replay or while no resolver answers."""
+    """Return what the pod's host name resolves to, ``None`` in a replay or while no resolver answers."""
     if not host.live:
         return None
     try:

@@ -95,7 +95,7 @@ def _nccl(examined: Examined) -> CheckItem:
         evidence = f"{shown} uses GID index 0 unless one is set, and one index for all HCAs"
         return warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index")
     if version < (2, 26):
-        evidence = f"{shown} fails where a GID of the table belongs to another pod (NVIDIA/nccl#1573)"
+        evidence = f"{shown} fails if the GID table holds another pod's GID (NVIDIA/nccl#1573)"
         return warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)")
     return ok("nccl", shown)
 

@@ -1,1 +1,1 @@
-"""The command line: settings, modes, manual; where an error becomes two lines and an exit code."""
+"""The command line: settings, modes, manual; and how an error ends: two lines and an exit code."""

@@ -1,6 +1,6 @@
-"""The command: which of its forms is meant, and that no failure ends in a traceback.
+"""The command: picks its form, and makes sure that no failure ends in a traceback.
 
-Each form imports its own stage: a probe, which runs for ever, loads nothing of a launch, and a launch
+Each form imports its own stage: a probe, which runs again and again, loads nothing of a launch, and a launch
 nothing of ``--check``.
 """
 
@@ -15,7 +15,7 @@ from sglang_roce_entry.command.command_line import PAGES, asks_for_a_mode, parse
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.problems import OK, UsageError, as_failure
 
-_GARBAGE_AFTER = 50_000  # objects; a long wait comes to it in the end
+_GARBAGE_AFTER = 50_000  # objects; a long wait gets there in the end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + 2  # a mode: it installs no handlers
     except BrokenPipeError:
-        # The reader of stdout is gone (| head): nothing is left to say.
+        # The reader of stdout is gone (| head): there is nothing left to do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong

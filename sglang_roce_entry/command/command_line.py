@@ -1,7 +1,7 @@
 """The launcher's own command line, and where it ends.
 
 Our options count only before the first token that is not ours, in exact spelling. From there on, or
-after ``--``, everything is SGLang's. A bare first word is a command of its own.
+after ``--``, everything is SGLang's. A bare word is another command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 _ALL_MODES = frozenset({*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN})
 _OURS = frozenset({*BY_FLAG, *_ALL_MODES, *_VALUE_OPTIONS, _KEEP})
 
-#: SGLang's abbreviations of other options; by their values they can be told apart.
+#: SGLang's abbreviations of other options; their values show which is meant.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 
 #: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
@@ -79,7 +79,7 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
 
 
 def asks_for_a_mode(argv: Sequence[str]) -> bool:
-    """Return whether a mode is among our own options, also of a command line that is refused."""
+    """Return whether a mode is among our own options, also on a command line that is rejected."""
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
@@ -196,7 +196,7 @@ def _check(invocation: Invocation) -> None:
 
 
 def _refuse_ours_among(rest: Sequence[str]) -> None:
-    ours = _OURS - {"--help"}  # SGLang has a --help of its own
+    ours = _OURS - {"--help"}  # SGLang has its own --help
     for position, token in enumerate(rest):
         name, equals, value = token.partition("=")
         following = value if equals else rest[position + 1] if position + 1 < len(rest) else None

@@ -1,4 +1,4 @@
-"""How a run ends that does not end as SGLang: two lines, a termination message, a pause, an exit code."""
+"""How a run ends that does not exec SGLang: two lines, a termination message, a pause, an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def interrupted_by(signal: Interrupted, guard: SignalGuard, log: Log) -> int:
 def end_launch(failure: EntryError, others: tuple[Problem, ...], linger_s: float, log: Log) -> int:
     """Write the termination message of a launch that failed, linger, and return the exit code.
 
-    ``others`` are the problems beside ``failure``. Raises ``Interrupted``.
+    ``others`` are the problems besides ``failure``. Raises ``Interrupted``.
     """
     lines = _lines("error", failure)
     for problem in sorted(others, key=lambda one: not one.fatal):

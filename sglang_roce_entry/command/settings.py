@@ -250,7 +250,7 @@ def is_service_link(name: str) -> bool:
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         if name.startswith(_OF_THE_TESTS):
-            continue  # exported by somebody who works on this program
+            continue  # exported by developers of this program
         if name.startswith(PREFIX) and name not in _BY_VARIABLE and not is_service_link(name):
             raise ConfigurationError(
                 "UNKNOWN_VARIABLE",

@@ -1,4 +1,4 @@
-"""Start SGLang, or another program in the prepared environment; and what becomes of a start that fails."""
+"""Start SGLang, or another program in the prepared environment; and what happens if that fails."""
 
 from __future__ import annotations
 

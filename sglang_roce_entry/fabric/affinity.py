@@ -2,8 +2,8 @@
 
 The classes are those of ``nvidia-smi topo -m``: PIX (one PCIe bridge), PXB (several, no host
 bridge), PHB (one host bridge), NODE (one NUMA node), SYS (across sockets). SGLang computes no
-affinity, and no two libraries compute the same one; what is decided here is what
-``--disaggregation-ib-device`` says and what the dry run shows.
+affinity, and no two libraries compute the same one; what is decided here goes into
+``--disaggregation-ib-device`` and is shown by the dry run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Affinity:
     """The class of every GPU-HCA pair, and the HCAs of each GPU.
 
     ``gpus`` are in the order of the process: the first is its GPU 0. ``classes[gpu][hca]`` is PIX to
-    SYS as a number, ``None`` where neither PCI nor NUMA tells. ``informative``: the classes of some GPU
-    differ, so that the pairing says more than a plain list.
+    SYS as a number, ``None`` where neither PCI nor NUMA shows it. ``informative``: the classes of some GPU
+    differ, so that a map is worth more than a plain list.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -47,7 +47,7 @@ class Affinity:
 def distance(
     path: str | None, numa_node: int | None, other: str | None, other_numa_node: int | None
 ) -> int | None:
-    """Return the class of two PCI functions by their real sysfs paths, ``None`` where nothing tells."""
+    """Return the class of two PCI functions by their real sysfs paths, ``None`` if unknown."""
     if path and other:
         common, below = _common(path, other)
         if common > 1:
@@ -71,8 +71,8 @@ def _common(path: str, other: str) -> tuple[int, int]:
 
 
 def _chain(path: str) -> list[str]:
-    # pci0000:15 (the host bridge), then every function down to the device; what is no PCI function
-    # (an mlx5_core.sf.4 below it) adds nothing.
+    # pci0000:15 (the host bridge), then every function down to the device; anything that is not a PCI
+    # function (an mlx5_core.sf.4 below it) is skipped.
     return [part for part in path.split("/") if part.startswith("pci") or is_pci_address(part)]
 
 
@@ -93,7 +93,7 @@ def nearest(hcas: Sequence[Hca], gpus: Gpus) -> tuple[int | None, ...]:
 
 
 def near_some_gpu(hca: Hca, hcas: Sequence[Hca], gpus: Gpus) -> bool:
-    """Return whether ``hca`` is as near as any of ``hcas`` to at least one GPU; true where nothing tells."""
+    """Return whether ``hca`` is as near as any of ``hcas`` to at least one GPU; true if unknown."""
     best = nearest(hcas, gpus)
     return not best or any(
         mine is None or mine == other
@@ -126,7 +126,7 @@ def pair(gpus: Sequence[Gpu], hcas: Sequence[Hca], first: Sequence[int] = (), no
         chosen.update(_share({row: _nearest(classes[row], columns) for row in group}))
     informative = any(len(set(row)) > 1 for row in classes)
     if all(value is None for row in classes for value in row):
-        note = "; ".join(filter(None, (note, "neither PCI nor NUMA tells what is near: paired by order")))
+        note = "; ".join(filter(None, (note, "neither PCI nor NUMA shows what is near: paired by order")))
     return Affinity(
         tuple(gpus), tuple(hcas), classes, tuple(chosen[row] for row in range(len(gpus))), informative, note
     )
@@ -156,8 +156,8 @@ def _share(candidates: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ..
 def _level(chosen: dict[int, list[int]], candidates: Mapping[int, tuple[int, ...]]) -> None:
     """Move GPUs from an HCA to one that serves two fewer, until there is none.
 
-    Only where nearest sets overlap without being equal does this find anything to do. Every move lowers
-    the sum of squares of the loads, so it ends.
+    There is something to move only where nearest sets overlap without being equal. Every move lowers the
+    sum of squares of the loads, so it ends.
     """
     while True:
         load = dict.fromkeys((column for nearest in candidates.values() for column in nearest), 0)

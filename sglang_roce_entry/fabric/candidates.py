@@ -42,14 +42,14 @@ class GidView:
 
     own: tuple[OwnGid, ...]  # on interfaces that are up
     own_on_down: tuple[Gid, ...]
-    foreign: tuple[Gid, ...]  # routable RoCE v2 of somebody else
+    foreign: tuple[Gid, ...]  # routable RoCE v2 that is not this pod's
 
 
 def routable(ip: IpAddress, subnets: Iterable[IpNetwork] = ()) -> bool:
     """Return whether RoCE v2 traffic from ``ip`` can leave its link.
 
-    169.254.0.0/16 only counts inside a configured subnet. Private addresses are ordinary here:
-    ``is_global`` is not the question.
+    169.254.0.0/16 only counts inside a configured subnet. Private addresses are ordinary here, so
+    ``is_global`` is the wrong test.
     """
     if ip.is_unspecified or ip.is_loopback or ip.is_multicast:
         return False
@@ -133,7 +133,7 @@ class PortDecision:
 
     @property
     def used(self) -> bool:
-        """Whether NCCL is told to use this port."""
+        """Whether NCCL is to use this port."""
         return self.reason is None
 
     @property
@@ -181,9 +181,9 @@ def _examine(
 ) -> Candidate | Rejection:
     if constraints.rdma == OFF:
         return Rejection(Reason.RDMA_OFF, "RDMA is switched off")
-    # iWARP says "Ethernet" too, and EFA "Unknown" or nothing: only both facts together mean RoCE.
+    # iWARP reports "Ethernet" too, and EFA "Unknown" or nothing: only both facts together mean RoCE.
     if hca.node_type != CHANNEL_ADAPTER:
-        return Rejection(Reason.NOT_ROCE, f"node type {hca.node_type} is no RoCE HCA (iWARP, EFA, usNIC)")
+        return Rejection(Reason.NOT_ROCE, f"node type {hca.node_type} is not a RoCE HCA (iWARP, EFA, usNIC)")
     if port.link_layer != "Ethernet":
         return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet")
     if hca.verbs_answer != "ok":
@@ -203,7 +203,7 @@ def _no_verbs(hca: Hca) -> Rejection:
     denied = hca.verbs_answer in ("EACCES", "EPERM")
     reason = Reason.VERBS_DENIED if denied else Reason.NO_VERBS
     node = f"/dev/infiniband/{hca.verbs}" if hca.verbs else f"a verbs device for {hca.name}"
-    sentence = _VERBS_SENTENCE.get(hca.verbs_answer, "{node} does not open (" + hca.verbs_answer + ")")
+    sentence = _VERBS_SENTENCE.get(hca.verbs_answer, "{node} cannot be opened (" + hca.verbs_answer + ")")
     return Rejection(reason, sentence.format(node=node))
 
 
@@ -212,7 +212,7 @@ def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) 
         gid = view.foreign[0]
         here = gid.netdev in interfaces
         where = (
-            f"is on {gid.netdev} elsewhere; the {gid.netdev} of this pod does not have that address"
+            f"is on another {gid.netdev}; the {gid.netdev} of this pod does not have that address"
             if here
             else f"belongs to {gid.netdev or 'an interface'} of another network namespace"
         )

@@ -30,11 +30,11 @@ class Selection:
 
     ports: tuple[PortDecision, ...]
     problems: tuple[Problem, ...] = ()
-    infiniband: tuple[str, ...] = ()  # usable InfiniBand ports, where no RoCE port is
+    infiniband: tuple[str, ...] = ()  # usable InfiniBand ports, if no RoCE port is
 
     @property
     def used(self) -> tuple[PortDecision, ...]:
-        """The ports that NCCL is told to use."""
+        """The ports that NCCL is to use."""
         return tuple(port for port in self.ports if port.used)
 
 
@@ -50,7 +50,7 @@ class PortRow:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen. ``unused_because``: why no port is named to any library; ``notes`` are no problems.
+    """What was chosen. ``unused_because``: why no library is given a port; ``notes`` are not problems.
 
     ``control`` is the interface of bootstrap traffic, which is not chosen here but goes with the rest.
     """
@@ -68,18 +68,18 @@ class Choice:
 
     @property
     def used(self) -> tuple[PortDecision, ...]:
-        """The ports that NCCL is told to use."""
+        """The ports that NCCL is to use."""
         return tuple(row.decision for row in self.ports if row.decision.used)
 
     def index_wish(self, name: str) -> Wish:
-        """Return what a library that takes one index for all devices is to be told by ``name``."""
+        """Return the wish for ``name``, of a library that takes one index for all devices."""
         if not self.used or self.index.index is None:
             return unset(name, self.index.reason if self.used else self.unused_because)
         return found(name, str(self.index.index), self.index.reason)
 
     @property
     def satisfied(self) -> bool:
-        """Whether RDMA can be used, be it by RoCE ports, InfiniBand ports or an external plugin."""
+        """Whether RDMA can be used: by RoCE ports, InfiniBand ports or an external plugin."""
         return bool(self.plugin or self.infiniband or self.used)
 
 
@@ -158,13 +158,13 @@ def _why_unused(selection: Selection) -> tuple[str, tuple[str, ...]]:
         return "no usable HCA port", ()
     listed = ", ".join(selection.infiniband)
     return (
-        f"InfiniBand ports only ({listed}): NCCL's own defaults are right there",
+        f"InfiniBand ports only ({listed}): NCCL's own defaults are right for them",
         (f"using InfiniBand: {listed}",),
     )
 
 
 def _limit(ports: Sequence[PortDecision]) -> tuple[list[PortDecision], list[Problem]]:
-    """Return the ports, those beyond NCCL's list of 32 rejected, and a warning if there are such."""
+    """Return the ports, those beyond NCCL's list of 32 rejected, and a warning if there are any."""
     if len(ports) <= MAX_ENTRIES:
         return list(ports), []
     detail = f"NCCL reads at most {MAX_ENTRIES} entries of NCCL_IB_HCA"

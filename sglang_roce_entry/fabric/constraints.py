@@ -1,4 +1,4 @@
-"""What is demanded of the choice: settings, the pod's own ``NCCL_*``, NCCL's files."""
+"""What limits the choice: settings, the pod's own ``NCCL_*``, NCCL's files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OFF = "off"
 class Constraints:
     """Limits of the choice.
 
-    ``selector`` limits the ports, ``selector_origin`` says in a word where it was written. ``nccl`` is the
+    ``selector`` limits the ports, ``selector_origin`` names where it was written. ``nccl`` is the
     oldest NCCL that may run here, ``None`` if its version is not known; ``given`` holds every value that the
     pod or NCCL's files have decided.
     """
 
     rdma: str = OPTIONAL
-    rdma_asked: str = OPTIONAL  # before NCCL_IB_DISABLE had its say
+    rdma_asked: str = OPTIONAL  # before NCCL_IB_DISABLE was applied
     rdma_by_flag: bool = False  # beats the pod's NCCL_IB_DISABLE
     selector: Selector | None = None
     selector_origin: str = ""

@@ -28,7 +28,7 @@ class Control:
     interface: str | None
     address: IpAddress | None
     reason: str
-    #: The interface also has addresses of the other family, so NCCL must be told which one.
+    #: The interface also has addresses of the other family, so NCCL needs to know which one.
     name_family: bool = False
     by_flag: bool = False  # --interface, which beats the pod's own values
     problems: tuple[Problem, ...] = ()
@@ -90,10 +90,10 @@ def worker_interface(leader: IpAddress, route: Route | None, interfaces: Sequenc
     if leader.is_loopback:
         return _loopback(leader)
     if route is None:
-        return no_interface(f"the kernel names no route to the leader's address {leader}")
+        return no_interface(f"the kernel has no route to the leader's address {leader}")
     found = next((one for one in interfaces if one.name == route.interface), None)
     if found is None:
-        return no_interface(f"{route.interface}, the route to {leader}, is no interface of this pod")
+        return no_interface(f"the route to {leader} uses {route.interface}, which this pod does not have")
     return _control(found, route.source, f"it has the route to the leader's address {leader}")
 
 
@@ -101,7 +101,7 @@ def _loopback(address: IpAddress) -> Control:
     problem = warning(
         "LEADER_IS_LOOPBACK",
         f"the leader's address is {address}: only processes of this pod can reach it",
-        "give the leader's pod address or name; look for the name in /etc/hosts",
+        "use the leader pod's address or name; check /etc/hosts for the name",
     )
     reason = f"the leader's address {address} is a loopback address"
     return Control(None, None, reason, problems=(problem,))
@@ -114,7 +114,7 @@ def _control(interface: Interface, address: IpAddress, reason: str) -> Control:
 
 
 def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
-    """Return a warning if a socket interface in NCCL's grammar matches none of this pod."""
+    """Return a warning if a socket interface in NCCL's grammar matches none of this pod's."""
     names = [interface.name for interface in interfaces]
     selector = parse_selector(given.value) if given is not None else None
     if given is None or selector is None or not names or any(selector.matches(name, -1) for name in names):
@@ -133,7 +133,7 @@ def check_route(
 ) -> list[Problem]:
     """Return a warning if a given socket interface is not on the route between leader and worker.
 
-    Both read the same value; one that is not on the route is wrong on either. ``exact``: a list of names.
+    Both read the same value; one that is not on the route is wrong on both. ``exact``: a list of names.
     """
     names = [interface.name for interface in interfaces]
     if given is None or control.interface not in names:
@@ -144,7 +144,7 @@ def check_route(
     return [
         warning(
             "SOCKET_IFNAME_ELSEWHERE",
-            f"{given} is {', '.join(chosen)}, but the way between leader and worker is {control.interface}",
+            f"{given} selects {', '.join(chosen)}, but leader and worker are connected over {control.interface}",
             f"remove {given.name}, unless the other nodes can be reached over it",
         )
     ]
@@ -156,7 +156,7 @@ def _matched(text: str, names: Sequence[str]) -> list[str]:
 
 
 def check_family(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
-    """Return a warning on a socket family that no interface has an address of: NCCL ends with an error."""
+    """Return a warning on a socket family that no interface has an address of: NCCL fails."""
     ips = [address.ip for interface in interfaces for address in interface.addresses]
     here = {ip.version for ip in ips if not ip.is_loopback and not ip.is_link_local}
     if given is None or given.value not in FAMILIES or not here:
@@ -168,6 +168,6 @@ def check_family(given: Given | None, interfaces: Sequence[Interface]) -> list[P
         config_value(
             "SOCKET_FAMILY",
             f"{given}, but this pod has no IPv{version} address",
-            f"remove {given.name}: where one is needed it is set",
+            f"remove {given.name}: it is set where needed",
         )
     ]

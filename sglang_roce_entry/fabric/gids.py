@@ -1,7 +1,7 @@
 """Which network, family and GID index: one index for all ports, or none and NCCL's own choice for each.
 
 ``NCCL_IB_GID_INDEX`` is one integer for every HCA of a process (NVIDIA/nccl#890). Where the right
-indices differ it must not be set; whether NCCL then chooses right is asked of the model of its scan.
+indices differ it must not be set; the model of its scan predicts whether NCCL then chooses right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def one_family(
         # IPv4 as soon as one port has it: a node that lost one address must not move to another
         # family than its peers.
         family = 4 if any(one.of_family(4) for one in candidates) else 6
-    why = Rejection(Reason.FAMILY_MISMATCH, f"has no IPv{family} address, and the group uses IPv{family}")
+    why = Rejection(Reason.FAMILY_MISMATCH, f"it has no IPv{family} address, and the group uses IPv{family}")
     kept = [one for one in candidates if one.of_family(family)]
     return family, kept, {one.label: why for one in candidates if not one.of_family(family)}
 
@@ -53,8 +53,8 @@ def choose_gid(
     chosen = _by_configured_subnet(own, constraints)
     if not chosen:
         networks = sorted({_network_of(one) for one in own}, key=_network_key)
-        # The lowest network, never the first slot: the order of slots is history and moves with
-        # every restart of a driver.
+        # The lowest network, never the first slot: the order of slots depends on the past and changes
+        # with every restart of a driver.
         chosen = [one for one in own if _network_of(one) == networks[0]]
         if len(networks) > 1:
             listed = ", ".join(str(network) for network in networks)
@@ -62,13 +62,13 @@ def choose_gid(
                 rdma_value(
                     "AMBIGUOUS_SUBNET",
                     f"{candidate.hca.name} port {candidate.port.number} has addresses in several "
-                    f"networks ({listed}); {networks[0]} was taken",
+                    f"networks ({listed}); {networks[0]} is used",
                     "name the fabric's network: --subnets or SGLANG_ROCE_SUBNETS",
                 )
             )
     chosen.sort(key=lambda one: one.gid.index)
     gid = chosen[0].gid
-    foreign = " (not of this pod, allowed by foreign-gids)" if chosen[0].network is None else ""
+    foreign = " (foreign, allowed by foreign-gids)" if chosen[0].network is None else ""
     detail = f"RoCE v2 GID {gid.ip} on {gid.netdev} at index {gid.index}{foreign}"
     return PortDecision(candidate.hca, candidate.port, None, detail, tuple(chosen)), said
 
@@ -79,7 +79,7 @@ def _by_configured_subnet(own: tuple[OwnGid, ...], constraints: Constraints) -> 
 
 
 def _network_of(own: OwnGid) -> IpNetwork:
-    # The network of a foreign GID cannot be seen from here: its address alone.
+    # The network of a foreign GID cannot be seen from here: its address stands in for it.
     return own.network or ip_network(own.gid.ip)
 
 
@@ -91,7 +91,7 @@ def _network_key(network: IpNetwork) -> tuple[int, int, int]:
 class UserScan:
     """What the pod itself has set of the variables that steer the scan; ``None`` where it has not.
 
-    ``left_to_nccl``: it has set the index to a value with which NCCL chooses, such as -1.
+    ``left_to_nccl``: it has set the index to a value that lets NCCL choose, such as -1.
     """
 
     family: str | None = None
@@ -135,11 +135,11 @@ def user_scan(given_values: Mapping[str, Given], nccl: tuple[int, ...] | None) -
 
 @dataclass(frozen=True, slots=True)
 class IndexChoice:
-    """What to say about the index.
+    """The decision on the index.
 
     ``index`` is set on every port, or ``None``: withheld, with ``reason``; then ``indices`` holds what
-    NCCL will take per port label, and ``family`` and ``address_range`` what it must be told for that.
-    ``dropped`` are ports for which no environment can say it.
+    NCCL will take per port label, and ``family`` and ``address_range`` what must be set for that.
+    ``dropped`` are ports that no variables can make right.
     """
 
     index: int | None
@@ -163,8 +163,8 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
     scans = nccl is not None and nccl >= FIRST_WITH_SCAN
     if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
         index = next(iter(lowest.values()))
-        plural = "the own RoCE v2 GID of every port" if len(ports) > 1 else "the own RoCE v2 GID"
-        return IndexChoice(index, f"{plural} is at index {index}", lowest)
+        subject = "every port has its" if len(ports) > 1 else "the port has its"
+        return IndexChoice(index, f"{subject} own RoCE v2 GID at index {index}", lowest)
     if nccl is not None and scans:
         for settings in _steerings(ports, user):
             predicted = _predict_all(ports, nccl, settings)
@@ -172,8 +172,8 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
                 why = (
                     "the pod leaves it to NCCL, which chooses these by itself: " + _listed(predicted)
                     if user.left_to_nccl
-                    else "the ports need different indices (" + _listed(predicted) + ") and NCCL takes "
-                    "one for all; it chooses these by itself"
+                    else "the ports need different indices (" + _listed(predicted) + "), "
+                    "which one variable cannot hold; NCCL chooses these by itself"
                 )
                 return IndexChoice(
                     None,
@@ -195,11 +195,11 @@ def _right_by_itself(ports: Sequence[PortDecision], nccl: tuple[int, ...], setti
     dropped = _without(ports, kept, _why_not_left_to_nccl(nccl))
     problem = rdma_value(
         "INDEX_MISMATCH",
-        "NCCL_IB_GID_INDEX of the pod leaves the index to NCCL, which would choose wrong on "
+        "the pod's NCCL_IB_GID_INDEX leaves the index to NCCL, which would choose the wrong one on "
         + ", ".join(port.label for port in dropped),
         "remove NCCL_IB_GID_INDEX: the right one is found at every start",
     )
-    reason = "the pod leaves it to NCCL, which chooses right on " + (_listed(kept) or "no port")
+    reason = "the pod leaves it to NCCL, which chooses the right one on " + (_listed(kept) or "no port")
     return IndexChoice(None, reason, kept, dropped, problems=(problem,))
 
 
@@ -251,7 +251,7 @@ def _largest_agreement(
     kept = [port for port in ports if any(one.gid.index == index for one in port.choices)]
     labels = {port.label for port in kept}
     if len(kept) == len(ports):
-        return IndexChoice(index, f"an own GID of every port is at index {index}", dict.fromkeys(labels, index))
+        return IndexChoice(index, f"every port has an own GID at index {index}", dict.fromkeys(labels, index))
     why = _why_not_left_to_nccl(nccl)
     dropped = _without(ports, labels, f"the others' at {index}; {why}")
     chooses = nccl is not None and nccl >= FIRST_WITHOUT_EINVAL_ABORT
@@ -260,10 +260,10 @@ def _largest_agreement(
     )
     problem = rdma_value(
         "INDEX_MISMATCH",
-        f"the ports need different GID indices ({_listed(lowest)}), which no environment can say; "
+        f"the ports need different GID indices ({_listed(lowest)}), which one variable cannot hold; "
         + ", ".join(port.label for port in dropped)
         + f" {'is' if len(dropped) == 1 else 'are'} left out",
-        f"{why}: {newer}give all ports the same addresses history (driver reload on the node)",
+        f"{why}: {newer}reload the driver on the node, so that all ports build their GID tables in the same order",
     )
     reason = f"index {index} is right on {', '.join(sorted(labels))}"
     return IndexChoice(index, reason, dict.fromkeys(labels, index), dropped, problems=(problem,))
@@ -280,11 +280,11 @@ def _without(ports: Sequence[PortDecision], kept: Collection[str], why: str) -> 
 
 def _why_not_left_to_nccl(nccl: tuple[int, ...] | None) -> str:
     if nccl is None:
-        return "the version of NCCL is not known, so it cannot be left to choose"
+        return "NCCL's version is not known, so the choice cannot be left to it"
     version = ".".join(str(part) for part in nccl)
     if nccl < FIRST_WITH_SCAN:
         return f"NCCL {version} cannot choose an index per port"
-    return f"NCCL {version} would choose wrong on one of them"
+    return f"NCCL {version} would choose the wrong index on one of them"
 
 
 def _listed(indices: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""A GID index, a family, a range or device names that somebody wrote, held against the ports. All are kept.
+"""Checks a GID index, family, range or device list that was set against the ports. All values are kept.
 
 Several libraries read these in one grammar: NCCL, its copy in NVSHMEM, Mooncake and UCX.
 """
@@ -17,7 +17,7 @@ from sglang_roce_entry.problems import Problem, rdma_value
 
 
 def check_device_names(given: Given, entries: Iterable[str], known: Sequence[str], reader: str) -> list[Problem]:
-    """Return a warning on ``entries`` of a given list that are no device of this node."""
+    """Return a warning on ``entries`` of a given list that are not devices of this node."""
     missing = [entry for entry in dict.fromkeys(entries) if entry not in known]
     if not missing:
         return []
@@ -25,7 +25,7 @@ def check_device_names(given: Given, entries: Iterable[str], known: Sequence[str
         rdma_value(
             "DEVICE_UNKNOWN",
             f"{given}: {reader} takes exact names, and this node has no {', '.join(map(repr, missing))}",
-            f"remove {given.name}, or name some of: {', '.join(known) or 'none'}",
+            f"remove {given.name}, or choose from: {', '.join(known) or 'none'}",
         )
     ]
 
@@ -37,9 +37,9 @@ def check_index(
     name: str = "NCCL_IB_GID_INDEX",
     reader: str = "NCCL",
 ) -> list[Problem]:
-    """Return a warning for the used ports on which a GID index is wrong alike; ``reader`` reads ``name``.
+    """Return warnings on a GID index, one for all used ports on which it is wrong in the same way.
 
-    ``nccl`` is ``None`` for any other reader than NCCL.
+    ``reader`` reads ``name``. ``nccl`` is ``None`` for any other reader than NCCL.
     """
     given = values.get(name)
     if given is None:
@@ -52,7 +52,7 @@ def check_index(
         said.append(
             rdma_value(
                 "GID_INDEX_NOT_A_NUMBER",
-                f"{name}={given.value!r} ({given.where}) is no number; {reader} reads it {read_as}",
+                f"{name}={given.value!r} ({given.where}) is not a number; {reader} reads it {read_as}",
                 "remove it, or write one integer",
             )
         )
@@ -62,8 +62,8 @@ def check_index(
                 rdma_value(
                     "GID_INDEX_WRONG",
                     f"NCCL_IB_GID_INDEX={given.value} ({given.where}) leaves the index to NCCL, which before 2.21 "
-                    "takes it as it is and connects nowhere",
-                    "remove NCCL_IB_GID_INDEX, the right index is found at every start",
+                    "uses the value as it is and cannot connect",
+                    "remove NCCL_IB_GID_INDEX: the right index is found at every start",
                 )
             )
         return said
@@ -78,7 +78,7 @@ def check_index(
             rdma_value(
                 "GID_INDEX_WRONG",
                 f"{name}={given.value} ({given.where}) is wrong on {', '.join(labels)}: {wrong}",
-                f"remove {name}, the right index is found at every start (here: {right})",
+                f"remove {name}: the right index is found at every start (here: {right})",
             )
         )
     return said
@@ -147,8 +147,8 @@ def check_steering(
             said.append(
                 rdma_value(
                     "ADDR_RANGE_OTHER_FAMILY",
-                    f"{prefix}ADDR_RANGE={value} ({address_range.where}) is of IPv{network.version}, but {reader} "
-                    f"looks for addresses of {scan_family} and ignores it",
+                    f"{prefix}ADDR_RANGE={value} ({address_range.where}) is an IPv{network.version} range, but "
+                    f"{reader} looks for {scan_family} addresses and ignores it",
                     f"set {prefix}ADDR_FAMILY to the family of the range, or remove the range",
                 )
             )

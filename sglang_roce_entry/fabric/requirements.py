@@ -1,4 +1,4 @@
-"""What RDMA needs beside the choice: a port at all, locked memory, libibverbs, one MTU."""
+"""What RDMA needs besides the choice: at least one port, locked memory, libibverbs, one MTU."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _RESOURCE_HINT = (
 _HINTS = {
     Reason.NO_VERBS: _RESOURCE_HINT,
     Reason.VERBS_DENIED: (
-        _RESOURCE_HINT + "; EACCES: run as a user who may open the node; EPERM with the node mounted: it was not "
-        "granted to the device cgroup"
+        _RESOURCE_HINT + "; EACCES: run as a user who may open it; EPERM on a mounted device node: the device "
+        "cgroup does not allow it"
     ),
     Reason.PORT_NOT_ACTIVE: (
         "bring the link up on the node (rdma link; ip link set ... up), check cable and switch port"
     ),
     Reason.NO_OWN_GID: (
         "give the pod an address on the HCA: hostNetwork: true, or a secondary network (Multus with "
-        "SR-IOV or macvlan on the HCA's netdev); knowingly using the host's GIDs: foreign-gids allow"
+        "SR-IOV or macvlan on the HCA's netdev); to use the host's GIDs knowingly: --foreign-gids allow"
     ),
     Reason.NETDEV_DOWN: "bring the interface up: ip link set <netdev> up",
-    Reason.NOT_ROCE: "use a node with a RoCE HCA, or say --rdma off",
+    Reason.NOT_ROCE: "use a node with a RoCE HCA, or set --rdma off",
     Reason.FAMILY_MISMATCH: (
         "remove the family setting (NCCL_IB_ADDR_FAMILY counts as one), or configure an address of that family"
     ),
@@ -39,7 +39,7 @@ _HINTS = {
 
 
 def check(choice: Choice) -> list[Problem]:
-    """Return what RDMA lacks here, as far as it is required."""
+    """Return what RDMA lacks here, if it is required."""
     constraints = choice.constraints
     if constraints.rdma == OFF or choice.plugin is not None:
         return []
@@ -65,8 +65,8 @@ def unusable(choice: Choice) -> Problem:
         return error(
             "NO_USABLE_HCA",
             "RDMA is required, but no RDMA device is visible: /sys/class/infiniband is empty",
-            "run on a node with RoCE HCAs (in exclusive RDMA mode: move one into the pod, by the "
-            "SR-IOV or RDMA CNI); without RDMA say --rdma off",
+            "run on a node with RoCE HCAs (in exclusive RDMA mode, move one into the pod with the "
+            "SR-IOV or RDMA CNI); without RDMA: --rdma off",
             RDMA_UNUSABLE,
         )
     reasons: dict[str, list[str]] = {}
@@ -83,7 +83,7 @@ def unusable(choice: Choice) -> Problem:
             f"usable here: {names}; {_HINTS[Reason.USER_EXCLUDED]}",
             RDMA_UNUSABLE,
         )
-    # The reason that came furthest tells most: a port without verbs was never asked for its GIDs.
+    # The reason from the latest check is the most telling: the GIDs of a port without verbs are not looked at.
     order = (
         Reason.FAMILY_MISMATCH,
         Reason.NETDEV_DOWN,
@@ -98,7 +98,7 @@ def unusable(choice: Choice) -> Problem:
         return error(
             "NO_USABLE_HCA",
             "RDMA is required, but the RDMA devices of this node have no ports",
-            "look at the driver's messages on the node (dmesg)",
+            "check the driver's messages on the node (dmesg)",
             RDMA_UNUSABLE,
         )
     listed = "; ".join(
@@ -125,8 +125,8 @@ def memlock(facts: HostFacts) -> list[Problem]:
     hint = "add securityContext.capabilities.add: [IPC_LOCK]"
     if facts.uid:
         hint += (
-            f" and run as root, or raise the runtime's memlock limit: a container of uid {facts.uid} "
-            "does not get added capabilities into its effective set"
+            f" and run as root, or raise the runtime's memlock limit: capabilities added to a "
+            f"container do not become effective for uid {facts.uid}"
         )
     else:
         hint += ", or raise the container runtime's memlock limit on the node"
@@ -136,7 +136,7 @@ def memlock(facts: HostFacts) -> list[Problem]:
 
 
 def libibverbs(facts: HostFacts) -> list[Problem]:
-    """Return the error that libibverbs cannot be loaded: NCCL would use TCP in silence."""
+    """Return the error that libibverbs cannot be loaded: NCCL would silently use TCP."""
     if facts.libibverbs is None or facts.libibverbs == "ok":
         return []
     return [

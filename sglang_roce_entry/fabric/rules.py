@@ -1,6 +1,6 @@
-"""Soft rules over all usable ports: whom each would leave out, and why.
+"""Soft rules over all usable ports: which ones each would leave out, and why.
 
-Never by name pattern: "bond", "eth" and ``mlx5_*`` are wrong in the field both ways.
+Never by name pattern: in the field "bond", "eth" and ``mlx5_*`` match too much and too little.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sglang_roce_entry.problems import Problem, warning
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a rule may look at beside the candidates."""
+    """What a rule may look at besides the candidates."""
 
     constraints: Constraints
     gpus: Gpus
@@ -25,7 +25,7 @@ class Node:
     infiniband: tuple[tuple[Hca, Port], ...] = ()
 
 
-#: Whom a rule would leave out of the candidates that are left, by label, and why.
+#: Which of the remaining candidates a rule would leave out, by label, and why.
 Rule = Callable[[Sequence[Candidate], Node], Mapping[str, Rejection]]
 
 
@@ -41,7 +41,7 @@ def users_selector(candidates: Sequence[Candidate], node: Node) -> dict[str, Rej
 def beside_infiniband(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
     """Leave out all RoCE ports where InfiniBand is the fabric: each is far from all GPUs or a slower card.
 
-    The two are never mixed, and an Ethernet card for storage or management must not idle the rails.
+    The two are never mixed, and an Ethernet card for storage or management must not displace the rails.
     """
     ports, constraints = node.infiniband, node.constraints
     if not ports or not candidates or constraints.selector_final or constraints.subnets:
@@ -69,7 +69,7 @@ def beside_infiniband(candidates: Sequence[Candidate], node: Node) -> dict[str, 
 
 
 def management_nic(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
-    """Leave out the card of the default route where it is nearest to no GPU."""
+    """Leave out the card of the default route where it is not the nearest to any GPU."""
     if not node.gpus.placed:
         return {}
     hcas = [one.hca for one in candidates]
@@ -77,13 +77,13 @@ def management_nic(candidates: Sequence[Candidate], node: Node) -> dict[str, Rej
     for one in candidates:
         netdev = next((g.gid.netdev for g in one.view.own if g.gid.netdev in node.default_route_interfaces), None)
         if netdev is not None and not near_some_gpu(one.hca, hcas, node.gpus):
-            why = f"{netdev} carries the default route and is nearest to no GPU"
+            why = f"{netdev} carries the default route and is not the nearest to any GPU"
             found[one.label] = Rejection(Reason.MANAGEMENT_NIC, why)
     return found
 
 
 def slower_model(candidates: Sequence[Candidate], _node: Node) -> dict[str, Rejection]:
-    """Leave out a slower card that is known to be of another model: a degraded rail must be seen, not dropped."""
+    """Leave out a slower card that is known to be of another model: a degraded rail is reported, not dropped."""
     fastest, slower = _slower(candidates)
     fast_models = {one.hca.model for one in candidates if one.port.rate_gbps == fastest}
     return {
@@ -135,7 +135,7 @@ def apply_rules(candidates: Sequence[Candidate], node: Node) -> tuple[list[Candi
     # With the pod's own NCCL_IB_HCA NCCL uses just those ports, whatever we think of them.
     for rule in () if node.constraints.selector_final else RULES:
         drops = rule(kept, node)
-        # One by one, the slowest first: a port that some GPU needs keeps no other one in.
+        # One by one, the slowest first: a port that some GPU needs does not save the others.
         for one in sorted((c for c in kept if c.label in drops), key=lambda c: c.port.rate_gbps or 0.0):
             left = [other for other in kept if other is not one]
             if left and keeps_every_gpu([c.hca for c in kept], [c.hca for c in left], node.gpus):
@@ -145,13 +145,13 @@ def apply_rules(candidates: Sequence[Candidate], node: Node) -> tuple[list[Candi
 
 
 def degraded_links(kept: Sequence[Candidate]) -> list[Problem]:
-    """Return a warning for each port that is slower than the others and is used all the same."""
+    """Return a warning for each port that is slower than the others and is used anyway."""
     fastest, slower = _slower(kept)
     return [
         warning(
             "DEGRADED_LINK",
             f"{one.hca.name} port {one.port.number} runs at {rate:g} Gb/s, others at {fastest:g} Gb/s",
-            "check cable, transceiver and switch port; the port is kept and slows its rail",
+            "check cable, transceiver and switch port; the port is used and slows its rail",
         )
         for one, rate in slower
     ]

@@ -1,4 +1,4 @@
-"""NCCL's topology file: where a cloud says what its virtual PCI buses hide.
+"""NCCL's topology file: where a cloud describes what its virtual PCI buses hide.
 
 ``NCCL_TOPO_FILE``, else ``/var/run/nvidia-topologyd/virtualTopology.xml``, overrides what the kernel
 shows (NVIDIA/nccl ``graph/topo.cc`` and ``graph/xml.cc``)::
@@ -29,7 +29,7 @@ Device = TypeVar("Device", Gpu, Hca)
 
 
 class TopologyError(ValueError):
-    """A text that is no topology of NCCL's."""
+    """A text that is not an NCCL topology."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _another_machine(path: str, places: Mapping[str, Place], facts: HostFacts) -
 
 
 def _note(path: str, places: Mapping[str, Place], facts: HostFacts) -> str:
-    note = f"places by {path}"
+    note = f"topology from {path}"
     absent = sorted(
         (_named(places, _NIC_CLASSES) - {hca.pci_address for hca in facts.hcas})
         | (_named(places, _GPU_CLASSES) - {gpu.pci_address for gpu in facts.gpus.devices})
@@ -134,7 +134,7 @@ def _note(path: str, places: Mapping[str, Place], facts: HostFacts) -> str:
 def _unusable(path: str, why: str) -> Problem:
     return rdma_value(
         "TOPOLOGY_FILE",
-        f"the topology file {path} is of no use: {why}",
+        f"the topology file {path} cannot be used: {why}",
         "correct or remove NCCL_TOPO_FILE (the pod's environment, /etc/nccl.conf); without it the kernel's "
         "PCI paths are used",
     )

@@ -1,4 +1,4 @@
-"""Which libraries one launch uses, and how: all that SGLang's arguments say to the fabric."""
+"""Which libraries one launch uses, and how: what SGLang's arguments mean for the fabric."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ MOONCAKE, NIXL = "mooncake", "nixl"
 
 @dataclass(frozen=True, slots=True)
 class NamedHcas:
-    """HCAs that the user has named by an option of SGLang's.
+    """HCAs that the user has named by an SGLang option.
 
-    ``text`` as written, ``file_text`` what stands in the file that it names (``None``: it cannot be read).
+    ``text`` as written, ``file_text`` the content of the file that it names (``None``: it cannot be read).
     """
 
     where: str
@@ -21,7 +21,7 @@ class NamedHcas:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What a launch uses beside NCCL.
+    """What a launch uses besides NCCL.
 
     ``kv_backend`` carries the KV cache between prefill and decode. ``named`` are the user's own HCAs.
     ``gpus`` are the numbers of the visible GPUs that SGLang will use. What SGLang's release can read:

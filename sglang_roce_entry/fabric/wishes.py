@@ -1,4 +1,4 @@
-"""What is decided already of a variable, and what a decider wants of it.
+"""What is already decided for a variable, and what a decider wants for it.
 
 A decider returns wishes; ``plan.merge`` alone knows which of all these wins.
 """
@@ -27,9 +27,9 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a decider wants of one variable. ``value`` is ``None``: unset, for ``reason``.
+    """What a decider wants for one variable. ``value`` is ``None``: unset, for ``reason``.
 
-    Without a reason either it wants nothing: a given value is shown, and nothing else. ``by_flag``: the
+    Without a reason it wants nothing: a given value is shown, and that is all. ``by_flag``: the
     operator has written it on the launcher's own command line, which beats the pod's value.
     """
 
@@ -57,5 +57,5 @@ def shown(name: str) -> Wish:
 
 def traffic(names: Iterable[str], *, used: bool) -> list[Wish]:
     """Return the wishes for a library's traffic class and service level; ``used``: by this launch."""
-    why = "the traffic class of a fabric cannot be seen from a pod: ask who runs the network"
+    why = "a pod cannot see the traffic class of its fabric: ask the network team"
     return [unset(name, why) if used else shown(name) for name in names]

@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class WaitPolicy:
-    """How long and how often: seconds in all, the longest pause between two tries and the longest first.
+    """How long and how often: seconds in all, the longest pause between two tries and the first one.
 
-    Pauses double from ``first_s`` to ``cap_s``; each is between half of that and the whole, by chance.
+    Pauses double from ``first_s`` to ``cap_s``; each is between half of that and the whole, at random.
     """
 
     deadline_s: float
@@ -25,8 +25,8 @@ class WaitPolicy:
     def for_group(cls, deadline_s: float, size: int) -> WaitPolicy:
         """Return the policy of a worker in a group of ``size``.
 
-        Beyond 50 nodes all pauses grow with the group, so that what the leader and the DNS server see
-        does not: a pause is 3/4 of the cap in the mean, hence ``size / (0.75 * cap)`` tries a second,
+        Beyond 50 nodes all pauses grow with the group, so that the load on the leader and the
+        DNS server does not: a pause is 3/4 of the cap in the mean, hence ``size / (0.75 * cap)`` tries a second,
         133 at most, each a connect to every port and at most one look-up.
         """
         cap_s = max(0.5, size / 100)
@@ -43,9 +43,9 @@ class Surroundings:
 
 
 class NotYet(Exception):
-    """An attempt failed for a reason that time may cure.
+    """An attempt failed for a reason that may pass.
 
-    ``look_at`` says where to look meanwhile; ``retry_in_s`` the earliest sensible next try, where the
+    ``look_at`` names what to check meanwhile; ``retry_in_s`` the earliest sensible next try, where the
     ordinary back-off may be too short.
     """
 

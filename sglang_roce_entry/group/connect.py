@@ -1,6 +1,6 @@
 """Short TCP connects to see whether a port accepts, and binds to see whether one is free.
 
-Nothing is sent: a bare connect and an orderly close is harmless to torch's TCPStore and to ZeroMQ
+Nothing is sent: a connect and an orderly close are harmless to torch's TCPStore and to ZeroMQ
 (a reset fills the leader's log).
 """
 
@@ -20,7 +20,7 @@ ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", 
 
 @dataclass(frozen=True, slots=True)
 class ConnectOutcome:
-    """What came of one round of connects: the address and port that accepted, or why none did."""
+    """The outcome of one round of connects: the address and port that accepted, or why none did."""
 
     address: IpAddress | None
     port: int | None
@@ -97,7 +97,7 @@ def _outcome(accepted: Sequence[tuple[IpAddress, int]], causes: Mapping[IpAddres
         preferred = list(causes)
         address, port = min(accepted, key=lambda pair: (pair[0].version, preferred.index(pair[0])))
         return ConnectOutcome(address, port, ACCEPTED)
-    # A refusal proves that the host is there. Else the preferred address decides, and there an ICMP error
+    # A refusal proves that the host is up. Else the preferred address decides, and there an ICMP error
     # counts more than silence: such errors are rate-limited.
     if any(REFUSED in found for found in causes.values()):
         return ConnectOutcome(None, None, REFUSED)
@@ -129,7 +129,7 @@ def port_is_free(host: str, port: int) -> bool:
     if host == "localhost":
         host = "127.0.0.1"
     elif host not in ("", "*") and literal(host) is None:
-        return True  # only a look-up could tell, which may hang
+        return True  # this takes a look-up, which may hang
     families = [socket.AF_INET6] if ":" in host else [socket.AF_INET]
     if host in ("", "*"):
         families, host = [socket.AF_INET, socket.AF_INET6], ""
@@ -143,5 +143,5 @@ def port_is_free(host: str, port: int) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
-            # No IPv6 here, or an address of somebody else: SGLang reports that better.
+            # No IPv6 here, or an address that is not ours: SGLang reports that better.
     return True

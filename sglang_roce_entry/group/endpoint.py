@@ -32,7 +32,7 @@ class Endpoint:
 
 
 def bracketed(host: str) -> str:
-    """Return ``host`` as it stands before ``:port``."""
+    """Return ``host`` as it is written before ``:port``."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -47,7 +47,7 @@ def literal(host: str) -> IpAddress | None:
 def parse_host(text: str) -> str:
     """Return the host of a leader address, without brackets. Raises :class:`EndpointError`.
 
-    A bare IPv6 address is refused: ``fd00::1:20000`` could be an address or an address with a port.
+    An IPv6 address without brackets is refused: ``fd00::1:20000`` could be an address or an address with a port.
     """
     if "://" in text:
         raise EndpointError("has a scheme", f"write only the host: {_after_scheme(text)}")

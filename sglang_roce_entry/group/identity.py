@@ -110,7 +110,7 @@ def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
 
 
 def _is_set(text: str) -> bool:
-    """Return whether a value is there. Kubernetes leaves an unknown ``$(NAME)`` as it stands."""
+    """Return whether a value is there. Kubernetes leaves an unknown ``$(NAME)`` as it is."""
     return bool(text.strip()) and "$(" not in text
 
 
@@ -217,7 +217,7 @@ def _same(field: str, one: str, other: str) -> bool:
     if all(literals):
         return literals[0] == literals[1]
     if any(literals):
-        return True  # a name and an address: only DNS could tell
+        return True  # a name and an address: this takes a look-up
     # sglang-0.sglang.default and sglang-0.sglang.default.svc.cluster.local are one name.
     longer, shorter = sorted((first, second), key=len, reverse=True)
     return longer == shorter or longer.startswith(f"{shorter}.")

@@ -1,6 +1,6 @@
 """The MTU of the path to another node, by UDP datagrams that must not be fragmented.
 
-A datagram to a port where nobody listens is answered by the far kernel with "port unreachable", which
+A datagram to a port where nothing listens is answered by the far kernel with "port unreachable", which
 a connected socket shows as ECONNREFUSED: so it came through. EMSGSIZE is a router's "fragmentation
 needed" (RFC 1191, RFC 8201). Silence for large datagrams, where small ones are answered, is a black
 hole: TCP then connects and hangs with the first full segment.

@@ -16,9 +16,9 @@ from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 
-#: Offsets from the dist-init port D on which a leader shows life before its workers join: D with
+#: Offsets from the dist-init port D on which a leader listens before its workers join: D with
 #: tensor parallelism, D+1 and D+13 with attention DP, where D opens only after the workers have
-#: called on D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
+#: connected to D+13 (a wait for D alone deadlocks, one for the HTTP port always does).
 SIGNS_OF_LIFE = (0, 1, 13)
 
 _CONNECT_S = 1.0
@@ -30,7 +30,7 @@ PORTS_FREE_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A leader that is there: the address that accepted (or is our own), and what it took."""
+    """A reachable leader: the address that accepted (or is our own), and what it took."""
 
     address: IpAddress
     port: int | None
@@ -45,7 +45,7 @@ def wait_until(
     around: Surroundings,
     name: str = "",
 ) -> Result:
-    """Return what ``attempt`` returns as soon as it does; it is told the seconds it may take.
+    """Return what ``attempt`` returns as soon as it does; it gets the seconds it may take.
 
     The log calls it ``what`` and gives its ``name`` once. Raises the last :class:`NotYet` when
     ``policy.deadline_s`` is over.
@@ -259,5 +259,5 @@ def await_free_ports(
 
 
 def life_ports(dist_init_port: int) -> tuple[int, ...]:
-    """Return the ports on which a leader shows life: D, D+1, D+13, those that exist."""
+    """Return the ports on which a leader listens: D, D+1, D+13, those that exist."""
     return tuple(dist_init_port + offset for offset in SIGNS_OF_LIFE if dist_init_port + offset <= MAX_PORT)

@@ -41,7 +41,7 @@ def live_host(root: str = "/") -> Host:
 
 
 class LiveAnswers:
-    """Asks this machine. ``root`` stands before the device nodes, for a fake tree."""
+    """Asks this machine. ``root`` is put before the device nodes, for a fake tree."""
 
     live = True
 

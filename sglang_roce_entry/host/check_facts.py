@@ -31,7 +31,7 @@ _PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
 LOSS_COUNTERS = ("out_of_sequence", "packet_seq_err", "local_ack_timeout_err")
 MARK_COUNTERS = ("np_cnp_sent", "rp_cnp_handled", "np_ecn_marked_roce_packets")
 PORT_COUNTERS = ("port_xmit_discards", "link_downed", "symbol_error")
-#: Distributions whose versions matter beside SGLang and NCCL.
+#: Distributions whose versions matter besides SGLang and NCCL.
 DISTRIBUTIONS = (
     "torch",
     "sgl-kernel",
@@ -72,7 +72,7 @@ class CheckFacts:
     shm_bytes: int | None = None
     shm_free_bytes: int | None = None
     glibc: str | None = None
-    #: What the own host name resolves to; empty: to nothing.
+    #: What the pod's host name resolves to; empty: to nothing.
     own_name: tuple[IpAddress, ...] | None = None
     packages: Mapping[str, str] | None = None
     proxy: Proxy | None = None
@@ -108,7 +108,7 @@ def read_check_facts(
 ) -> CheckFacts:
     """Return the further facts of ``host``.
 
-    ``own_name`` are the addresses that the own host name has; looking it up can take time and is the
+    ``own_name`` are the addresses of the pod's host name; looking it up can take time and is the
     caller's business. A recording answers from itself.
     """
     tree, devices = host.tree, tuple(hcas)

@@ -58,7 +58,7 @@ class Hca:
     """One RDMA device.
 
     ``verbs_answer`` is what opening its verbs device read-write gave: ``ok``, an errno name, or
-    ``ENOENT`` where there is no such node. ``netdevs`` are the interfaces of the same function that
+    ``ENOENT`` if the node does not exist. ``netdevs`` are the interfaces of the same function that
     the mounted sysfs shows.
     """
 

@@ -47,7 +47,7 @@ def _nvidia(tree: Tree, nodes: dict[str, str]) -> tuple[Gpu, ...]:
     divided = bool(addresses) and bool(names_or_empty(tree, _NVIDIA_CAPABILITIES))
     gpus = [_nvidia_gpu(tree, address, divided=divided) for address in addresses]
     if any(gpu.minor is None for gpu in gpus):
-        # Without minors, only as many nodes as GPUs can be told apart: both count in PCI order.
+        # Without minors, only as many nodes as GPUs can be matched: both count in PCI order.
         if len(gpus) != len(nodes):
             return tuple(gpus) if not nodes else ()
         minors = [int(path.removeprefix(_NVIDIA_NODE)) for path in nodes]

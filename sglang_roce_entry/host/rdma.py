@@ -43,7 +43,7 @@ def read_hcas(tree: Tree, open_verbs: Callable[[str, str | None], str]) -> tuple
 
 
 def _verbs_devices(tree: Tree) -> dict[str, tuple[str, str | None]]:
-    # The class is not namespaced: it lists every verbs device of the node, and beside them a plain
+    # The class is not namespaced: it lists every verbs device of the node, and also a plain
     # file abi_version. Their numbers do not follow the names of the HCAs.
     found: dict[str, tuple[str, str | None]] = {}
     for uverbs in names_or_empty(tree, VERBS_CLASS):

@@ -1,4 +1,4 @@
-"""Becoming SGLang: signals, limits, descriptors, ``execvpe``; and the way out when that is not to be."""
+"""The handover to SGLang: signals, limits, descriptors, ``execvpe``; and the end of a launch that failed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
 
 
 #: An exception that a handler raises is dropped if it happens to run inside a destructor or a callback
-#: of the C library's; so it is raised again until it comes through.
+#: of the C library's; so it is raised again until it gets through.
 _AGAIN_S = 0.2
 
 
 class SignalGuard:
-    """Makes SIGTERM and SIGINT end whatever is being waited for, also for PID 1, which ignores them otherwise."""
+    """Makes SIGTERM and SIGINT end any wait, also as PID 1, which otherwise ignores them."""
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -32,7 +32,7 @@ class SignalGuard:
         """Raise ``Interrupted`` in the main thread from now on."""
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGINT, self._interrupt)
-        # A blocked signal stays blocked across exec: what started this may have left it so.
+        # A blocked signal stays blocked across exec: the parent process may have blocked it.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGALRM})
 
     def _interrupt(self, number: int, _frame: FrameType | None) -> None:
@@ -50,7 +50,7 @@ class SignalGuard:
             raise Interrupted(self._received)
 
     def stand_down(self) -> None:
-        """Raise no more: the interruption has come through, and a second signal changes nothing."""
+        """Stop raising: the interruption has got through, and a second signal changes nothing."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._received = None
@@ -63,11 +63,11 @@ def raise_memlock() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
     except (OSError, ValueError):
-        return  # forbidden by a seccomp profile: the plan has judged the limit already
+        return  # forbidden by a seccomp profile: the plan has already checked the limit
 
 
 def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    """Become ``argv``. Raises :class:`~sglang_roce_entry.problems.EntryError` (126, 127) if that fails.
+    """Exec ``argv``. Raises :class:`~sglang_roce_entry.problems.EntryError` (126, 127) if that fails.
 
     Dispositions are set back to their defaults (CPython leaves SIGPIPE and SIGXFSZ ignored, and what
     is ignored stays so across exec), the mask is emptied, and no descriptor but 0, 1 and 2 survives.
@@ -90,7 +90,7 @@ def _flush() -> None:
             if stream is not None:  # closed when the interpreter started
                 stream.flush()
         except (OSError, ValueError):
-            continue  # a stream that nobody reads must not keep SGLang from starting
+            continue  # an unread stream must not keep SGLang from starting
 
 
 def _not_executed(name: str, failure: OSError | ValueError) -> EntryError:
@@ -101,7 +101,7 @@ def _not_executed(name: str, failure: OSError | ValueError) -> EntryError:
         return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
     reason = failure.strerror or str(failure)
     if failure.errno == errno.E2BIG:
-        hint = "arguments and environment are larger than the kernel takes"
+        hint = "arguments and environment are larger than the kernel allows"
     else:
         hint = "check the file's mode and architecture"
     return EntryError("EXEC", f"cannot execute {name!r}: {reason}", hint, CANNOT_EXECUTE)

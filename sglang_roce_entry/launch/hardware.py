@@ -17,7 +17,7 @@ from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
 from sglang_roce_entry.group.wait import wait_until
 from sglang_roce_entry.host.facts import ACTIVE, ROCE_V2, HostFacts
 
-#: Two reads that are to agree are this far apart: the kernel fills a table from a work queue.
+#: The time between two reads that must agree: the kernel fills a table from a work queue.
 _SETTLE_S = 0.3
 _DEFINITE = frozenset({Reason.VERBS_DENIED, Reason.USER_EXCLUDED, Reason.EXTERNAL_PLUGIN})
 _SUBSYSTEMS = ("infiniband", "infiniband_verbs", "net")
@@ -44,8 +44,8 @@ def await_hardware(
         if missing is None and settled:
             return facts
         if missing is None:
-            raise NotYet("the ports have just changed", "reading them once more", _SETTLE_S)
-        raise NotYet(missing, "look at links and addresses on the node: rdma link; ip address")
+            raise NotYet("the ports have just changed", "reading them again", _SETTLE_S)
+        raise NotYet(missing, "check links and addresses on the node: rdma link; ip address")
 
     try:
         return wait_until("RDMA ports", attempt, WaitPolicy(deadline_s), around)
@@ -60,7 +60,7 @@ def _missing(facts: HostFacts, selection: Selection) -> str | None:
     if selection.used or selection.infiniband:
         return None
     if selection.ports and all(port.reason in _DEFINITE for port in selection.ports):
-        return None  # nothing that time cures
+        return None  # waiting would not help
     if not facts.hcas:
         return "no RDMA device is visible"
     first = selection.ports[0] if selection.ports else None
@@ -70,8 +70,8 @@ def _missing(facts: HostFacts, selection: Selection) -> str | None:
 def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:
     """Return what is still coming up, as sentences; empty on a healthy node.
 
-    A port counts whose verbs device opens and whose interface is up here, but which has no own GID
-    yet or is still initialising. Addresses arrive late, and their GIDs a moment after them.
+    A port counts if its verbs device opens and its interface is up here, but it has no own GID yet
+    or is still initialising. Addresses arrive late, and their GIDs a moment after them.
     """
     up = {interface.name for interface in facts.interfaces if interface.up}
     sentences = []
@@ -83,8 +83,8 @@ def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:
         ):
             continue
         named = {gid.netdev for gid in port.gids if gid.netdev} | set(hca.netdevs)
-        # A routable GID that is not ours on a name that we have too: another namespace's interface
-        # of the same name, not ours about to get its address.
+        # A foreign GID on the name of one of our interfaces: another namespace's interface of that
+        # name, not ours about to get its address.
         foreign = {gid.netdev for gid in port.gids if gid.type == ROCE_V2 and routable(gid.ip)}
         for netdev in sorted((named & up) - foreign):
             state = "is still initialising" if port.state != ACTIVE else "has no own GID yet"
@@ -128,7 +128,7 @@ class KernelEvents:
 
 
 def _monitor() -> Any:
-    """Return a monitor of kernel events, ``None`` where libudev or the right to listen is missing."""
+    """Return a monitor of kernel events, ``None`` where libudev or the permission to listen is missing."""
     try:
         from sglang_roce_entry.launch.kernel_events import monitor
 

@@ -8,7 +8,7 @@ import pyudev
 
 
 def monitor(subsystems: Iterable[str]) -> pyudev.Monitor:
-    """Return a started monitor of the kernel's own events. Raises OSError without the right to listen."""
+    """Return a started monitor of the kernel's own events. Raises OSError without the permission to listen."""
     made = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
     for subsystem in subsystems:
         made.filter_by(subsystem)

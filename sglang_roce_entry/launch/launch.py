@@ -42,7 +42,7 @@ _STALE_FACTS_S = 5.0
 
 
 class PlanRefused(EntryError):
-    """A plan with errors: the first in the order of the stages decides, all have been said."""
+    """A plan with errors: the first in the order of the stages decides; all have been logged."""
 
     def __init__(self, plan: Plan, first: Problem) -> None:
         super().__init__(first.code, first.message, first.hint, first.exit_code)
@@ -85,11 +85,11 @@ class _Launch:
     log: Log
 
     def plan(self) -> Plan:
-        """Return the plan that stands after every wait. Raises ``EntryError`` or ``Interrupted``."""
+        """Return the plan after all waits. Raises ``EntryError`` or ``Interrupted``."""
         facts = read_facts(self.request, self.member, self.host)
         read_at = monotonic()
         plan = self._plan(facts, None)
-        # What is wrong before RDMA comes into it is said at once: no hardware that appears cures it.
+        # A wrong configuration is reported at once: no hardware that appears can correct it.
         if plan.exit_code != CONFIGURATION:
             settled = self._await_hardware(facts)
             if settled is not facts:
@@ -111,7 +111,7 @@ class _Launch:
         return make_plan(self.request, self.member, facts, leader)
 
     def _log_changes(self, before: Plan, after: Plan) -> None:
-        """Log what moved during the wait: the leader's address can bring problems of its own as well."""
+        """Log what moved during the wait: the leader's address can bring new problems as well."""
         now = after.environment()
         moved = [name for name, value in before.environment().items() if now.get(name) != value]
         if moved:
@@ -131,7 +131,7 @@ class _Launch:
             or external_plugin(given, facts.net_plugin_paths)
         ):
             return facts
-        pending = [facts]  # the read that was made already serves as the first one
+        pending = [facts]  # the facts that were read already serve as the first read
 
         def read() -> HostFacts:
             return pending.pop() if pending else read_facts(request, self.member, self.host)
@@ -146,7 +146,7 @@ class _Launch:
         if wait.deadline_s == 0:
             return look_up_leader(self.member, facts, self.host)
         around = Surroundings(say=self.log.say, clock=monotonic, pause=sleep)
-        # There is one leader, however many workers: alone it need not hold back.
+        # There is only one leader, so its pauses need not grow with the group.
         policy = WaitPolicy.for_group(wait.deadline_s, 1 if identity.is_leader else identity.size)
         name = LeaderName(wait.host, Resolver(), around, _dns_hint(facts, wait.host))
         try:
@@ -194,4 +194,4 @@ def _dns_hint(facts: HostFacts, host: str) -> str:
             "dnsPolicy: ClusterFirstWithHostNet"
         )
     pod = host.partition(".")[0]
-    return f"is the leader scheduled, and its headless Service there? kubectl get pod {pod} -o wide"
+    return f"check that the leader is scheduled and its headless Service exists: kubectl get pod {pod} -o wide"

@@ -1,6 +1,6 @@
-"""What a plan rests on: what was asked for, who this pod is, what the host says, what is known of the leader.
+"""What a plan rests on: what was asked for, who this pod is, the host's facts, what is known of the leader.
 
-The only file of this room that touches the outside, through the host that it is given.
+The only file of this package that reads from outside, through the host that it is given.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who this pod is (``None``: that is wrong, see ``problems``), and the rendezvous port D."""
+    """Who this pod is (``None``: not known, see ``problems``), and the rendezvous port D."""
 
     identity: Identity | None
     problems: tuple[Problem, ...]
@@ -56,7 +56,7 @@ class Member:
 
     @property
     def size(self) -> int:
-        """The group size, 1 where it is not known."""
+        """The group size, 1 if it is not known."""
         return self.identity.size if self.identity else 1
 
 
@@ -101,7 +101,7 @@ def _file_reader(host: Host) -> Callable[[str], str]:
             try:
                 return host.tree.text(absolute)
             except OSError:
-                pass  # not recorded: the file that lies here is what the user means
+                pass  # not recorded: the user means the local file
         with open(absolute, encoding="utf-8") as file:
             return file.read()
 
@@ -156,7 +156,7 @@ def as_problem(failure: EntryError) -> Problem:
 
 
 def _is_in_a_group(request: Request) -> bool:
-    """Return whether LeaderWorkerSet says anything of this pod: in variables, labels or annotations."""
+    """Return whether variables, labels or annotations of LeaderWorkerSet name a group of this pod."""
     keys = (*request.labels, *request.annotations)
     return any(request.environ.get(name, "").strip() for name in _LWS_VARIABLES) or any(
         key.startswith("leaderworkerset.sigs.k8s.io/") for key in keys
@@ -179,7 +179,7 @@ def asked_constraints(settings: Settings, group_size: int) -> Constraints:
 
 
 def read_facts(request: Request, member: Member, host: Host) -> HostFacts:
-    """Return what the host says now. Without RDMA a launch reads no HCAs."""
+    """Return the present facts of the host. Without RDMA a launch reads no HCAs."""
     rdma = asked_constraints(request.settings, member.size).rdma
     return collect(
         host, request.environ, rdma=rdma != OFF or request.form == MODE, need_libibverbs=rdma == REQUIRED
@@ -210,7 +210,7 @@ def found_leader(
     host: Host,
     awaited: Awaited | None = None,
 ) -> Leader:
-    """Return the leader with the address that counts: what accepted, on the leader itself what is its own."""
+    """Return the leader with the address that counts: the one that accepted, or on the leader itself its own."""
     address = awaited.address if awaited is not None else None
     if address is None and identity.is_leader:
         own = {address.ip for interface in facts.interfaces for address in interface.addresses}

@@ -42,6 +42,6 @@ def _merged(given: Given | None, wish: Wish) -> Variable | None:
 
 
 def in_effect(given: Mapping[str, Given], variables: Iterable[Variable]) -> dict[str, Given]:
-    """Return the given values that are still those of the plan: what a flag has overridden is no fault."""
+    """Return the given values that are still those of the plan: a flag overrides the others."""
     values = {one.name: one.value for one in variables}
     return {name: one for name, one in given.items() if values.get(name, one.value) == one.value}

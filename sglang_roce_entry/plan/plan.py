@@ -64,7 +64,7 @@ class WaitPlan:
 class Plan:
     """What will be done, what was left out and why, and what is wrong.
 
-    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` says how the KV cache is carried.
+    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` is how the KV cache is carried.
     """
 
     identity: Identity | None
@@ -152,7 +152,7 @@ def look_and_plan(request: Request, member: Member, host: Host) -> tuple[Plan, L
 
 
 def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
-    """Return the problems as ``strict`` makes them; a bare word is refused for none."""
+    """Return the problems as ``strict`` makes them; none of them stops a bare word."""
     hard = hardened(tuple(problems), strict=request.settings.strict)
     return tuple(replace(one, severity="warning") for one in hard) if request.bare_word else hard
 
@@ -204,7 +204,7 @@ def _pod_interfaces(facts: HostFacts) -> tuple[Interface, ...]:
 def _control(request: Request, identity: Identity | None, facts: HostFacts, leader: Leader | None) -> Control:
     settings, interfaces = request.settings, facts.interfaces
     if identity is None:
-        return no_interface("it is not known who this pod is")
+        return no_interface("this pod's identity is not known")
     if not identity.in_group:
         return no_interface("one node needs no control interface")
     address = leader.address if leader is not None else None
@@ -212,7 +212,7 @@ def _control(request: Request, identity: Identity | None, facts: HostFacts, lead
         named = named_interface(settings.interface, settings.origin("interface"), interfaces, address)
         return replace(named, by_flag=settings.by_flag("interface"))
     if leader is None or address is None:
-        why = leader.failure if leader is not None and leader.failure else "it is not looked up yet"
+        why = leader.failure if leader is not None and leader.failure else "it has not been looked up yet"
         return no_interface(f"the leader's address is not known: {why}")
     if identity.is_leader:
         return leader_interface(address, interfaces)
@@ -227,24 +227,24 @@ def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[P
             warning(
                 "LEADER_UNRESOLVED",
                 f"the leader's address is not known here: {leader.failure}",
-                "a launch waits for it (as long as --wait-deadline says); in Kubernetes look at the leader pod "
+                "a launch waits for it (at most --wait-deadline); in Kubernetes check the leader pod "
                 "and its headless Service",
             )
         ]
     if identity.is_leader and leader.addresses and leader.address is None:
         listed = ", ".join(str(address) for address in leader.addresses)
         fixed = listed == identity.leader
-        found = f"the leader's address {listed} is" if fixed else f"{identity.leader} is {listed},"
+        found = f"the leader's address {listed} is" if fixed else f"{identity.leader} resolves to {listed},"
         record = (
-            "to appear here; correct the leader address or the worker index"
+            "address to appear; correct the leader address or the worker index"
             if fixed
-            else ("to change in DNS; check the worker index if it never does")
+            else "DNS record to change; if it never does, check the worker index"
         )
         return [
             warning(
                 "OWN_NAME_FOREIGN",
-                f"this is the leader, but {found} no address of this pod",
-                f"a launch waits for it {record}",
+                f"this is the leader, but {found} not an address of this pod",
+                f"a launch waits for the {record}",
             )
         ]
     return []
@@ -266,7 +266,7 @@ def _surroundings(request: Request) -> list[Problem]:
         said.append(
             warning(
                 "NONZERO_RANKS_RETURN",
-                "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker end right after loading",
+                "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
                 "remove it: it is for SGLang's Python Engine",
             )
         )

@@ -68,7 +68,7 @@ def folded_rows(rows: Iterable[tuple[str, ...]]) -> list[tuple[int, tuple[str, .
     """Return each group of like rows as one, with how many they are, in the order of their first.
 
     A row is a name and any number of texts. Rows are alike if their texts differ only in names with a
-    number and in addresses: that is what belongs to the port or device which the row is about. A bare
+    number and in addresses: that is what belongs to the port or device which the row is about. A plain
     number (an index, a rate) that differs keeps them apart.
     """
     groups: dict[tuple[tuple[str, ...], ...], list[tuple[str, ...]]] = {}

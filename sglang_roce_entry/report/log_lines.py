@@ -13,7 +13,7 @@ from sglang_roce_entry.report.text import by_reason, left_out, rate, who
 def decision_lines(plan: Plan) -> list[str]:
     """Return the log's account of who this pod is and what it uses, one fact a line."""
     role, machine = who(plan)
-    lines = [role if plan.identity is not None else "who this pod is in its group is not known", machine]
+    lines = [role if plan.identity is not None else "this pod's place in its group is not known", machine]
     lines += plan.choice.notes
     for row in plan.choice.ports:
         if row.decision.used:

@@ -84,7 +84,7 @@ def _rdma(plan: Plan) -> list[str]:
 
 
 def rate(row: PortRow) -> str:
-    """Return the rate of a port in Gb/s, ``-`` where the kernel does not say."""
+    """Return the rate of a port in Gb/s, ``-`` where the kernel does not report it."""
     gbps = row.decision.port.rate_gbps
     return f"{gbps:g}" if gbps is not None else "-"
 
@@ -131,7 +131,7 @@ def _environment(plan: Plan) -> list[str]:
 def _wait(plan: Plan) -> list[str]:
     wait = plan.wait
     if wait is None:
-        return ["for nothing"]
+        return ["nothing to wait for"]
     if wait.deadline_s == 0:
         return [f"not at all (wait-deadline 0), although there is a group ({wait.host})"]
     if wait.what == "own_name":

@@ -59,7 +59,7 @@ class UserArguments:
 def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None = None) -> UserArguments:
     """Return the options in ``argv``. ``read_file(path)`` returns the text of a ``--config`` file.
 
-    Raises ``ConfigurationError`` where SGLang itself would refuse the file.
+    Raises ``ConfigurationError`` where SGLang itself would reject the file.
     """
     tokens = tuple(argv)
     problems: list[Problem] = []
@@ -160,7 +160,7 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
             problems.append(
                 warning(
                     "CONFIG_KEY",
-                    f"SGLang refuses the key {key!r} of {path}",
+                    f"SGLang rejects the key {key!r} of {path}",
                     f"write it with dashes: {str(key).replace('_', '-')}",
                 )
             )

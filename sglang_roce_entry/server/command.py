@@ -1,4 +1,4 @@
-"""SGLang's command line, and what SGLang itself would refuse only after minutes.
+"""SGLang's command line, and what SGLang itself would reject only after minutes.
 
 Rank layout (``srt/entrypoints/engine.py``): GPUs per node = tp × pp / nnodes; data parallelism inside
 attention and expert parallelism add no GPUs. SGLang checks neither the rank's range nor the number

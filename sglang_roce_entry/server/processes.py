@@ -25,7 +25,7 @@ def processes_here(wanted: Callable[[Sequence[str]], bool]) -> Iterator[RunningP
 
 
 def mount_namespace(pid: int) -> str | None:
-    """Return what tells apart processes that see other files, ``None`` where it may not be read."""
+    """Return what differs between processes that see different files, ``None`` where it may not be read."""
     try:
         return os.readlink(f"/proc/{pid}/ns/mnt")
     except OSError:

@@ -4,7 +4,7 @@ Checked against the real parsers of 25 releases from 0.4.3.post2 to 0.5.23. SGLa
 abbreviations on, so a user's ``--tp 16`` is ``--tp-size`` by being its unique prefix (``--tp`` itself
 is registered nowhere). For each spelling the table holds the shortest prefix that means this option
 in some release and no other option in any. A prefix that a newer release finds ambiguous (``--pp``
-from 0.5.6 on) stays in: SGLang refuses it there by itself.
+from 0.5.6 on) stays in: SGLang rejects it there by itself.
 """
 
 from __future__ import annotations

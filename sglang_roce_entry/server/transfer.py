@@ -1,4 +1,4 @@
-"""Which libraries SGLang's arguments ask for beside NCCL, and what of the fabric this release can be told.
+"""Which libraries SGLang's arguments ask for besides NCCL, and what of the fabric this release accepts.
 
 Checked against the real validation functions of 0.5.5.post2 to 0.5.23: see
 :mod:`sglang_roce_entry.fabric.consumers.sglang`.
@@ -64,7 +64,7 @@ def gpus_in_use(user: UserArguments, gpus: Sequence[Gpu]) -> tuple[int, ...]:
 
 
 def _release(version: str | None) -> tuple[tuple[int, ...], int] | None:
-    """Return ``0.5.5.post3`` as ((0, 5, 5), 3), a candidate as its release; ``None`` if it is no version."""
+    """Return ``0.5.5.post3`` as ((0, 5, 5), 3), a candidate as its release; ``None`` if it is not a version."""
     plain, _, post = (version or "")[:64].partition(".post")
     numbers = parse_version(plain)
     return (numbers[:3], int(post) if post.isdecimal() else 0) if numbers else None

@@ -87,7 +87,7 @@ def test_bad_values(run: Run, name: str) -> None:
 def test_a_leader_address_of_another_pod_is_not_said_to_resolve(run: Run) -> None:
     ran = run("--dry-run=json", *MODEL, node=group(), environ={"LWS_LEADER_ADDRESS": "10.0.0.12"})
     (problem,) = [one for one in ran.document["problems"] if one["code"] == "OWN_NAME_FOREIGN"]
-    assert "the leader's address 10.0.0.12 is no address of this pod" in problem["message"]
+    assert "the leader's address 10.0.0.12 is not an address of this pod" in problem["message"]
     assert "correct the leader address or the worker index" in problem["hint"]
 
 

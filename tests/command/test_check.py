@@ -192,7 +192,7 @@ DEFECTS: dict[str, Defect] = {
         "memlock", "65536 bytes", "IPC_LOCK", _facts(memlock=65536, capabilities=[]), code=69, status="fail"
     ),
     "IPC_LOCK without root": Defect(
-        "memlock", "CAP_IPC_LOCK is not effective", "a container of uid 1000 does not get added capabilities",
+        "memlock", "CAP_IPC_LOCK is not effective", "capabilities added to a container do not become effective for uid 1000",
         _facts(memlock=65536, capabilities=[], uid=1000), code=69, status="fail",
     ),
     "memlock where RDMA is optional": Defect(
@@ -208,7 +208,7 @@ DEFECTS: dict[str, Defect] = {
         _no_peer_memory("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64", rdma_core="28.0"),
     ),
     "node's resolver": Defect(
-        "dns", f"it does not complete {LEADER}", "dnsPolicy: ClusterFirstWithHostNet", _without_resolver
+        "dns", f"{LEADER} is not completed to", "dnsPolicy: ClusterFirstWithHostNet", _without_resolver
     ),
     "leader not looked up": Defect("leader name", "was not looked up", "a launch waits", _unresolved),
     "loopback hostname": Defect(
@@ -241,7 +241,7 @@ DEFECTS: dict[str, Defect] = {
         "nccl file", "'NCCL_DEBUG =INFO'", "write NAME=value without spaces", _file("/etc/nccl.conf", " NCCL_DEBUG =INFO\n")
     ),
     "NCCL file of Windows": Defect(
-        "nccl file", "Windows line ends", "convert it: sed -i", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
+        "nccl file", "Windows line endings", "convert it: sed -i", _file("/etc/nccl.conf", "NCCL_DEBUG=INFO\r\n")
     ),
     "NCCL_CONF_FILE missing": Defect(
         "nccl file", "NCCL_CONF_FILE=/etc/none.conf: it cannot be read", "mount the file",

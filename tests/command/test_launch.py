@@ -102,7 +102,7 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
 
 @pytest.mark.parametrize("index", ["0", "1"])
 def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    """A name with IPv6 addresses alone is no address that SGLang could bind."""
+    """A name with only IPv6 addresses is not one that SGLang can bind."""
     node = (
         Node()
         .interface("eth0", "fd00::1" if index == "0" else "fd00::2")

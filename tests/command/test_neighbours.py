@@ -32,7 +32,7 @@ def test_the_matrix_of_the_packaged_node(run: Run) -> None:
         "  mlx5_bond_2  SYS    SYS    SYS    SYS    PIX*   PIX*   NODE   NODE",
         "  mlx5_bond_3  SYS    SYS    SYS    SYS    NODE   NODE   PIX*   PIX*",
         "  * its HCA; PIX one PCIe switch, NODE one NUMA node, SYS across sockets",
-        f"  KV transfer by mooncake: {OPTION}, one list for all GPUs: SGLang 0.5.10 does not read a map of them",
+        f"  KV transfer by mooncake: {OPTION}, one list for all GPUs: SGLang 0.5.10 does not read a map",
     ]
     assert "--disaggregation-ib-device mlx5_bond_0,mlx5_bond_1,mlx5_bond_2,mlx5_bond_3 \\\n" in text
     assert "Fingerprint\n  hcas=4:mlx5_bond_[0-3]:1 rails=" in text

@@ -216,7 +216,7 @@ def test_like_problems_are_one_in_the_text_and_the_log_and_each_in_the_document(
     node = _in_two_networks()
     message = (
         "rocep[12-19]s0 port 1 has addresses in several networks (10.40.[0-7].0/24, 172.[16-23].3.2/31); "
-        "10.40.[0-7].0/24 was taken"
+        "10.40.[0-7].0/24 is used"
     )
     text = run("--dry-run", *MODEL, node=node).out
     assert [line for line in text.splitlines() if "AMBIGUOUS_SUBNET" in line] == [
@@ -248,7 +248,7 @@ def test_variables_of_one_reason_are_grouped(run: Run) -> None:
     block = text.partition("\nEnvironment\n")[2].partition("\n\n")[0]
     reasons = [line.strip() for line in block.splitlines() if line.startswith("      ")]
     assert len(reasons) == len(set(reasons)) == 5
-    index = "      discovered: the own RoCE v2 GID of every port is at index 3"
+    index = "      discovered: every port has its own RoCE v2 GID at index 3"
     assert (
         f"  MC_GID_INDEX=3\n  NCCL_IB_GID_INDEX=3\n  NVSHMEM_IB_GID_INDEX=3\n  UCX_IB_GID_INDEX=3\n{index}\n"
         in block
@@ -262,7 +262,7 @@ def test_the_log_folds_alike() -> None:
     assert left[0].startswith("not using mlx5_[2-35]:1 (34 ports): NO_VERBS, /dev/infiniband/uverbs[")
     assert len([line for line in decision_lines(plan) if line.startswith("using ")]) == 4
     lines = environment_lines(plan)
-    index = "the own RoCE v2 GID of every port is at index 3"
+    index = "every port has its own RoCE v2 GID at index 3"
     assert (
         f"MC_GID_INDEX=3 NCCL_IB_GID_INDEX=3 NVSHMEM_IB_GID_INDEX=3 UCX_IB_GID_INDEX=3 (discovered: {index})"
         in lines

@@ -268,7 +268,7 @@ def test_pip_reads_the_configuration_that_comes_as_a_secret(
     enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path
 ) -> None:
     configuration = tmp_path / "pip.conf"
-    configuration.write_text("[global]\ntimeout = soon\n")  # pip says that it is no number
+    configuration.write_text("[global]\ntimeout = soon\n")  # pip reports that it is not a number
     built = enclosure.build(
         checkout.path,
         "localhost/refused:1",

@@ -77,10 +77,10 @@ def test_foreign_gids_first_are_shut_out_for_each_library() -> None:
 def test_without_mooncake_its_choice_is_nobodys_problem() -> None:
     hicache = plan_of(two(2, 4, foreign="172.16.0.9"), *MODEL, "--hicache-storage-backend", "mooncake")
     assert codes(hicache) == ["MOONCAKE_GID"]
-    assert "which Mooncake is not given" in message(hicache, "MOONCAKE_GID")
+    assert "(it is not given these): mlx5_1:1" in message(hicache, "MOONCAKE_GID")
     assert value(hicache, "MC_TE_FILTERS") == "mlx5_0"
     given = plan_of(two(2, 4, foreign="172.16.0.9"), *MOONCAKE, "--disaggregation-ib-device", "mlx5_0,mlx5_1")
-    assert "it would fail to transfer with" in message(given, "MOONCAKE_GID")
+    assert "(transfers there would fail): mlx5_1:1" in message(given, "MOONCAKE_GID")
     assert argument(given) == "mlx5_0,mlx5_1"
     nixl = plan_of(two(2, 4, foreign="172.16.0.9"), *NIXL)
     assert argument(nixl) == "mlx5_0,mlx5_1"
@@ -183,7 +183,7 @@ def test_the_users_device_stays() -> None:
     plan = plan_of(hgx(), *MOONCAKE, "--disaggregation-ib-device", "mlx5_1")
     assert plan.argv is not None
     assert plan.argv.count("--disaggregation-ib-device") == 1
-    assert plan.transfer.told == "mooncake: by --disaggregation-ib-device of the user"
+    assert plan.transfer.told == "mooncake: the user's --disaggregation-ib-device"
     assert codes(plan) == []
 
 
@@ -194,12 +194,12 @@ WRONG = {
     "UCX index": ({"UCX_IB_GID_INDEX": "1"}, MODEL, "GID_INDEX_WRONG", "a link-local address"),
     "no number": ({"MC_GID_INDEX": "auto"}, MODEL, "GID_INDEX_NOT_A_NUMBER", "Mooncake reads it as 0"),
     "UCX conflict": (
-        {"UCX_IB_GID_INDEX": "3", "UCX_IB_ROCE_SUBNETS": "10.0.0.0/8"}, MODEL, "UCX_GID_CONFLICT", "UCX refuses",
+        {"UCX_IB_GID_INDEX": "3", "UCX_IB_ROCE_SUBNETS": "10.0.0.0/8"}, MODEL, "UCX_GID_CONFLICT", "UCX rejects",
     ),
     "Mooncake filter": ({"MC_TE_FILTERS": "mlx5_0,mlx5_77"}, MODEL, "DEVICE_UNKNOWN", "'mlx5_77'"),
     "Mooncake device with port": ({"MOONCAKE_DEVICE": "mlx5_0:1"}, MODEL, "DEVICE_UNKNOWN", "'mlx5_0:1'"),
-    "Mooncake port": ({"MC_IB_PORT": "2"}, MODEL, "MC_IB_PORT", "no usable port of mlx5_0"),
-    "Mooncake port word": ({"MC_IB_PORT": "first"}, MODEL, "MC_IB_PORT", "is no number"),
+    "Mooncake port": ({"MC_IB_PORT": "2"}, MODEL, "MC_IB_PORT", "is not a usable port of mlx5_0"),
+    "Mooncake port word": ({"MC_IB_PORT": "first"}, MODEL, "MC_IB_PORT", "is not a number"),
     "NVSHMEM list in NCCL's grammar": ({"NVSHMEM_HCA_LIST": "=mlx5_0:1"}, MODEL, "DEVICE_UNKNOWN", "'=mlx5_0'"),
     "NVSHMEM mapping": (
         {"NVSHMEM_HCA_PE_MAPPING": "mlx5_0:1,mlx5_1:1:2"}, MODEL, "NVSHMEM_PE_MAPPING", "name:port:count",
@@ -214,8 +214,8 @@ WRONG = {
     "UCX in NCCL's grammar": ({"UCX_NET_DEVICES": "=mlx5_0:1"}, MODEL, "UCX_NET_DEVICES_UNKNOWN", "'=mlx5_0:1'"),
     "UCX without TCP": ({"UCX_NET_DEVICES": "mlx5_0:1"}, NIXL, "UCX_WITHOUT_TCP", "no network interface in it"),
     "Gloo in NCCL's grammar": ({"GLOO_SOCKET_IFNAME": "^lo"}, MODEL, "GLOO_IFNAME_UNKNOWN", "'^lo'"),
-    "off the way": ({"NCCL_SOCKET_IFNAME": "=rail0"}, MODEL, "SOCKET_IFNAME_ELSEWHERE", "leader and worker is eth0"),
-    "Gloo off the way": ({"GLOO_SOCKET_IFNAME": "rail0"}, MODEL, "SOCKET_IFNAME_ELSEWHERE", "is rail0"),
+    "off the route": ({"NCCL_SOCKET_IFNAME": "=rail0"}, MODEL, "SOCKET_IFNAME_ELSEWHERE", "selects rail0, but leader and worker are connected over eth0"),
+    "Gloo off the route": ({"GLOO_SOCKET_IFNAME": "rail0"}, MODEL, "SOCKET_IFNAME_ELSEWHERE", "selects rail0"),
     "device": ({}, (*MOONCAKE, "--disaggregation-ib-device", "mlx5_77"), "IB_DEVICE", "mlx5_77"),
 }  # fmt: skip
 

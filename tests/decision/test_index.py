@@ -197,4 +197,4 @@ def test_a_newer_nccl_is_only_advised_where_it_helps(
     problem = decide(node, nccl=nccl).decision.problems[0]
     assert problem.code == "INDEX_MISMATCH"
     assert ("use an image with NCCL" in problem.hint) == newer_helps
-    assert "addresses history" in problem.hint
+    assert "reload the driver on the node" in problem.hint

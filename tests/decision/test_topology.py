@@ -1,4 +1,4 @@
-"""NCCL's topology file overrides the PCI paths; one that is of no use is said and passed over."""
+"""NCCL's topology file overrides the PCI paths; one that cannot be used is reported and skipped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_file_tells_what_a_flat_bus_hides() -> None:
     assert affinity.class_name(0, 7) == "PIX"
     assert affinity.class_name(0, 4) == "PHB"
     assert affinity.class_name(0, 0) == "SYS"
-    assert affinity.note == f"places by {PATH}"
+    assert affinity.note == f"topology from {PATH}"
     assert codes(plan) == []
 
 

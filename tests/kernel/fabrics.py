@@ -103,7 +103,7 @@ def _lay_routed_fabric() -> None:
     add_hca("mlx5_0", "eth0", "10.0.1.1/24", "fd00:1::1/64")
     add_hca("mlx5_1", "eth1", "fd00:2::1/64", "10.0.2.1/24")
     # Both ends are in one kernel, which would deliver its own addresses itself: the local table is
-    # asked only for what a card received, and the way to the other end is a route by the router.
+    # asked only for what a card received, and the route to the other end goes through the router.
     for family, near, far, near_router, far_router in (
         (4, "10.0.1.1", "10.0.2.1", "10.0.1.254", "10.0.2.254"),
         (6, "fd00:1::1", "fd00:2::1", "fd00:1::fe", "fd00:2::fe"),

@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def port_down(command: Command) -> Result:
-    """Take the second HCA's interface down; it has an address, and a full table all the same."""
+    """Take the second HCA's interface down; it still has an address and a full table."""
     add_hca("mlx5_0", "eth4", "10.0.1.1/24")
     add_hca("mlx5_1", "eth5", "10.0.2.1/24", up=False)
     return {"table": gid_table("mlx5_1"), "plan": command.dry_run()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NODES = 24
 
-#: Values of NCCL_IB_GID_INDEX. -1 comes in from 2.21 on; before, it is taken as it is and connects nowhere.
+#: Values of NCCL_IB_GID_INDEX. -1 comes in from 2.21 on; before, it is used as it is and cannot connect.
 INDEX_TEXTS = ("3", "5", "0x3", "03", " 5 ", "3,5", "auto", "0x", "08", "4294967299", "99999999999999999999")
 
 LEFT: dict[str, tuple[list[NodePort], dict[tuple[str, int], int]]] = {

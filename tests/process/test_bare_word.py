@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_environment_is_prepared_and_nothing_is_waited_for(run: Run) -> None:
-    """A worker whose leader's name does not exist, without SGLang: a shell all the same."""
+    """A worker whose leader's name does not exist, without SGLang: a shell anyway."""
     done = run(
         ["--rdma", "off", "sh", "-c", 'echo "$NCCL_IB_DISABLE|$LWS_WORKER_INDEX"'],
         lws(1, leader="leader.invalid"),
@@ -102,7 +102,7 @@ def test_default_dispositions(run: Run) -> None:
 
 
 def test_standard_input_is_the_commands(tmp_path: Path) -> None:
-    """`kubectl exec -i` and pipes: not a byte is read on the way."""
+    """`kubectl exec -i` and pipes: not a byte is read before."""
     import subprocess
 
     from tests.process.command import entry_command

@@ -80,7 +80,7 @@ def test_ipv6(cluster: Cluster) -> None:
 
 
 def test_leader_that_has_not_opened_its_port(cluster: Cluster, leader: Node, worker: Node) -> None:
-    """The ordinary state at start: said, no failure, and the path is tried all the same."""
+    """The ordinary state at start: reported, no failure, and the path is tried anyway."""
     cluster.dns.publish(LEADER_RECORD, leader.address)
     code, lines = check(worker, lws(1))
     assert code == 0, lines

@@ -41,7 +41,7 @@ PLANS = [
     pytest.param(("--snapshot", "cx7-pod"), id="cx7-pod"),
 ]
 
-# A plan with errors is printed all the same, so its exit code is not looked at.
+# A plan with errors is printed anyway, so its exit code is not checked.
 # The plan is taken with the hostile values, then they are forgotten; only eval brings them back.
 SCRIPT = """
 out=$("$@" --print-env)

@@ -288,7 +288,7 @@ def test_firewall_opens(cluster: Cluster, leader: Node, worker: Node) -> None:
 
 @pytest.mark.parametrize("mood", [Mood.ANSWER, Mood.SILENT])
 def test_on_timeout_exec(cluster: Cluster, worker: Node, mood: Mood) -> None:
-    """SGLang is started all the same; a lookup that still hangs leaves no descriptor behind."""
+    """SGLang is started anyway; a lookup that still hangs leaves no descriptor behind."""
     cluster.dns.set_mood(mood)
     launch = worker.start(
         launch_arguments("--wait-deadline", "1.5", "--on-timeout", "exec"),

@@ -70,8 +70,8 @@ def test_a_map_where_it_says_more_and_is_read() -> None:
     [
         ("0.5.10", PER_GPU, False, "0.5.10 does not read a map"),
         (None, PER_GPU, False, "unknown version"),
-        ("0.5.23", {}, False, "not known or the same for all"),
-        ("0.5.23", {0: ("mlx5_1", "mlx5_0")}, False, "not known or the same for all"),
+        ("0.5.23", {}, False, "not known, or the same for all"),
+        ("0.5.23", {0: ("mlx5_1", "mlx5_0")}, False, "not known, or the same for all"),
         ("0.5.23", PER_GPU, True, "SGLANG_ONE_VISIBLE_DEVICE_PER_PROCESS"),
     ],
 )

@@ -110,7 +110,7 @@ def _build(environment: Path, recipe: Recipe) -> None:
 
 
 def _refuse_cuda(python: str, requirement: str) -> None:
-    """Ask pip what it would install: the CUDA build of torch is gigabytes, and of no use here."""
+    """Ask pip what it would install: the CUDA build of torch is gigabytes, and useless here."""
     pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     report = _run([*pip, "--dry-run", "--no-deps", "--ignore-installed", "--report", "-", requirement])
     for chosen in json.loads(report)["install"]:

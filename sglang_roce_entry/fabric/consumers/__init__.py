@@ -1,7 +1,7 @@
 """The libraries that read the choice: one file each, all with the same three parts in the same order.
 
 ``READS``: the variables, with the source. ``wishes(choice, use)``: what we set. ``check(given, choice,
-use)``: what is wrong with values that the pod or a file has set. No file knows another. A new library is
+use)``: what is wrong with values that the pod or a file has set. No file uses another. A new library is
 a new file and its name in ``CONSUMERS``.
 """
 
@@ -21,7 +21,7 @@ CONSUMERS = (nccl, gloo, nvshmem, mooncake, ucx, sglang)
 
 
 def wishes(choice: Choice, use: Use) -> tuple[Wish, ...]:
-    """Return what every library is to be told."""
+    """Return the wishes of all libraries."""
     return tuple(wish for library in CONSUMERS for wish in library.wishes(choice, use))
 
 
@@ -31,6 +31,6 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> tuple[Problem
 
 
 def transfer_hcas(choice: Choice, use: Use, affinity: Affinity) -> TransferHcas:
-    """Return how the KV transfer is told its HCAs: those that the library which carries it can use."""
+    """Return how the KV transfer is given its HCAs: those that the library which carries it can use."""
     ports = mooncake.carrying(choice, use) if use.kv_backend == MOONCAKE else choice.used
     return sglang.transfer_hcas(choice, use, affinity, mooncake.names_on_one_port(ports))

@@ -1,7 +1,7 @@
-"""Gloo: bare names of interfaces, and nothing else.
+"""Gloo: names of interfaces, and nothing else.
 
 Source of the rules: pytorch/gloo ``transport/tcp`` and torch's ``ProcessGroupGloo`` (a comma list of exact
-names; "=eth0", "^lo" and prefixes are NCCL's and end it).
+names; "=eth0", "^lo" and prefixes are NCCL's and make it fail).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ READS = ("GLOO_SOCKET_IFNAME",)
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
-    """Return what Gloo is to be told."""
+    """Return what is set for Gloo."""
     return (wish_interface("GLOO_SOCKET_IFNAME", choice.control),)
 
 
@@ -40,7 +40,7 @@ def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
     return (
         config_value(
             "GLOO_IFNAME_UNKNOWN",
-            f"{gloo}: Gloo takes exact names and ends with an error for {', '.join(map(repr, missing))} "
+            f"{gloo}: Gloo takes exact names and fails on {', '.join(map(repr, missing))} "
             "('=', '^' and prefixes are NCCL's)",
             f"remove it, or name one of: {', '.join(names)}",
         ),

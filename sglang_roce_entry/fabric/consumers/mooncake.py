@@ -27,7 +27,7 @@ READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", *_LISTS, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
-    """Return what Mooncake is to be told."""
+    """Return what is set for Mooncake."""
     index = choice.index_wish("MC_GID_INDEX")
     if not choice.used:
         return (index,)
@@ -38,7 +38,7 @@ def _port(choice: Choice, use: Use) -> Sequence[Wish]:
     number = common_port(carrying(choice, use))
     if number == 1:
         return ()
-    return (found("MC_IB_PORT", str(number), f"every used HCA is on its port {number}; Mooncake assumes 1"),)
+    return (found("MC_IB_PORT", str(number), f"every used HCA uses its port {number}; Mooncake assumes 1"),)
 
 
 def _filter(choice: Choice, use: Use) -> Wish:
@@ -46,12 +46,12 @@ def _filter(choice: Choice, use: Use) -> Wish:
     if not use.mooncake or set(names) == {hca.name for hca in choice.facts.hcas}:
         return shown(name)
     if use.kv_backend == MOONCAKE:
-        return unset(name, "SGLang tells Mooncake the HCAs by its own option")
-    return found(name, ",".join(names), "without an option of SGLang's Mooncake takes every HCA that is active")
+        return unset(name, "SGLang passes the HCAs to Mooncake by its own option")
+    return found(name, ",".join(names), "without an SGLang option, Mooncake takes every active HCA")
 
 
 def common_port(ports: Sequence[PortDecision]) -> int:
-    """Return the port number that Mooncake and NIXL use on every HCA: 1, or the one that all used ones have."""
+    """Return the port number that Mooncake and NIXL use on every HCA: 1, or the one that all used ports have."""
     numbers = {port.port.number for port in ports}
     return numbers.pop() if len(numbers) == 1 else 1
 
@@ -63,7 +63,7 @@ def names_on_one_port(ports: Sequence[PortDecision]) -> list[str]:
 
 
 def carrying(choice: Choice, use: Use) -> Sequence[PortDecision]:
-    """Return the used ports that Mooncake can use: those that its own choice of a GID does not spoil."""
+    """Return the used ports that Mooncake can use: those on which its own choice of a GID is right."""
     spoilt = _spoilt(choice, use)
     return [port for port in choice.used if port.label not in spoilt] or choice.used
 
@@ -71,7 +71,7 @@ def carrying(choice: Choice, use: Use) -> Sequence[PortDecision]:
 def _spoilt(choice: Choice, use: Use) -> dict[str, str]:
     """Return the used ports on which Mooncake would take a wrong GID, with how, by label.
 
-    Where an index is forced on it, that is right or has been complained about already.
+    Where an index is forced on it, that one is right or already reported.
     """
     if not use.mooncake or choice.index.index is not None or forced_index(choice.constraints.given) is not None:
         return {}
@@ -87,7 +87,7 @@ def forced_index(given: Mapping[str, Given]) -> int | None:
 
 
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
-    """Return what is wrong with given values of Mooncake's, and where its own choice would be."""
+    """Return what is wrong with given values of Mooncake's, and with its own choice."""
     if not choice.used:
         return ()
     return (
@@ -103,22 +103,22 @@ def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
     wrong = _spoilt(choice, use)
     if not wrong:
         return ()
-    outcome = "it would fail to transfer with"
+    outcome = "transfers there would fail"
     if len(wrong) < len(choice.used) and not use.named:
-        outcome = "Mooncake is not given"
+        outcome = "it is not given these"
     listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
     return (
         rdma_value(
             "MOONCAKE_GID",
-            f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)}, "
-            f"which {outcome}: {listed}",
-            "give all ports the same addresses history (driver reload on the node), so that one index fits all",
+            f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)} "
+            f"({outcome}): {listed}",
+            "reload the driver on the node, so that all ports build their GID tables in the same order",
         ),
     )
 
 
 def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
-    """Return a warning where Mooncake takes over an index of NCCL's that was set for NCCL alone."""
+    """Return a warning where Mooncake also reads an index that was set for NCCL alone."""
     one = given.get("NCCL_IB_GID_INDEX")
     if one is None or "MC_GID_INDEX" in given or not use.mooncake:
         return ()
@@ -129,7 +129,7 @@ def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Se
     return (
         rdma_value(
             "MC_GID_INHERITED",
-            f"Mooncake takes over {one}, which is wrong on some port",
+            f"Mooncake also reads {one}, which is wrong on some port",
             "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
         ),
     )
@@ -151,7 +151,7 @@ def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[P
     missing = sorted({port.hca.name for port in used} - {p.hca.name for p in used if p.port.number == number})
     if whole and not missing:
         return ()
-    what = f"is no usable port of {', '.join(missing)}" if whole else "is no number"
+    what = f"is not a usable port of {', '.join(missing)}" if whole else "is not a number"
     return (rdma_value("MC_IB_PORT", f"{given} {what}", "remove it: Mooncake assumes 1"),)
 
 

@@ -1,4 +1,4 @@
-"""NCCL: the ports, the index or what lets NCCL choose right by itself, the interface of its bootstrap.
+"""NCCL: the ports, the index or what makes NCCL's own choice right, the interface of its bootstrap.
 
 Source of the rules: NVIDIA/nccl ``src/transport/net_ib`` and ``src/misc`` (``fabric/nccl`` has each with
 its release), 2.18 to 2.32.
@@ -21,7 +21,7 @@ from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 _TRAFFIC = ("NCCL_IB_TC", "NCCL_IB_SL")
 
-#: Those that are read from the hardware where nobody has set them.
+#: Those that are read from the hardware unless they are set already.
 STEERING = (
     "NCCL_IB_DISABLE",
     "NCCL_IB_HCA",  # grammar: fabric/nccl/selector.py
@@ -39,7 +39,7 @@ READS = (*STEERING, *_TRAFFIC)
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
-    """Return what NCCL is to be told."""
+    """Return what is set for NCCL."""
     return (_switch(choice), _ports(choice), *_index(choice), _net(choice), *_sockets(choice))
 
 
@@ -72,7 +72,7 @@ def _index(choice: Choice) -> Sequence[Wish]:
     if not choice.used:
         return (index,)
     steering = {"NCCL_IB_ADDR_FAMILY": choice.index.family, "NCCL_IB_ADDR_RANGE": choice.index.address_range}
-    why = "makes the choice of NCCL itself right on every port"
+    why = "makes NCCL's own choice right on every port"
     return (
         index,
         *(shown(one) if value is None else found(one, str(value), why) for one, value in steering.items()),
@@ -89,7 +89,7 @@ def _net(choice: Choice) -> Wish:
     if choice.constraints.rdma != REQUIRED:
         return shown(name)
     if plugin is not None and plugin.value != "none":
-        return unset(name, f"the net plugin {plugin.value!r} of {plugin.where} decides")
+        return unset(name, f"the net plugin {plugin.value!r} ({plugin.where}) decides")
     return Wish(name, "IB", DEFAULT, "RDMA is required: NCCL fails instead of falling back to TCP")
 
 
@@ -132,7 +132,7 @@ def _check_rdma(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]
 
 def _check_net(net: Given) -> Sequence[Problem]:
     message = f"{net} makes NCCL use TCP, but RDMA is required"
-    return (rdma_value("NCCL_NET_SOCKET", message, "remove NCCL_NET, or say --rdma off"),)
+    return (rdma_value("NCCL_NET_SOCKET", message, "remove NCCL_NET, or set --rdma off"),)
 
 
 def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[Problem]:
@@ -144,7 +144,7 @@ def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[P
             rdma_value(
                 "RDMA_DISABLED",
                 f"{disable} makes NCCL use TCP, but RDMA is required",
-                "remove NCCL_IB_DISABLE, or say --rdma off",
+                "remove NCCL_IB_DISABLE, or set --rdma off",
             )
         )
     net = given.get("NCCL_NET")
@@ -154,14 +154,14 @@ def _check_without_rdma(given: Mapping[str, Given], *, required: bool) -> list[P
         *said,
         rdma_value(
             "NCCL_NET_IB",
-            f"{net} allows nothing but RDMA, which is off: NCCL ends with an error",
+            f"{net} allows only RDMA, which is off: NCCL fails",
             "remove NCCL_NET, or do not switch RDMA off (--rdma off, NCCL_IB_DISABLE)",
         ),
     ]
 
 
 def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
-    """Return warnings on ``NCCL_IB_HCA``: names that do not exist, ports that cannot work."""
+    """Return warnings on ``NCCL_IB_HCA``: names that do not exist, ports that cannot be used."""
     if given is None:
         return []
     selector = parse_selector(given.value, nccl=choice.constraints.nccl)
@@ -178,7 +178,7 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
                 rdma_value(
                     "HCA_UNKNOWN",
                     f"{given} names {', '.join(map(repr, missing))}, which this node does not have",
-                    f"devices here: {', '.join(devices) or 'none'}; remove NCCL_IB_HCA to have it found",
+                    f"remove NCCL_IB_HCA: devices are found at every start (here: {', '.join(devices) or 'none'})",
                 )
             )
     broken = [
@@ -190,7 +190,7 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
     said.extend(
         rdma_value(
             "HCA_UNUSABLE",
-            f"{given} also selects {port.label}, which NCCL will use although {port.detail}",
+            f"{given} also selects {port.label}, which NCCL will use although it cannot work: {port.detail}",
             "remove NCCL_IB_HCA, or exclude that port",
         )
         for port in broken
@@ -199,7 +199,7 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
         said.append(
             warning(
                 "HCA_LIST_TOO_LONG",
-                f"NCCL_IB_HCA ({given.where}) has {selector.dropped} entries more than the 32 NCCL reads",
+                f"NCCL_IB_HCA ({given.where}) has {selector.dropped} more entries than the 32 NCCL reads",
                 "shorten the list, or use a prefix",
             )
         )

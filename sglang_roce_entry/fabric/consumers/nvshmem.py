@@ -36,7 +36,7 @@ READS = (
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
-    """Return what NVSHMEM is to be told."""
+    """Return what is set for NVSHMEM."""
     everywhere = (
         wish_interface(_BOOT, choice.control, "="),
         *_bootstrap_family(choice),
@@ -44,7 +44,7 @@ def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
     )
     if not choice.used:
         return everywhere
-    alone = "NVSHMEM takes the HCA nearest to each GPU; with DeepEP this puts all GPUs on one HCA"
+    alone = "NVSHMEM takes the HCA nearest to each GPU; with DeepEP it would put all GPUs on one HCA"
     return (
         *everywhere,
         *_scan(choice),
@@ -57,11 +57,11 @@ def _bootstrap_family(choice: Choice) -> Sequence[Wish]:
     control = choice.control
     if control.interface is None or control.address is None or control.address.version == 4:
         return ()
-    return (found(_BOOT_FAMILY, AF_INET6, told(control)),)  # it assumes IPv4 unless told
+    return (found(_BOOT_FAMILY, AF_INET6, told(control)),)  # its default is IPv4
 
 
 def _scan(choice: Choice) -> Sequence[Wish]:
-    """Return for NVSHMEM's copy of the scan all that NCCL's is told, be it by us or by the pod."""
+    """Return for NVSHMEM's copy of the scan all that is set for NCCL's, by us or by the pod."""
     scan = choice.index.scan
     if choice.index.index is not None or scan is None:
         return ()
@@ -92,7 +92,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
 
 
 def _check_prefix(given: Given | None, choice: Choice) -> Sequence[Problem]:
-    """Return a warning if NVSHMEM passes over HCAs by their names (``NVSHMEM_HCA_PREFIX``, mlx5)."""
+    """Return a warning if NVSHMEM skips HCAs because of their names (``NVSHMEM_HCA_PREFIX``, mlx5)."""
     prefix = given.value if given is not None else "mlx5"
     missed = sorted({port.hca.name for port in choice.used if prefix not in port.hca.name})
     if not missed:
@@ -100,7 +100,7 @@ def _check_prefix(given: Given | None, choice: Choice) -> Sequence[Problem]:
     return (
         warning(
             "NVSHMEM_PREFIX",
-            f"NVSHMEM looks only at HCAs with {prefix!r} in their name and passes over {', '.join(missed)}",
+            f"NVSHMEM looks only at HCAs with {prefix!r} in their name and skips {', '.join(missed)}",
             f"if they are ConnectX, set {_PREFIX} to what their names have in common",
         ),
     )

@@ -1,9 +1,9 @@
-"""SGLang itself: the address it takes for its own, and the HCAs that its KV transfer is told to use.
+"""SGLang itself: the address that it uses as its own, and the HCAs that its KV transfer is given.
 
 Checked against the real validation functions of 0.5.5.post2 to 0.5.23: a JSON map of GPUs to HCAs is
-read from 0.5.5.post3 on, but 0.5.9 to 0.5.12 take it for a list and refuse it
+read from 0.5.5.post3 on, but 0.5.9 to 0.5.12 take it for a list and reject it
 (``_validate_ib_devices``). NIXL reads the option from 0.5.23 on, and not if ``UCX_NET_DEVICES`` is set
-(``srt/disaggregation/nixl/conn.py``); before that UCX's variable is the only way.
+(``srt/disaggregation/nixl/conn.py``); before that, only UCX's variable works.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READS = ("SGLANG_HOST_IP", "HOST_IP")
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
-    """Return what SGLang is to be told by a variable."""
+    """Return what is set for SGLang by a variable."""
     name, control = "SGLANG_HOST_IP", choice.control
     if control.interface is None:
         return (unset(name, control.reason),)
@@ -44,7 +44,7 @@ class TransferHcas:
 
 
 def transfer_hcas(choice: Choice, use: Use, affinity: Affinity, names: Sequence[str]) -> TransferHcas:
-    """Return how the KV transfer is told its HCAs, ``names``."""
+    """Return how the KV transfer is given its HCAs, ``names``."""
     backend = use.kv_backend
     if backend is None:
         return TransferHcas()
@@ -52,7 +52,7 @@ def transfer_hcas(choice: Choice, use: Use, affinity: Affinity, names: Sequence[
         why = choice.plugin or ("InfiniBand ports only" if choice.infiniband else "no usable HCA port")
         return TransferHcas(told=f"{backend}: no {OPTION}, {why}")
     if use.transfer_hcas is not None:
-        return TransferHcas(told=f"{backend}: by {use.transfer_hcas.where} of the user")
+        return TransferHcas(told=f"{backend}: the user's {use.transfer_hcas.where}")
     per_gpu: dict[int, Sequence[str]] = {}
     if affinity.informative:
         for gpu in range(len(affinity.gpus)):
@@ -64,7 +64,7 @@ def transfer_hcas(choice: Choice, use: Use, affinity: Affinity, names: Sequence[
 def device_argument(
     use: Use, names: Sequence[str], per_gpu: Mapping[int, Sequence[str]]
 ) -> tuple[tuple[str, ...], str]:
-    """Return the argument for ``names``, as a map where ``per_gpu`` says more and SGLang reads one, and why."""
+    """Return the argument for ``names``, as a map if ``per_gpu`` differs and SGLang reads one, and why."""
     who = f"SGLang {use.sglang_version}" if use.sglang_version else "SGLang of unknown version"
     if use.kv_backend == NIXL and not use.nixl_reads_option:
         return (), f"{who} does not read it with NIXL (0.5.23 and later do)"
@@ -74,11 +74,11 @@ def device_argument(
         return (), "no usable HCA port"
     listed, reason = (OPTION, ",".join(names)), "one list for all GPUs"
     if not any(set(devices) != set(names) for devices in per_gpu.values()):
-        return listed, f"{reason}: what is near to which GPU is not known or the same for all"
+        return listed, f"{reason}: which are near to which GPU is not known, or the same for all"
     if use.reindexed:
         return listed, f"{reason}: SGLANG_ONE_VISIBLE_DEVICE_PER_PROCESS renumbers the GPUs"
     if not use.reads_map:
-        return listed, f"{reason}: {who} does not read a map of them"
+        return listed, f"{reason}: {who} does not read a map"
     mapping = {str(gpu): ",".join(devices) for gpu, devices in sorted(per_gpu.items())}
     return (OPTION, json.dumps(mapping, separators=(",", ":"))), "the nearest HCAs of each GPU"
 
@@ -102,14 +102,14 @@ def _check_addresses(given: Mapping[str, Given], choice: Choice) -> list[Problem
     problems = []
     for name in READS:
         one = given.get(name)
-        # SGLANG_HOST_IP outranks HOST_IP, be it the pod's or ours.
+        # SGLANG_HOST_IP outranks HOST_IP, whether the pod's or ours.
         outranked = name == "HOST_IP" and (choice.control.address is not None or "SGLANG_HOST_IP" in given)
         if one is None or one.value in own or not own or outranked:
             continue
         problems.append(
             config_value(
                 "HOST_IP_FOREIGN",
-                f"{one} is no address of this pod, and SGLang takes it for its own",
+                f"{one} is not an address of this pod, but SGLang uses it as its own",
                 f"remove {name}; status.hostIP is the node's address, not the pod's",
             )
         )
@@ -160,12 +160,12 @@ def check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Ma
     unmapped = [gpu for gpu in use.gpus if mapping and gpu not in mapping]
     if unmapped:
         listed = ", ".join(map(str, unmapped))
-        problems.append(wrong(f"has no HCA for GPU {listed}: SGLang ends with an error", "name every visible GPU"))
+        problems.append(wrong(f"has no HCA for GPU {listed}: SGLang fails", "name every visible GPU"))
     return problems
 
 
 def _mapping(text: str, file_text: str | None) -> dict[int, str] | str:
-    """Return the map of GPUs, or what is wrong with it in words."""
+    """Return the map of GPUs, or a sentence on what is wrong with it."""
     content: str | None = text
     if text.endswith(".json"):
         content = file_text

@@ -1,9 +1,9 @@
 """UCX, which NIXL transfers with: its variables, and a model of the GID index it takes by itself.
 
-Source of the rules: openucx/ucx ``uct_ib_device_select_gid`` (``src/uct/ib/base/ib_device.c``): passes
-over the table by kind, RoCE v2 before v1 and IPv4 before IPv6 before link-local, the lowest index of
+Source of the rules: openucx/ucx ``uct_ib_device_select_gid`` (``src/uct/ib/base/ib_device.c``): scans
+of the table by kind, RoCE v2 before v1 and IPv4 before IPv6 before link-local, the lowest index of
 the first pass that finds one; index 0 if none does. ``UCX_IB_ROCE_SUBNETS`` limits the candidates and
-is refused together with ``UCX_IB_GID_INDEX``.
+is rejected together with ``UCX_IB_GID_INDEX``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ READS = (_INDEX, _SUBNETS, _DEVICES, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
-    """Return what UCX is to be told."""
+    """Return what is set for UCX."""
     index = choice.index_wish(_INDEX)
     if not choice.used:
         return (index,)
     if index.value is not None and _SUBNETS in choice.constraints.given:
-        index = unset(_INDEX, "UCX refuses it together with UCX_IB_ROCE_SUBNETS")
+        index = unset(_INDEX, "UCX rejects it together with UCX_IB_ROCE_SUBNETS")
     return (index, *_subnets(choice), _devices(choice, use), *traffic(_TRAFFIC, used=use.nixl))
 
 
@@ -43,7 +43,7 @@ def _subnets(choice: Choice) -> Sequence[Wish]:
     subnet = None if right_by_itself(choice.used) else steering_subnet(choice.used)
     if subnet is None:
         return ()
-    return (found(_SUBNETS, str(subnet), "makes the choice of UCX itself right on every port"),)
+    return (found(_SUBNETS, str(subnet), "makes UCX's own choice right on every port"),)
 
 
 def _is_told(choice: Choice) -> bool:
@@ -70,7 +70,7 @@ def _tcp_interface(choice: Choice) -> str:
 
 
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
-    """Return what is wrong with given values of UCX's, and where its own choice would be."""
+    """Return what is wrong with given values of UCX's, and with its own choice."""
     if not choice.used:
         return ()
     return (
@@ -92,9 +92,10 @@ def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
     return (
         rdma_value(
             "UCX_GID",
-            f"UCX would take a wrong GID on {', '.join(wrong)}: one index does not fit all ports, and no subnet "
-            "tells its own GIDs from the others",
-            "give all ports the same addresses history (driver reload on the node), or transfer with Mooncake",
+            f"UCX would take a wrong GID on {', '.join(wrong)}: no index fits all ports, and no subnet "
+            "separates the own GIDs from the others",
+            "reload the driver on the node, so that all ports build their GID tables in the same order, or "
+            "use Mooncake",
         ),
     )
 
@@ -105,7 +106,7 @@ def _check_index(given: Mapping[str, Given], used: Sequence[PortDecision]) -> Se
         return ()
     problems = check_index(given, used, None, _INDEX, "UCX")
     if _SUBNETS in given:
-        message = f"{index} is set beside {_SUBNETS}: UCX refuses"
+        message = f"{index} is set together with {_SUBNETS}, which UCX rejects"
         problems.append(rdma_value("UCX_GID_CONFLICT", message, "remove one of them"))
     return problems
 
@@ -125,14 +126,14 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Pr
             rdma_value(
                 "UCX_NET_DEVICES_UNKNOWN",
                 f"{given}: UCX takes exact names with ports; this pod has no {', '.join(map(repr, missing))}",
-                f"remove it, or name some of: {', '.join(sorted(rdma | sockets))}",
+                f"remove it, or choose from: {', '.join(sorted(rdma | sockets))}",
             )
         )
     if use.nixl and not given.value.startswith("^") and plain == entries and not sockets & set(entries):
         problems.append(
             rdma_value(
                 "UCX_WITHOUT_TCP",
-                f"{given} has no network interface in it: UCX has no TCP, which NIXL needs to reach itself",
+                f"{given} has no network interface in it, so UCX has no TCP, which NIXL needs to reach itself",
                 f"add {_tcp_interface(choice)}, or remove UCX_NET_DEVICES",
             )
         )
@@ -146,7 +147,7 @@ def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int
     """Return the index that UCX takes on a RoCE port when none is set.
 
     ``gids`` are the occupied slots as sysfs shows them: a type that cannot be read counts as v1. Each
-    candidate must also survive an ``ibv_create_ah``; here all do.
+    candidate must also pass an ``ibv_create_ah``; here all do.
     """
     allowed = tuple(subnets)
     candidates = [gid for gid in gids if not allowed or any(_inside(gid, network) for network in allowed)]

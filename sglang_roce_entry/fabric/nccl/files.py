@@ -2,7 +2,7 @@
 
 Source of the rules: NVIDIA/nccl ``src/misc/param.cc`` (``initEnv``, ``setEnvFile``): each line
 ``NAME=value`` of the user's file, then of ``/etc/nccl.conf``, is set unless the variable exists. This
-program sets environment variables and would win over an administrator's file; so what the files say
+program sets environment variables and would win over an administrator's file; so what the files set
 counts as decided. ``NCCL_CONF_FILE`` is read from 2.23 on, instead of the home file even if it does
 not exist; a carriage return is part of the value up to 2.29; values end after 1023 bytes.
 """
@@ -51,7 +51,7 @@ def given_values(
 def check_files(
     files: Iterable[tuple[str, str]], nccl: tuple[int, ...] | None, conf_file: str | None
 ) -> list[Problem]:
-    """Return what NCCL of version ``nccl`` reads otherwise than it looks; ``conf_file``: NCCL_CONF_FILE."""
+    """Return where NCCL of version ``nccl`` does not read what is written; ``conf_file``: NCCL_CONF_FILE."""
     read = list(files)
     problems = _conf_file({path for path, _ in read}, nccl, conf_file)
     for path, text in read:
@@ -65,7 +65,7 @@ def check_files(
             problems.append(
                 config_value(
                     "NCCL_FILE_CRLF",
-                    f"{path} has Windows line ends; NCCL {version} reads carriage returns as part of the values",
+                    f"{path} has Windows line endings; NCCL {version} reads carriage returns as part of values",
                     f"convert it: sed -i 's/\\r$//' {path}",
                 )
             )
@@ -85,7 +85,7 @@ def _conf_file(read: set[str], nccl: tuple[int, ...] | None, conf_file: str | No
     if nccl is not None and nccl < _FIRST_WITH_CONF_FILE:
         why = f"NCCL {'.'.join(map(str, nccl))} does not read it (2.23 and later do)"
     elif conf_file not in read:
-        why = "it cannot be read, and NCCL reads no file of the home folder instead"
+        why = "it cannot be read, and NCCL does not read ~/.nccl.conf instead"
     else:
         return []
     return [
@@ -96,7 +96,7 @@ def _conf_file(read: set[str], nccl: tuple[int, ...] | None, conf_file: str | No
 
 
 def _shown(line: str) -> str:
-    """Return what may be shown of a line: of what is not NCCL's the first word, the rest can be a key."""
+    """Return what may be shown of a line: unless it is NCCL's, the first word only; the rest can be a key."""
     if line.startswith("NCCL_"):
         return line[:60]
     first = line.replace("=", " ").split()[:1]
@@ -110,9 +110,9 @@ def _fault(line: str) -> str | None:
     if not equals:
         return "sets nothing" if line.strip() else None
     if name != name.strip():
-        return f"sets a variable whose name has a space in it ({name!r}), which nobody reads"
+        return f"sets a variable whose name has a space in it ({name!r}), which nothing reads"
     if value != value.strip():
-        return "sets a value with a space before or behind it"
+        return "sets a value with a space before or after it"
     if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_VALUE_BYTES:
-        return f"has a value of more than {_LONGEST_VALUE_BYTES} bytes, the rest is lost"
+        return f"has a value of more than {_LONGEST_VALUE_BYTES} bytes: the rest is cut off"
     return None

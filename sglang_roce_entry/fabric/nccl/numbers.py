@@ -1,11 +1,11 @@
-"""Numbers and networks in text as NCCL's C reads them: it never says that a text is none."""
+"""Numbers and networks in text as NCCL's C reads them: it never rejects a text."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-#: From this release on a text that is no number leaves the default.
+#: From this release on a text that is not a number leaves the default.
 TEXT_IS_DEFAULT = (2, 32)
 
 _DECIMAL = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)"
@@ -47,8 +47,8 @@ def as_int(value: int) -> int:
 def parse_c_integer(text: str, nccl: tuple[int, ...] | None = None) -> tuple[int | None, bool]:
     """Return what NCCL makes of a number, and whether all of the text is one. ``None``: its default.
 
-    Source: ``ncclLoadParam``. A text that does not begin with a number is 0 in silence up to 2.31 (``auto``
-    becomes index 0) and the default from 2.32 on; so is one beyond 64 bits in every release. ``nccl`` is
+    Source: ``ncclLoadParam``. A text that does not begin with a number is silently 0 up to 2.31 (``auto``
+    is index 0) and the default from 2.32 on; so is one beyond 64 bits in every release. ``nccl`` is
     the version that reads it; unknown, it counts as an old one.
     """
     if not text:
@@ -65,7 +65,7 @@ def parse_address_range(text: str) -> IPv4Network | IPv6Network | None:
 
     Source: ``envIbAddrRange``, an address for ``inet_pton`` up to the slash, a length for ``strtol`` after
     it. So nothing is trimmed before the address, what follows the length is not read (a comma list counts
-    as its first entry), and a length that is no number is 0.
+    as its first entry), and a length that is not a number is 0.
     """
     address, slash, length_text = text.partition("/")
     if not slash or "%" in address:  # ip_address would take a zone

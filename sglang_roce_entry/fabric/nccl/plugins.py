@@ -1,4 +1,4 @@
-"""External NCCL net plugins: where one is at work, this program reports and steps back."""
+"""External NCCL net plugins: where one is in use, this program reports it and sets nothing."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def predict_gid_index(
         in_range = _in_range(candidate, settings)
         wanted = candidate.family == settings.family
         if wanted and in_range and current.family != candidate.family:
-            current = candidate  # neither type nor validity is looked at here
+            current = candidate  # neither type nor validity is checked here
             continue
         if not (wanted and in_range and candidate.valid):
             continue
@@ -102,7 +102,7 @@ def _in_range(slot: _Slot, settings: ScanSettings) -> bool:
     network = settings.address_range
     if network is None:
         return True
-    # A range that is no address of the wanted family is no range to NCCL (envIbAddrRange).
+    # NCCL ignores a range that is not of the wanted family (envIbAddrRange).
     if (settings.family == AF_INET) != isinstance(network, IPv4Network):
         return True
     return slot.value in network

@@ -55,7 +55,7 @@ class Selector:
 
 
 def parse_selector(text: str, *, nccl: tuple[int, ...] | None = None) -> Selector:
-    """Return the selector that NCCL of version ``nccl`` makes of ``text``. Never fails, as NCCL's does not.
+    """Return the selector that NCCL of version ``nccl`` makes of ``text``. Never fails, as in NCCL.
 
     An unknown version counts as one before ``RAIL_GRAMMAR``.
     """
@@ -77,7 +77,7 @@ def _entry(part: str, nccl: tuple[int, ...] | None) -> SelectorEntry:
     port_text = rest.split(":")[0]
     if not port_text and nccl is not None and nccl >= RAIL_GRAMMAR:
         return SelectorEntry(name, None)
-    port = atoi(port_text)  # 0 where it is no number: a port that no device has
+    port = atoi(port_text)  # 0 where it is not a number: a port that no device has
     return SelectorEntry(name, None if port == -1 else port)  # NCCL keeps "any port" as -1
 
 

@@ -1,7 +1,7 @@
 """What a snapshot leaves out: identifiers of hardware, and lines that nothing here reads.
 
-Port GUIDs and MAC addresses stand in link-local GIDs and addresses (EUI-64), and GPU UUIDs in the
-lists of visible devices and in the driver's files. Each becomes a number, the same one everywhere, so
+Port GUIDs and MAC addresses are part of link-local GIDs and addresses (EUI-64), and GPU UUIDs of the
+lists of visible devices and the driver's files. Each is replaced by a number, the same one everywhere, so
 that what belonged together still does.
 """
 
@@ -19,7 +19,7 @@ _LINK_LOCAL = 0xFE80 << 112
 _INTERFACE_MASK = (1 << 64) - 1
 #: The middle of an EUI-64 that was made of a MAC address (RFC 4291, appendix A).
 _OF_MAC = 0xFFFE
-#: Labels and annotations that say who a pod is; others can hold anything.
+#: Labels and annotations that identify a pod; others can hold anything.
 _IDENTITY_KEYS = ("leaderworkerset.", "apps.kubernetes.io/pod-index", "statefulset.kubernetes.io/pod-name")
 _RESOLVER_KEYS = ("search", "domain", "nameserver", "options")
 
@@ -75,7 +75,7 @@ class Mask:
         return value
 
     def uuids(self, text: str) -> str:
-        """Return a text with GPU UUIDs replaced; the start of one that is known becomes that one."""
+        """Return a text with GPU UUIDs replaced; the start of a known one counts as that one."""
         if self._keep:
             return text
 
@@ -87,7 +87,7 @@ class Mask:
 
 
 def needed_lines(path: str, text: str, nccl_files: Container[str], is_variable: Callable[[str], bool]) -> str:
-    """Return the lines of a file that a replay reads; ``is_variable`` tells which variables are recorded.
+    """Return the lines of a file that a replay reads; ``is_variable`` decides which variables are recorded.
 
     Files that hold only what is read come back as they are.
     """

@@ -83,7 +83,7 @@ def _from_archive(name: str, packed: bytes) -> _Content:
                 elif member.issym():
                     links[path] = _link_target(name, path, member.linkname)
                 elif member.issparse() or member.size < 0:
-                    # Its size is only claimed: a kilobyte of archive would become gigabytes.
+                    # Its size is only claimed: a kilobyte of archive could unpack to gigabytes.
                     raise SnapshotError(name, f"{member.name} is a sparse file or has no size")
                 elif member.isreg():
                     if member.size > _MAX_MEMBER_BYTES:

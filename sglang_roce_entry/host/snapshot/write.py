@@ -81,7 +81,7 @@ def record(
         "check": check.answers(),
     }
     masked_files = mask.files(tree.files)
-    # After the files: a list of visible devices may hold the start of a UUID that stands there.
+    # After the files: a list of visible devices may hold the start of a UUID in them.
     document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
     tree.files = {path: needed_lines(path, text, nccl_files, kept) for path, text in masked_files.items()}
@@ -139,7 +139,7 @@ def _layout(tree: RecordingTree, inner: Tree) -> tuple[dict[str, bytes], dict[st
     real_of: dict[str, str] = {"/": "/"}
 
     def real_path(path: str) -> str:
-        # One link at a time, so that every link in the path is recorded where it stands.
+        # One link at a time, so that every link in the path is recorded in its place.
         known = real_of.get(path)
         if known is not None:
             return known

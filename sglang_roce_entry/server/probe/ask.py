@@ -37,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of the question; ``status`` only with ``ANSWERED``."""
+    """The outcome of the question; ``status`` only with ``ANSWERED``."""
 
     kind: str
     detail: str
@@ -48,7 +48,7 @@ def ask(target: Target, path: str, timeout_s: float) -> Answer:
     """Return what ``GET path`` gives within ``timeout_s``.
 
     A timeout of requests bounds each read, not their sum: a server that sends a byte now and then would
-    hold it for ever. So it is asked in a thread, which may outlive our patience.
+    hold it forever. So it is asked in a thread, which may outlive our patience.
     """
     hung = Answer(HUNG, f"{target} accepts but does not answer {path} within {timeout_s:g} s")
     answers: SimpleQueue[Answer | Exception] = SimpleQueue()

@@ -5,7 +5,7 @@ startup, readiness
     while it starts or drains. On a worker (rank above 0) it is SGLang's small server, which listens
     as soon as the worker's shards are loaded.
 liveness
-    the server's process is there, and if it listens it answers, whatever the status. A node that loads a
+    the server's process exists, and if it listens it answers, whatever the status. A node that loads a
     model does not listen yet, and one that drains answers 503: both are alive, and so is a launcher that
     still waits for its leader. A server that accepts and does not answer is dead.
 
@@ -85,7 +85,7 @@ def probe(
 
 
 def cannot_tell(kind: str, why: str) -> Verdict:
-    """Return the verdict of a probe that could not ask: nobody is killed for that."""
+    """Return the verdict of a probe that could not ask: no container is killed for that."""
     return Verdict(kind == LIVENESS, f"cannot tell: {why}")
 
 
@@ -134,7 +134,7 @@ def _alive(server: _Server, answer: Answer) -> Verdict:
         return Verdict(True, f"{who}: it is loading the model ({runs})")
     if answer.kind in (HUNG, NOT_HTTP):
         return Verdict(False, who)
-    # A name that does not resolve, no route: nothing that a restart of this container would cure.
+    # A name that does not resolve, no route: a restart of this container would not help.
     return Verdict(True, who)
 
 

@@ -1,4 +1,4 @@
-"""What every server accepts, and what then breaks in silence."""
+"""What every server accepts, and what then breaks silently."""
 
 from __future__ import annotations
 

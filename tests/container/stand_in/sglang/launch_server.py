@@ -85,7 +85,7 @@ def meet_workers(port: int, size: int) -> None:
             with connection:
                 connection.settimeout(10.0)
                 said = connection.recv(16)
-                if said:  # a probe of a launcher connects and closes without a word
+                if said:  # a probe of a launcher connects and closes silently
                     ranks.add(int(said))
     tell({"event": "group complete", "ranks": sorted(ranks)})
 
