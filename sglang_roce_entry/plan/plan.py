@@ -5,7 +5,7 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric import consumers, requirements
@@ -250,27 +250,21 @@ def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[P
     return []
 
 
-def _surroundings(request: Request) -> list[Problem]:
+def _surroundings(request: Request) -> Iterator[Problem]:
     environ = request.environ
-    said = []
     port = environ.get("SGLANG_PORT", "")
     if "://" in port:
-        said.append(
-            warning(
-                "SERVICE_LINK",
-                f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
-                "set enableServiceLinks: false in the pod spec, or rename the Service",
-            )
+        yield warning(
+            "SERVICE_LINK",
+            f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
+            "set enableServiceLinks: false in the pod spec, or rename the Service",
         )
     if environ.get("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0":
-        said.append(
-            warning(
-                "NONZERO_RANKS_RETURN",
-                "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
-                "remove it: it is for SGLang's Python Engine",
-            )
+        yield warning(
+            "NONZERO_RANKS_RETURN",
+            "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
+            "remove it: it is for SGLang's Python Engine",
         )
-    return said
 
 
 def _wait_plan(request: Request, member: Member, command: Command | None) -> WaitPlan | None:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.host.facts import Gpu, Gpus
@@ -186,19 +186,17 @@ def _wrong(message: str) -> Problem:
     )
 
 
-def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> list[Problem]:
+def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> Iterator[Problem]:
     named = [name for name in (_CUDA, _NVIDIA) if "MIG-" in environ.get(name, "")]
     divided = [gpu.pci_address or "?" for gpu in present if gpu.mig]
     if not named and not divided:
-        return []
+        return
     where = f"{named[0]}={environ[named[0]]}" if named else f"the GPU at {', '.join(divided)}"
-    return [
-        config_value(
-            "MIG_UNSUPPORTED",
-            f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
-            "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
-        )
-    ]
+    yield config_value(
+        "MIG_UNSUPPORTED",
+        f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
+        "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
+    )
 
 
 def _amd(

@@ -8,7 +8,7 @@ makes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from sglang_roce_entry.fabric.candidates import PortDecision
@@ -99,49 +99,43 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     )
 
 
-def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_own_choice(choice: Choice, use: Use) -> Iterator[Problem]:
     wrong = _spoilt(choice, use)
     if not wrong:
-        return ()
+        return
     outcome = "transfers there would fail"
     if len(wrong) < len(choice.used) and not use.named:
         outcome = "it is not given these"
     listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
-    return (
-        rdma_value(
-            "MOONCAKE_GID",
-            f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)} "
-            f"({outcome}): {listed}",
-            "reload the driver on the node, so that all ports build their GID tables in the same order",
-        ),
+    yield rdma_value(
+        "MOONCAKE_GID",
+        f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)} "
+        f"({outcome}): {listed}",
+        "reload the driver on the node, so that all ports build their GID tables in the same order",
     )
 
 
-def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Iterator[Problem]:
     """Return a warning where Mooncake also reads an index that was set for NCCL alone."""
     one = given.get("NCCL_IB_GID_INDEX")
     if one is None or "MC_GID_INDEX" in given or not use.mooncake:
-        return ()
+        return
     index = parse_c_integer(one.value)[0]
     shared = set.intersection(*({gid.gid.index for gid in port.choices} for port in choice.used))
     if index is None or shared or not 0 <= index <= _LARGEST_INDEX:
-        return ()  # where one index is right on all ports, Mooncake is given that one
-    return (
-        rdma_value(
-            "MC_GID_INHERITED",
-            f"Mooncake also reads {one}, which is wrong on some port",
-            "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
-        ),
+        return  # where one index is right on all ports, Mooncake is given that one
+    yield rdma_value(
+        "MC_GID_INHERITED",
+        f"Mooncake also reads {one}, which is wrong on some port",
+        "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
     )
 
 
-def _check_lists(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]:
+def _check_lists(given: Mapping[str, Given], choice: Choice) -> Iterator[Problem]:
     known = [hca.name for hca in choice.facts.hcas]
-    problems: list[Problem] = []
     for one in (given[name] for name in _LISTS if name in given):
         if not one.value.strip().startswith("{") and not one.value.endswith(".json"):
-            problems += check_device_names(one, [part.strip() for part in one.value.split(",")], known, "Mooncake")
-    return problems
+            yield from check_device_names(one, [part.strip() for part in one.value.split(",")], known, "Mooncake")
 
 
 def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[Problem]:
