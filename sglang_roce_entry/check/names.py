@@ -109,7 +109,7 @@ def _proxies(examined: Examined) -> CheckItem:
     if proxy is None:
         return skip("proxy", "not in this recording")
     if proxy.variable is None:
-        return ok("proxy", "none is set for http")
+        return ok("proxy", "no HTTP proxy is set")
     wanted = ["127.0.0.1", "localhost"]
     if plan.choice.control.address is not None:
         wanted.append(str(plan.choice.control.address))
