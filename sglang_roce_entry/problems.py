@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 OK = 0
@@ -118,19 +118,14 @@ def warning(code: str, message: str, hint: str) -> Problem:
     return Problem("warning", code, message, hint)
 
 
-def value_warning(code: str, message: str, hint: str, exit_code: int) -> Problem:
-    """Return a warning about a wrong or ambiguous value: under ``strict`` it ends with ``exit_code``."""
-    return Problem("warning", code, message, hint, exit_code, value=True)
-
-
 def rdma_value(code: str, message: str, hint: str) -> Problem:
     """Return a warning about a value of the fabric: under ``strict`` RDMA is unusable (69)."""
-    return value_warning(code, message, hint, RDMA_UNUSABLE)
+    return Problem("warning", code, message, hint, RDMA_UNUSABLE, value=True)
 
 
 def config_value(code: str, message: str, hint: str) -> Problem:
     """Return a warning about any other value: under ``strict`` the configuration is wrong (78)."""
-    return value_warning(code, message, hint, CONFIGURATION)
+    return Problem("warning", code, message, hint, CONFIGURATION, value=True)
 
 
 def config_error(code: str, message: str, hint: str) -> Problem:
@@ -146,11 +141,4 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:
     """Return the problems with every warning about a value made an error, if ``strict``."""
-    if not strict:
-        return problems
-    return tuple(
-        Problem("error", problem.code, problem.message, problem.hint, problem.exit_code, value=True)
-        if problem.value
-        else problem
-        for problem in problems
-    )
+    return tuple(replace(one, severity="error") if strict and one.value else one for one in problems)

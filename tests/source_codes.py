@@ -25,7 +25,6 @@ _CODE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 _CONSTRUCTORS = {
     "error": 0,
     "warning": 0,
-    "value_warning": 0,
     "rdma_value": 0,
     "config_value": 0,
     "config_error": 0,

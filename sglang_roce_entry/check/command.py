@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, of_problems, ok, skip
+from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, ok, skip
 from sglang_roce_entry.check.rdma import place_of_unusable
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import Problem
 from sglang_roce_entry.report.secrets import shown_argv
 
@@ -66,32 +67,35 @@ _BY_CODE = {code: name for name, codes in _PLACES.items() for code in codes}
 LEADER = "leader name"
 
 
-def by_item(examined: Examined) -> dict[str, list[Problem]]:
+def by_item(plan: Plan) -> dict[str, list[Problem]]:
     """Return the plan's problems by the item that reports them."""
     found: dict[str, list[Problem]] = {}
-    for problem in examined.plan.problems:
+    for problem in plan.problems:
         name = _BY_CODE.get(problem.code)
         if problem.code == "NO_USABLE_HCA":
-            name = place_of_unusable(examined)
+            name = place_of_unusable(plan)
         elif name is None and problem.code.startswith("GID_"):
             name = "variables"
         found.setdefault(name or problem.code.lower().replace("_", " "), []).append(problem)
     return found
 
 
-def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+def items(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines on identity, GPUs and command."""
     return (
-        *of_problems("identity", problems.get("identity", []), _identity(examined)),
-        *of_problems("gpus", problems.get("gpus", []), _gpus(examined)),
-        *of_problems("command", problems.get("command", []), _command(examined)),
+        *examined.lines("identity", _identity(examined)),
+        *examined.lines("gpus", _gpus(examined)),
+        *examined.lines("command", _command(examined)),
     )
 
 
-def rest(problems: dict[str, list[Problem]], written: set[str]) -> tuple[CheckItem, ...]:
+def rest(examined: Examined, written: set[str]) -> tuple[CheckItem, ...]:
     """Return the problems whose item no other module has written."""
     return tuple(
-        of_problem(name, problem) for name, found in problems.items() if name not in written for problem in found
+        of_problem(name, problem)
+        for name, found in examined.problems.items()
+        if name not in written
+        for problem in found
     )
 
 

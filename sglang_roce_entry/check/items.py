@@ -36,6 +36,15 @@ class Examined:
     environ: Mapping[str, str]
     inspection: CheckFacts = field(default_factory=CheckFacts)
     live: bool = True
+    problems: Mapping[str, Sequence[Problem]] = field(default_factory=dict)  # of the plan, by item
+
+    def of(self, name: str) -> Sequence[Problem]:
+        """Return the plan's problems that the item ``name`` reports."""
+        return self.problems.get(name, ())
+
+    def lines(self, name: str, fine: CheckItem, found: Sequence[CheckItem] = ()) -> tuple[CheckItem, ...]:
+        """Return one line for each problem of an item, then those ``found`` besides; ``fine`` without any."""
+        return (*(of_problem(name, problem) for problem in self.of(name)), *found) or (fine,)
 
     @property
     def in_group(self) -> bool:
@@ -68,11 +77,6 @@ def of_problem(name: str, problem: Problem) -> CheckItem:
     if problem.fatal:
         return fail(name, problem.message, problem.hint, problem.exit_code)
     return warn(name, problem.message, problem.hint)
-
-
-def of_problems(name: str, problems: Sequence[Problem], otherwise: CheckItem) -> tuple[CheckItem, ...]:
-    """Return one line for each problem, ``otherwise`` if there is none."""
-    return tuple(of_problem(name, problem) for problem in problems) or (otherwise,)
 
 
 def exit_code(items: Sequence[CheckItem], plan: Plan) -> int:

@@ -15,11 +15,9 @@ from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.names import Addresses, NotResolved
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, Problem
+from sglang_roce_entry.problems import CONFIGURATION, DEADLINE
 
 NAME, PORT, MTU, GROUP, PORTS = "leader name", "leader port", "path mtu", "workers", "ports"
-#: The live lines, which a replay does not have.
-LIVE = (NAME, PORT, MTU, GROUP, PORTS)
 
 _LOOKUP_S = 2.0
 _CONNECT_S = 2.0
@@ -39,9 +37,9 @@ class Outside:
     server_pid: int | None  # of the server of this pod
 
 
-def not_tried(examined: Examined, problems: list[Problem]) -> tuple[CheckItem, ...]:
+def not_tried(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines of a replay: what was recorded, and that the path was not tried."""
-    found = tuple(of_problem(NAME, problem) for problem in problems)
+    found = tuple(of_problem(NAME, problem) for problem in examined.of(NAME))
     if not examined.in_group:
         return found
     leads = examined.plan.identity is not None and examined.plan.identity.is_leader
@@ -53,7 +51,6 @@ def items(
     examined: Examined,
     addresses: Sequence[IpAddress],
     failure: str | None,
-    problems: list[Problem],
     outside: Outside,
 ) -> tuple[CheckItem, ...]:
     """Return the live lines. ``addresses`` or ``failure`` is what one look-up of the leader's name gave."""
@@ -61,20 +58,18 @@ def items(
     if identity is None:
         return ()
     if not identity.in_group or identity.leader is None:
-        return _ports(examined, outside)
-    named = _name(examined, identity.leader, addresses, failure, problems)
+        return (_ports(examined, outside),)
+    named = _name(examined, identity.leader, addresses, failure)
     if identity.is_leader:
-        return (named, *_workers(identity.leader, outside), *_ports(examined, outside))
+        return (named, *_workers(identity.leader, outside), _ports(examined, outside))
     path = _path(examined, addresses, outside) if addresses else ()
-    return (named, *path, *_ports(examined, outside))
+    return (named, *path, _ports(examined, outside))
 
 
-def _name(
-    examined: Examined, leader: str, addresses: Sequence[IpAddress], failure: str | None, problems: list[Problem]
-) -> CheckItem:
+def _name(examined: Examined, leader: str, addresses: Sequence[IpAddress], failure: str | None) -> CheckItem:
     if failure is None:
-        if problems:
-            return of_problem(NAME, problems[0])
+        if examined.of(NAME):
+            return of_problem(NAME, examined.of(NAME)[0])
         return ok(NAME, f"{leader} is {listed([str(address) for address in addresses])}")
     domains = examined.plan.facts.search_domains
     if literal(leader) is None and domains is not None and not cluster_search(domains):
@@ -104,14 +99,14 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     on = ", ".join(str(port) for port in ports)
     reached = probe.address or addresses[0]
     if probe.cause == ACCEPTED:
-        return (ok(PORT, f"{probe.address} accepts on {probe.port}"), *_mtu(reached, outside))
+        return (ok(PORT, f"{probe.address} accepts on {probe.port}"), _mtu(reached, outside))
     if probe.cause == REFUSED:
         line = warn(
             PORT,
             f"{where} refuses connections on {on}: the leader's SGLang has not opened a port yet",
             "a launch waits for it; if this persists, read the log of the leader (kubectl logs)",
         )
-        return (line, *_mtu(reached, outside))
+        return (line, _mtu(reached, outside))
     if probe.cause == TIMED_OUT:
         return (
             fail(
@@ -126,32 +121,28 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     return (fail(PORT, f"{where} is unreachable: no route", remedy, DEADLINE),)
 
 
-def _mtu(address: IpAddress, outside: Outside) -> tuple[CheckItem, ...]:
+def _mtu(address: IpAddress, outside: Outside) -> CheckItem:
     own = outside.mtu_towards(address)
     limit = min(_MTU_S, outside.remaining_s())
     if own is None or limit <= 0 or address.is_loopback:
         why = "the leader is on this node" if address.is_loopback else "no route, or no time was left"
-        return (skip(MTU, why),)
+        return skip(MTU, why)
     found = outside.path_mtu(address, own, limit)
     if found.state == FULL:
-        return (ok(MTU, f"packets of {own} bytes reach {address}"),)
+        return ok(MTU, f"packets of {own} bytes reach {address}")
     if found.state == SILENT:
-        return (skip(MTU, f"{address} does not answer UDP with ICMP"),)
+        return skip(MTU, f"{address} does not answer UDP with ICMP")
     if found.state == BLACK_HOLE:
         passing = f"; {found.mtu} bytes pass" if found.mtu else ""
-        return (
-            warn(
-                MTU,
-                f"packets of {own} bytes to {address} are dropped silently{passing}: TCP connects, then hangs",
-                f"lower the interface's MTU to {found.mtu or 1280}, or raise that of the network between them",
-            ),
-        )
-    return (
-        warn(
+        return warn(
             MTU,
-            f"{found.mtu} bytes pass to {address}, the interface here has {own}",
-            "give all nodes and the network between them the same MTU",
-        ),
+            f"packets of {own} bytes to {address} are dropped silently{passing}: TCP connects, then hangs",
+            f"lower the interface's MTU to {found.mtu or 1280}, or raise that of the network between them",
+        )
+    return warn(
+        MTU,
+        f"{found.mtu} bytes pass to {address}, the interface here has {own}",
+        "give all nodes and the network between them the same MTU",
     )
 
 
@@ -175,22 +166,22 @@ def _workers(leader: str, outside: Outside) -> tuple[CheckItem, ...]:
     return (ok(GROUP, f"{worker} is {listed([str(address) for address in addresses])}"),)
 
 
-def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
+def _ports(examined: Examined, outside: Outside) -> CheckItem:
     command, identity = examined.plan.command, examined.plan.identity
     if command is None:
-        return (skip(PORTS, "no SGLang arguments were given"),)
+        return skip(PORTS, "no SGLang arguments were given")
     if outside.server_pid is not None:
-        return (ok(PORTS, f"in use by the SGLang server that runs here (process {outside.server_pid})"),)
+        return ok(PORTS, f"in use by the SGLang server that runs here (process {outside.server_pid})")
     leads = identity is not None and identity.in_group and identity.is_leader
     wanted = command.leader_ports() if leads else command.http_ports()
     taken = [f"{port} ({why})" for host, port, why in wanted if not outside.is_free(host, port)]
     if not taken:
-        return (ok(PORTS, f"free: {', '.join(str(port) for _, port, _ in wanted)}"),)
+        return ok(PORTS, f"free: {', '.join(str(port) for _, port, _ in wanted)}")
     remedy = (
         "another process of this pod, or of this node with hostNetwork (ss -ltnp): end it, or choose others with "
         "--dist-init and SGLang's --port"
     )
     if not leads:
         # Only a leader waits for its ports; SGLang itself will end here.
-        return (warn(PORTS, f"taken: {', '.join(taken)}", remedy),)
-    return (fail(PORTS, f"taken: {', '.join(taken)}", remedy, CONFIGURATION),)
+        return warn(PORTS, f"taken: {', '.join(taken)}", remedy)
+    return fail(PORTS, f"taken: {', '.join(taken)}", remedy, CONFIGURATION)

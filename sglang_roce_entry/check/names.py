@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 
-from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problems, ok, skip, warn
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
 from sglang_roce_entry.group.endpoint import literal
-from sglang_roce_entry.problems import Problem
 
 CLUSTER_DNS = "dnsPolicy: ClusterFirstWithHostNet"
 
 
-def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+def items(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines on names and addresses."""
     return (
-        *_dns(examined),
-        *_hostname(examined),
-        *_own_address(examined, problems),
-        *_proxies(examined),
+        _dns(examined),
+        _hostname(examined),
+        *_own_address(examined),
+        _proxies(examined),
     )
 
 
@@ -27,46 +26,42 @@ def cluster_search(domains: Sequence[str] | None) -> bool:
     return any(domain.startswith("svc.") for domain in domains or ())
 
 
-def _dns(examined: Examined) -> tuple[CheckItem, ...]:
+def _dns(examined: Examined) -> CheckItem:
     domains = examined.plan.facts.search_domains
     if domains is None:
-        return (skip("dns", "/etc/resolv.conf is not readable" if examined.live else "not in this recording"),)
+        return skip("dns", "/etc/resolv.conf is not readable" if examined.live else "not in this recording")
     shown = f"search {' '.join(domains)}" if domains else "no search domain"
     identity = examined.plan.identity
     leader = identity.leader if identity is not None else None
     if not examined.in_group or leader is None or literal(leader) is not None or cluster_search(domains):
-        return (ok("dns", shown),)
-    return (
-        warn(
-            "dns",
-            f"{shown}: {leader} is not completed to {leader}.svc.<cluster domain>",
-            f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec",
-        ),
+        return ok("dns", shown)
+    return warn(
+        "dns",
+        f"{shown}: {leader} is not completed to {leader}.svc.<cluster domain>",
+        f"with hostNetwork: true set {CLUSTER_DNS} in the pod spec",
     )
 
 
-def _hostname(examined: Examined) -> tuple[CheckItem, ...]:
+def _hostname(examined: Examined) -> CheckItem:
     own = examined.inspection.own_name
     if own is None:
-        return (skip("hostname", "the resolver did not answer" if examined.live else "not in this recording"),)
+        return skip("hostname", "the resolver did not answer" if examined.live else "not in this recording")
     shown = f"resolves to {listed([str(address) for address in own])}" if own else "does not resolve"
     looped = not own or any(address.is_loopback for address in own)
     shown = f"the host name of this pod {shown}"
     gloo = examined.plan.environment().get("GLOO_SOCKET_IFNAME")
     if not looped or not examined.in_group:
-        return (ok("hostname", shown),)
+        return ok("hostname", shown)
     if gloo:
-        return (ok("hostname", f"{shown}; harmless, Gloo uses {gloo} (GLOO_SOCKET_IFNAME)"),)
-    return (
-        warn(
-            "hostname",
-            f"{shown}: Gloo listens on a loopback address, and its peers are refused (connectFullMesh)",
-            "set --interface (SGLANG_ROCE_INTERFACE), or correct the name in the node's /etc/hosts",
-        ),
+        return ok("hostname", f"{shown}; harmless, Gloo uses {gloo} (GLOO_SOCKET_IFNAME)")
+    return warn(
+        "hostname",
+        f"{shown}: Gloo listens on a loopback address, and its peers are refused (connectFullMesh)",
+        "set --interface (SGLANG_ROCE_INTERFACE), or correct the name in the node's /etc/hosts",
     )
 
 
-def _own_address(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+def _own_address(examined: Examined) -> tuple[CheckItem, ...]:
     plan = examined.plan
     chosen = plan.environment().get("SGLANG_HOST_IP")
     from_node = examined.environ.get("HOST_IP")
@@ -82,8 +77,8 @@ def _own_address(examined: Examined, problems: dict[str, list[Problem]]) -> tupl
         )
     control = plan.choice.control
     known = f"{control.interface}: {control.reason}" if control.interface else f"not set: {control.reason}"
-    interface = of_problems("interface", problems.get("interface", []), ok("interface", known))
-    return (*interface, *of_problems("own address", problems.get("own address", []), fine))
+    interface = examined.lines("interface", ok("interface", known))
+    return (*interface, *examined.lines("own address", fine))
 
 
 def is_excepted(host: str, no_proxy: str) -> bool:
@@ -109,12 +104,12 @@ def _covers(entry: str, host: str) -> bool:
         return False
 
 
-def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
+def _proxies(examined: Examined) -> CheckItem:
     proxy, plan = examined.inspection.proxy, examined.plan
     if proxy is None:
-        return (skip("proxy", "not in this recording"),)
+        return skip("proxy", "not in this recording")
     if proxy.variable is None:
-        return (ok("proxy", "no HTTP proxy is set"),)
+        return ok("proxy", "no HTTP proxy is set")
     wanted = ["127.0.0.1", "localhost"]
     if plan.choice.control.address is not None:
         wanted.append(str(plan.choice.control.address))
@@ -123,11 +118,9 @@ def _proxies(examined: Examined) -> tuple[CheckItem, ...]:
     missing = [host for host in wanted if not is_excepted(host, proxy.no_proxy)]
     shown = f"{proxy.variable} is set (to {proxy.host or '?'})"
     if not missing:
-        return (ok("proxy", f"{shown}, no_proxy excepts {listed(wanted)}"),)
-    return (
-        warn(
-            "proxy",
-            f"{shown} without exceptions for {listed(missing)}: SGLang calls itself and its peers through it",
-            f"add to no_proxy: {','.join(missing)} (and the pods' network, as CIDR)",
-        ),
+        return ok("proxy", f"{shown}, no_proxy excepts {listed(wanted)}")
+    return warn(
+        "proxy",
+        f"{shown} without exceptions for {listed(missing)}: SGLang calls itself and its peers through it",
+        f"add to no_proxy: {','.join(missing)} (and the pods' network, as CIDR)",
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, of_problems, ok, skip, warn
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
-from sglang_roce_entry.host.facts import ACTIVE, Interface
-from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.host.facts import ACTIVE
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import names_by_text
 from sglang_roce_entry.report.text import left_out
 
@@ -29,24 +29,23 @@ _FULL_PACKET, _FULL_MTU = 4096, 4192
 _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
 
 
-def place_of_unusable(examined: Examined) -> str:
+def place_of_unusable(plan: Plan) -> str:
     """Return the item that the error of a node without any usable port belongs to."""
-    reasons = {row.decision.reason for row in examined.plan.choice.ports}
+    reasons = {row.decision.reason for row in plan.choice.ports}
     return next((name for reason, name in _PLACE if reason in reasons), "hca")
 
 
-def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
-    """Return the lines on RDMA hardware; ``problems`` are the plan's by item."""
-    plan = examined.plan
-    if plan.choice.constraints.rdma == OFF:
+def items(examined: Examined) -> tuple[CheckItem, ...]:
+    """Return the lines on RDMA hardware."""
+    if examined.plan.choice.constraints.rdma == OFF:
         return (ok("hca", "RDMA is off (the rdma setting): NCCL uses TCP"),)
     return (
-        *_hca(examined, problems.get("hca", [])),
-        *_verbs(plan.choice.ports, problems.get("verbs", [])),
-        *_gid(plan.choice.ports, problems.get("gid", [])),
-        *_link(plan.choice.ports, problems.get("link", [])),
-        *_rate(plan.choice.ports, problems.get("rate", [])),
-        *_mtu(_used(plan.choice.ports), plan.facts.interfaces, problems.get("mtu", [])),
+        *_hca(examined),
+        *_verbs(examined),
+        *_gid(examined),
+        *_link(examined),
+        *_rate(examined),
+        *_mtu(examined),
         *_pci(examined),
         *_counters(examined),
     )
@@ -60,11 +59,11 @@ def _without(rows: Sequence[PortRow], *reasons: str) -> list[PortRow]:
     return [row for row in rows if row.decision.reason in reasons]
 
 
-def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+def _hca(examined: Examined) -> tuple[CheckItem, ...]:
     plan, drivers = examined.plan, examined.inspection.drivers
     if not plan.facts.hcas:
         evidence = "no RDMA device is visible (/sys/class/infiniband is empty), and none is required"
-        return of_problems("hca", problems, ok("hca", evidence))
+        return examined.lines("hca", ok("hca", evidence))
     by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
     names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
     used = _used(plan.choice.ports)
@@ -72,13 +71,14 @@ def _hca(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ..
     if left and not plan.choice.satisfied and plan.first_error is None:
         # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
         hint = requirements.unusable(plan.choice).hint
-        return (*of_problems("hca", problems, warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
+        return (*examined.lines("hca", warn("hca", f"no port is used: {listed(left, most=3)}", hint)),)
     notes = f"; {'; '.join(plan.choice.notes)}" if plan.choice.notes else ""
     evidence = f"{listed(names)}; {len(used)} of {len(plan.choice.ports)} ports used{notes}"
-    return of_problems("hca", problems, ok("hca", evidence))
+    return examined.lines("hca", ok("hca", evidence))
 
 
-def _verbs(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+def _verbs(examined: Examined) -> tuple[CheckItem, ...]:
+    rows, problems = examined.plan.choice.ports, examined.of("verbs")
     if not rows and not problems:
         return ()
     devices = {row.decision.hca.name: row.decision.hca.verbs_answer for row in rows}
@@ -96,11 +96,12 @@ def _verbs(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckI
             ),
         )
     hidden = f"; not given to this container: {closed}" if closed else ""
-    return of_problems("verbs", problems, ok("verbs", counted + hidden))
+    return examined.lines("verbs", ok("verbs", counted + hidden))
 
 
-def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
-    if not rows and not problems:
+def _gid(examined: Examined) -> tuple[CheckItem, ...]:
+    rows = examined.plan.choice.ports
+    if not rows and not examined.of("gid"):
         return ()
     used = _used(rows)
     # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
@@ -116,11 +117,12 @@ def _gid(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIte
         for row in bare
     ]
     fine = ok("gid", f"own RoCE v2 GIDs: {listed(found)}" if found else "no port is used")
-    return (*of_problems("gid", problems, fine), *lines)
+    return (*examined.lines("gid", fine), *lines)
 
 
-def _link(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
-    if not rows and not problems:
+def _link(examined: Examined) -> tuple[CheckItem, ...]:
+    rows = examined.plan.choice.ports
+    if not rows and not examined.of("link"):
         return ()
     open_rows = [row for row in rows if row.decision.hca.verbs_answer == "ok"]
     active = [row for row in open_rows if row.decision.port.state == ACTIVE]
@@ -135,27 +137,23 @@ def _link(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckIt
             for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
         ]
     fine = ok("link", f"{len(active)} of {len(open_rows)} accessible ports are ACTIVE")
-    if lines and not problems:
-        return tuple(lines)
-    return (*of_problems("link", problems, fine), *lines)
+    return examined.lines("link", fine, lines)
 
 
-def _rate(rows: Sequence[PortRow], problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
-    used = _used(rows)
-    if not used and not problems:
+def _rate(examined: Examined) -> tuple[CheckItem, ...]:
+    used = _used(examined.plan.choice.ports)
+    if not used and not examined.of("rate"):
         return ()
     rates = sorted({row.decision.port.rate_gbps or 0.0 for row in used})
     shown = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
-    return of_problems(
-        "rate", problems, ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {shown}")
-    )
+    fine = ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {shown}")
+    return examined.lines("rate", fine)
 
 
-def _mtu(
-    used: Sequence[PortRow], interfaces: Sequence[Interface], problems: Sequence[Problem]
-) -> tuple[CheckItem, ...]:
-    known = {interface.name: interface.mtu for interface in interfaces if interface.mtu}
-    mtus = {row.netdev: known[row.netdev] for row in used if row.netdev in known}
+def _mtu(examined: Examined) -> tuple[CheckItem, ...]:
+    plan, problems = examined.plan, examined.of("mtu")
+    known = {interface.name: interface.mtu for interface in plan.facts.interfaces if interface.mtu}
+    mtus = {row.netdev: known[row.netdev] for row in _used(plan.choice.ports) if row.netdev in known}
     if not mtus:
         return tuple(of_problem("mtu", problem) for problem in problems)
     by_mtu = names_by_text((netdev, str(mtu)) for netdev, mtu in mtus.items())
@@ -168,7 +166,7 @@ def _mtu(
             f"{_FULL_MTU} or more, the same on all rails and nodes"
         )
         return (warn("mtu", evidence, remedy),)
-    return of_problems("mtu", problems, ok("mtu", f"{shown}: RoCE packets of {packet} bytes"))
+    return examined.lines("mtu", ok("mtu", f"{shown}: RoCE packets of {packet} bytes"))
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:

@@ -47,29 +47,26 @@ def run_check(
     request = read_request(invocation, settings, environ, host, shell)
     plan, lookup = look_and_plan(request, identify(request), host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
-    examined = Examined(plan, environ, inspection, host.live)
-    problems = command.by_item(examined)
+    examined = Examined(plan, environ, inspection, host.live, command.by_item(plan))
     lines = [
-        *command.items(examined, problems),
-        *rdma.items(examined, problems),
-        *memory.items(examined, problems),
-        *names.items(examined, problems),
-        *environment.items(examined, problems),
-        *versions.items(examined, problems),
+        *command.items(examined),
+        *rdma.items(examined),
+        *memory.items(examined),
+        *names.items(examined),
+        *environment.items(examined),
+        *versions.items(examined),
     ]
     written = {line.name for line in lines} | {command.LEADER}
-    about_leader = problems.get(command.LEADER, [])
     if host.live:
         lines += leader_path.items(
             examined,
             lookup.addresses if lookup is not None else (),
             lookup.failure if lookup is not None else None,
-            about_leader,
             _outside(host, plan.facts, started, servers[0][0] if servers else None),
         )
     else:
-        lines += leader_path.not_tried(examined, about_leader)
-    lines += command.rest(problems, written)
+        lines += leader_path.not_tried(examined)
+    lines += command.rest(examined, written)
     top = head(examined, servers[0][0] if adopted else None)
     return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top))
 

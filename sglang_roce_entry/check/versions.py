@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sglang_roce_entry.check.items import (
     CheckItem,
     Examined,
     fail,
     listed,
     of_problem,
-    of_problems,
     ok,
     skip,
     warn,
 )
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.problems import CONFIGURATION, Problem
+from sglang_roce_entry.problems import CONFIGURATION
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
 #: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
@@ -33,18 +30,18 @@ _OLDEST_GLIBC = (2, 28)
 _REBUILD = "build on a current SGLang image (Ubuntu 22.04 or later)"
 
 
-def items(examined: Examined, problems: dict[str, list[Problem]]) -> tuple[CheckItem, ...]:
+def items(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines on versions."""
     return (
-        *_sglang(examined, problems.get("sglang", [])),
-        *_nccl(examined),
-        *_torch(examined),
-        *_image(examined, problems.get("image", [])),
+        *_sglang(examined),
+        _nccl(examined),
+        _torch(examined),
+        *_image(examined),
     )
 
 
-def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
-    facts, environ = examined.plan.facts, examined.environ
+def _sglang(examined: Examined) -> tuple[CheckItem, ...]:
+    facts, environ, problems = examined.plan.facts, examined.environ, examined.of("sglang")
     if facts.sglang_installed is False:
         # Without SGLang arguments the plan does not ask for it; a launch does.
         remedy = "run this in the image that has SGLang, and in the interpreter that has it"
@@ -53,7 +50,7 @@ def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem,
         return others if any(one.code == "SGLANG_MISSING" for one in problems) else (missing, *others)
     version = parse_version(facts.sglang_version)
     if version is None:
-        return of_problems("sglang", problems, skip("sglang", "its version is not known"))
+        return examined.lines("sglang", skip("sglang", "its version is not known"))
     found = []
     command, identity = examined.plan.command, examined.plan.identity
     big = identity is not None and identity.size > 2
@@ -78,50 +75,46 @@ def _sglang(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem,
     checked = f"{CHECKED_FROM} to {CHECKED_TO}"
     newer = version > (parse_version(CHECKED_TO) or ())
     note = f" (newer than those whose arguments were checked: {checked})" if newer else ""
-    if found and not problems:
-        return tuple(found)
-    return (*of_problems("sglang", problems, ok("sglang", f"{facts.sglang_version}{note}")), *found)
+    return examined.lines("sglang", ok("sglang", f"{facts.sglang_version}{note}"), found)
 
 
-def _nccl(examined: Examined) -> tuple[CheckItem, ...]:
+def _nccl(examined: Examined) -> CheckItem:
     versions = examined.plan.facts.nccl_versions
     if versions is None:
-        return (skip("nccl", "its version is not known"),)
+        return skip("nccl", "its version is not known")
     if not versions:
-        return (skip("nccl", "not found in this interpreter or the library folders"),)
+        return skip("nccl", "not found in this interpreter or the library folders")
     shown = ", ".join(versions)
     if len(versions) > 1:
         evidence = f"several side by side ({shown}); which one is loaded depends on torch"
-        return (warn("nccl", evidence, "uninstall all nvidia-nccl wheels but the one that torch was built for"),)
+        return warn("nccl", evidence, "uninstall all nvidia-nccl wheels but the one that torch was built for")
     version = parse_version(versions[0])
     if version is None:
-        return (ok("nccl", shown),)
+        return ok("nccl", shown)
     if version < (2, 21):
         evidence = f"{shown} uses GID index 0 unless one is set, and one index for all HCAs"
-        return (warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index"),)
+        return warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index")
     if version < (2, 26):
         evidence = f"{shown} fails if the GID table holds another pod's GID (NVIDIA/nccl#1573)"
-        return (warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)"),)
-    return (ok("nccl", shown),)
+        return warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)")
+    return ok("nccl", shown)
 
 
-def _torch(examined: Examined) -> tuple[CheckItem, ...]:
+def _torch(examined: Examined) -> CheckItem:
     packages = examined.inspection.packages
     if packages is None:
-        return (skip("torch", "not in this recording"),)
+        return skip("torch", "not in this recording")
     others = [f"{name} {version}" for name, version in sorted(packages.items()) if name != "torch"]
     beside = f"; {listed(others)}" if others else ""
     torch = packages.get("torch")
     if torch is None:
         if examined.plan.facts.sglang_installed:
-            return (
-                warn("torch", f"SGLang is installed, torch is not{beside}", "install SGLang with its own pins"),
-            )
-        return (skip("torch", f"not installed in this interpreter{beside}"),)
-    return (ok("torch", f"{torch}{beside}"),)
+            return warn("torch", f"SGLang is installed, torch is not{beside}", "install SGLang with its own pins")
+        return skip("torch", f"not installed in this interpreter{beside}")
+    return ok("torch", f"{torch}{beside}")
 
 
-def _image(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, ...]:
+def _image(examined: Examined) -> tuple[CheckItem, ...]:
     inspection = examined.inspection
     parts = [inspection.distribution or "distribution not known"]
     parts += [f"glibc {inspection.glibc}"] if inspection.glibc else []
@@ -147,14 +140,11 @@ def _image(examined: Examined, problems: Sequence[Problem]) -> tuple[CheckItem, 
             )
         )
     known = inspection.distribution or inspection.verbs_providers or len(parts) > 1
-    if not known and not problems:
+    if not known and not examined.of("image"):
         return (skip("image", "not in this recording"),)
-    if found and not problems:
-        return tuple(found)
     providers = inspection.verbs_providers
     count = f", {len(providers)} verbs provider{'s' if len(providers) > 1 else ''}" if providers else ""
-    shown = ", ".join(parts) + count
-    return (*of_problems("image", problems, ok("image", shown)), *found)
+    return examined.lines("image", ok("image", ", ".join(parts) + count), found)
 
 
 def _missing_providers(examined: Examined) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from sglang_roce_entry.command.settings import BY_FLAG, Setting
+from sglang_roce_entry.command.settings import BY_FLAG, Setting, bad_value
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.spellings import find_option
@@ -23,6 +23,8 @@ _EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
+_ALL_MODES = frozenset({*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN})
+_OURS = frozenset({*BY_FLAG, *_ALL_MODES, *_VALUE_OPTIONS, _KEEP})
 
 #: SGLang's abbreviations of other options; their values show which is meant.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
@@ -81,7 +83,7 @@ def asks_for_a_mode(argv: Sequence[str]) -> bool:
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
-        if name in (*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN, "-h"):
+        if name in _ALL_MODES or name == "-h":
             return True
         if not _is_ours(name, reader.value_after(equals, value)):
             return False
@@ -124,12 +126,8 @@ class _Reader:
         return self.take()
 
 
-def _all_ours() -> frozenset[str]:
-    return frozenset({*BY_FLAG, *_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, *_VALUE_OPTIONS, _KEEP, _EXPLAIN})
-
-
 def _is_ours(name: str, value: str | None) -> bool:
-    if name not in _all_ours():
+    if name not in _OURS:
         return False
     if name == "--tp":
         return value in ("auto", "off")
@@ -146,9 +144,7 @@ def _setting_value(reader: _Reader, setting: Setting, equals: str, value: str) -
         if text.strip():
             setting.parse(text.strip())
     except ValueError as problem:
-        raise UsageError(
-            f"{setting.flag} {text!r} {problem}", f"write {setting.flag} {setting.metavar}: {setting.summary}"
-        ) from problem
+        raise bad_value(setting, setting.flag, text, problem) from problem
     return text
 
 
@@ -200,7 +196,7 @@ def _check(invocation: Invocation) -> None:
 
 
 def _refuse_ours_among(rest: Sequence[str]) -> None:
-    ours = _all_ours() - {"--help"}  # SGLang has its own --help
+    ours = _OURS - {"--help"}  # SGLang has its own --help
     for position, token in enumerate(rest):
         name, equals, value = token.partition("=")
         following = value if equals else rest[position + 1] if position + 1 < len(rest) else None
@@ -212,12 +208,6 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
             )
 
 
-def _may_be_close(one: str, other: str) -> bool:
-    """Return whether ``difflib`` could find the two close: its own upper bound, without its import."""
-    common = sum(min(one.count(character), other.count(character)) for character in set(one))
-    return 2 * common >= _CLOSE * (len(one) + len(other))
-
-
 def _refuse_misspelling(token: str) -> None:
     """Refuse what is one slip away from an option of ours: SGLang would only report it after its imports."""
     if not token.startswith("--"):
@@ -225,18 +215,13 @@ def _refuse_misspelling(token: str) -> None:
             name = token.partition("=")[0]  # what follows it may be a key
             raise UsageError(f"{name} is not an option", "see --help; SGLang has no short options but -h")
         return
-
     name = token.partition("=")[0]
-    if find_option(name) is not None or name in _all_ours():
+    if find_option(name) is not None or name in _OURS:
         return
     squeezed = name.replace("_", "-")
-    if squeezed in _all_ours():
+    if squeezed in _OURS:
         raise UsageError(f"{name} is not an option", f"did you mean {squeezed}?")
-    similar = [option for option in sorted(_all_ours()) if _may_be_close(name, option)]
-    if not similar:
-        return
-
-    close = get_close_matches(name, similar, n=1, cutoff=_CLOSE)
+    close = get_close_matches(name, sorted(_OURS), n=1, cutoff=_CLOSE)
     if close:
         raise UsageError(
             f"{name} is not an option", f"did you mean {close[0]}? An argument of SGLang goes after --"

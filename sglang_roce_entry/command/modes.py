@@ -26,13 +26,11 @@ from sglang_roce_entry.report.text import as_text
 
 def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Run the mode of ``invocation`` and return its exit code. Raises ``EntryError``."""
-    if invocation.mode != "check":
-        return _shown(invocation, environ, log)
     try:
         return _shown(invocation, environ, log)
     except Exception as raised:
         failure = as_failure(raised)
-        if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
+        if invocation.mode != "check" or failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
             raise
         write_stdout(rendered(refusal(failure), invocation.mode_value, colour=on_a_terminal(environ)))
         return failure.exit_code
@@ -83,13 +81,6 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
         write_stdout(as_shell(plan))
 
 
-class _Secrets:
-    """Holds the name of every variable that is not to be shown, also of those that a file of NCCL sets."""
-
-    def __contains__(self, name: object) -> bool:
-        return is_secret_variable(str(name))
-
-
 def _save(
     invocation: Invocation,
     host: Host,
@@ -98,10 +89,9 @@ def _save(
     log: Log,
 ) -> int:
     target, kept = invocation.mode_value, invocation.keep_identifiers
-
     own_name = own_name_addresses(host)
     files, links, facts = record(
-        host, environ, secret=_Secrets(), resolved=resolved, own_name=own_name, keep_identifiers=kept
+        host, environ, is_secret=is_secret_variable, resolved=resolved, own_name=own_name, keep_identifiers=kept
     )
     archive = pack(files, links, facts)
     if target == "-":

@@ -20,11 +20,13 @@ _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table. ``parse`` turns text into the value or raises ``ValueError`` with the reason."""
+    """One row of the table. ``parse`` turns text into the value or raises ``ValueError`` with the reason.
+
+    Its default is that of :class:`~sglang_roce_entry.invocation.Settings`.
+    """
 
     key: str  # as in the policy file: x_y
     parse: Callable[[str], Any]
-    default: Any
     metavar: str
     summary: str
 
@@ -140,58 +142,41 @@ def _parse_interface(text: str) -> str | None:
     return text
 
 
-def _text(text: str) -> str:
-    return text
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "rdma",
         _one_of("required", "optional", "off"),
-        None,
         "required|optional|off",
         "required in a group, else optional; off: NCCL_IB_DISABLE=1",
     ),
-    Setting("strict", parse_switch, False, "yes|no", "wrong or ambiguous values are errors (no)"),
-    Setting(
-        "hca", _parse_selector, None, "SELECTOR", "ports to consider, in NCCL's grammar: =mlx5_0:1,mlx5_1:1 (all)"
-    ),
-    Setting("hca_wait", parse_duration_s, 60.0, "SECONDS", "how long to wait for HCAs that are coming up (60)"),
-    Setting("subnets", _parse_subnets, (), "CIDR,...", "networks to prefer, in this order; may name 169.254/16"),
-    Setting(
-        "family", _one_of("auto", "ipv4", "ipv6"), "auto", "auto|ipv4|ipv6", "address family of the GIDs (auto)"
-    ),
+    Setting("strict", parse_switch, "yes|no", "wrong or ambiguous values are errors (no)"),
+    Setting("hca", _parse_selector, "SELECTOR", "ports to consider, in NCCL's grammar: =mlx5_0:1,mlx5_1:1 (all)"),
+    Setting("hca_wait", parse_duration_s, "SECONDS", "how long to wait for HCAs that are coming up (60)"),
+    Setting("subnets", _parse_subnets, "CIDR,...", "networks to prefer, in this order; may name 169.254/16"),
+    Setting("family", _one_of("auto", "ipv4", "ipv6"), "auto|ipv4|ipv6", "address family of the GIDs (auto)"),
     Setting(
         "foreign_gids",
         _one_of("refuse", "allow"),
-        "refuse",
         "refuse|allow",
         "refuse GIDs that are not this pod's, or knowingly use them (refuse)",
     ),
-    Setting("interface", _parse_interface, None, "NAME", "control interface (the one towards the leader)"),
-    Setting("leader_address", _text, None, "HOST", "override the leader's address"),
-    Setting("group_size", _text, None, "N", "override the group size"),
-    Setting("worker_index", _text, None, "N", "override the worker index"),
-    Setting("dist_init", _parse_port, 20000, "PORT", "rendezvous port on the leader (20000)"),
-    Setting(
-        "wait_deadline",
-        parse_duration_s,
-        1800.0,
-        "SECONDS",
-        "how long to wait for the leader (1800; 0: not at all)",
-    ),
+    Setting("interface", _parse_interface, "NAME", "control interface (the one towards the leader)"),
+    Setting("leader_address", str, "HOST", "override the leader's address"),
+    Setting("group_size", str, "N", "override the group size"),
+    Setting("worker_index", str, "N", "override the worker index"),
+    Setting("dist_init", _parse_port, "PORT", "rendezvous port on the leader (20000)"),
+    Setting("wait_deadline", parse_duration_s, "SECONDS", "how long to wait for the leader (1800; 0: not at all)"),
     Setting(
         "on_timeout",
         _one_of("exit", "exec"),
-        "exit",
         "exit|exec",
         "exit 124, or launch anyway: torch keeps retrying for 600 s (exit)",
     ),
-    Setting("gpus", _parse_gpus, None, "N", "GPUs of this node (auto)"),
-    Setting("tp", _one_of("auto", "off"), "auto", "auto|off", "compute --tp-size for groups (auto)"),
-    Setting("probe_timeout", _parse_timeout_s, None, "SECONDS", "time limit of a --probe (25; liveness 10)"),
-    Setting("linger", parse_duration_s, None, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
-    Setting("log_format", _one_of("text", "json"), "text", "text|json", "form of the log on stderr (text)"),
+    Setting("gpus", _parse_gpus, "N", "GPUs of this node (auto)"),
+    Setting("tp", _one_of("auto", "off"), "auto|off", "compute --tp-size for groups (auto)"),
+    Setting("probe_timeout", _parse_timeout_s, "SECONDS", "time limit of a --probe (25; liveness 10)"),
+    Setting("linger", parse_duration_s, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
+    Setting("log_format", _one_of("text", "json"), "text|json", "form of the log on stderr (text)"),
 )
 
 BY_FLAG = {setting.flag: setting for setting in SETTINGS}
@@ -230,18 +215,19 @@ def read_settings(
             try:
                 values[setting.key] = setting.parse(text.strip())
             except ValueError as problem:
-                raise _bad_value(setting, origin, text, problem) from problem
+                raise bad_value(setting, origin, text, problem) from problem
             origins[setting.key] = origin
             break
     return Settings(**values, origins=origins)
 
 
-def _bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:
-    message = f"{origin} {text!r} {problem}" if origin.startswith("--") else f"{origin}={text!r} {problem}"
-    hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
+def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:
+    """Return the failure of a value that ``setting`` refuses, written at ``origin``."""
     if origin.startswith("--"):
-        return UsageError(message, hint)
-    return ConfigurationError("SETTING", message, f"values: {setting.metavar} ({setting.summary})")
+        hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
+        return UsageError(f"{origin} {text!r} {problem}", hint)
+    hint = f"values: {setting.metavar} ({setting.summary})"
+    return ConfigurationError("SETTING", f"{origin}={text!r} {problem}", hint)
 
 
 #: What Kubernetes injects for a Service whose name begins with "sglang-roce": docs of the kubelet,

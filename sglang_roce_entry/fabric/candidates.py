@@ -114,7 +114,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """``mlx5_0:1``."""
-        return f"{self.hca.name}:{self.port.number}"
+        return self.port.label
 
     def of_family(self, family: int) -> tuple[OwnGid, ...]:
         """Return the own GIDs of IP version ``family``."""
@@ -144,7 +144,7 @@ class PortDecision:
     @property
     def label(self) -> str:
         """``mlx5_0:1``."""
-        return f"{self.hca.name}:{self.port.number}"
+        return self.port.label
 
     def rejected(self, reason: str, detail: str) -> PortDecision:
         """Return this port with the reason why it is not used."""
@@ -172,7 +172,7 @@ def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate]
             if isinstance(outcome, Candidate):
                 candidates.append(outcome)
             else:
-                rejected[f"{hca.name}:{port.number}"] = outcome
+                rejected[port.label] = outcome
     return candidates, rejected
 
 

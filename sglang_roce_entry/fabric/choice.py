@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric.candidates import PortDecision, Rejection, examine, infiniband_ports
@@ -99,10 +99,9 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     ports = []
     for hca in facts.hcas:
         for port in hca.ports:
-            label = f"{hca.name}:{port.number}"
-            why = rejected.get(label, Rejection("", ""))
-            ports.append(chosen.get(label) or PortDecision(hca, port, why.reason, why.detail))
-    labels = () if chosen else tuple(f"{hca.name}:{port.number}" for hca, port in infiniband)
+            why = rejected.get(port.label, Rejection("", ""))
+            ports.append(chosen.get(port.label) or PortDecision(hca, port, why.reason, why.detail))
+    labels = () if chosen else tuple(port.label for _, port in infiniband)
     return Selection(tuple(ports), tuple(problems), labels)
 
 
@@ -179,19 +178,17 @@ def _limit(ports: Sequence[PortDecision]) -> tuple[list[PortDecision], list[Prob
     return [*ports[:MAX_ENTRIES], *dropped], [problem]
 
 
-def _foreign_sysfs(facts: HostFacts) -> list[Problem]:
+def _foreign_sysfs(facts: HostFacts) -> Iterator[Problem]:
     """Return a warning if the mounted sysfs shows the interfaces of another network namespace."""
     if not facts.foreign_netdevs:
-        return []
+        return
     listed = ", ".join(facts.foreign_netdevs[:6]) + (" ..." if len(facts.foreign_netdevs) > 6 else "")
-    return [
-        warning(
-            "SYSFS_FOREIGN",
-            f"the /sys mounted here belongs to another network namespace: it lists {listed}, "
-            "which this pod does not have",
-            "do not mount the host's /sys into the pod: remove that hostPath volume",
-        )
-    ]
+    yield warning(
+        "SYSFS_FOREIGN",
+        f"the /sys mounted here belongs to another network namespace: it lists {listed}, "
+        "which this pod does not have",
+        "do not mount the host's /sys into the pod: remove that hostPath volume",
+    )
 
 
 def _row(port: PortDecision, index: IndexChoice, forced: int | None) -> PortRow:

@@ -6,7 +6,7 @@ SGLang asks for the route to 8.8.8.8. On a node with several interfaces these th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.fabric.nccl.scan import AF_INET6, FAMILIES
@@ -113,41 +113,37 @@ def _control(interface: Interface, address: IpAddress, reason: str) -> Control:
     return Control(interface.name, address, reason, name_family=address.version == 6 and 4 in other)
 
 
-def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
+def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> Iterator[Problem]:
     """Return a warning if a socket interface in NCCL's grammar matches none of this pod's."""
     names = [interface.name for interface in interfaces]
     selector = parse_selector(given.value) if given is not None else None
     if given is None or selector is None or not names or any(selector.matches(name, -1) for name in names):
-        return []
-    return [
-        config_value(
-            "SOCKET_IFNAME_MATCHES_NOTHING",
-            f"{given} matches no interface of this pod",
-            f"remove it, or name one of: {', '.join(names)}",
-        )
-    ]
+        return
+    yield config_value(
+        "SOCKET_IFNAME_MATCHES_NOTHING",
+        f"{given} matches no interface of this pod",
+        f"remove it, or name one of: {', '.join(names)}",
+    )
 
 
 def check_route(
     given: Given | None, control: Control, interfaces: Sequence[Interface], *, exact: bool = False
-) -> list[Problem]:
+) -> Iterator[Problem]:
     """Return a warning if a given socket interface is not on the route between leader and worker.
 
     Both read the same value; one that is not on the route is wrong on both. ``exact``: a list of names.
     """
     names = [interface.name for interface in interfaces]
     if given is None or control.interface not in names:
-        return []
+        return
     chosen = given.value.split(",") if exact else _matched(given.value, names)
     if not chosen or control.interface in chosen or not set(chosen) & set(names):
-        return []
-    return [
-        warning(
-            "SOCKET_IFNAME_ELSEWHERE",
-            f"{given} selects {', '.join(chosen)}, but leader and worker are connected over {control.interface}",
-            f"remove {given.name}, unless the other nodes can be reached over it",
-        )
-    ]
+        return
+    yield warning(
+        "SOCKET_IFNAME_ELSEWHERE",
+        f"{given} selects {', '.join(chosen)}, but leader and worker are connected over {control.interface}",
+        f"remove {given.name}, unless the other nodes can be reached over it",
+    )
 
 
 def _matched(text: str, names: Sequence[str]) -> list[str]:
@@ -155,19 +151,17 @@ def _matched(text: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if selector.matches(name, -1) and name != "lo"]
 
 
-def check_family(given: Given | None, interfaces: Sequence[Interface]) -> list[Problem]:
+def check_family(given: Given | None, interfaces: Sequence[Interface]) -> Iterator[Problem]:
     """Return a warning on a socket family that no interface has an address of: NCCL fails."""
     ips = [address.ip for interface in interfaces for address in interface.addresses]
     here = {ip.version for ip in ips if not ip.is_loopback and not ip.is_link_local}
     if given is None or given.value not in FAMILIES or not here:
-        return []
+        return
     version = 6 if given.value == AF_INET6 else 4
     if version in here:
-        return []
-    return [
-        config_value(
-            "SOCKET_FAMILY",
-            f"{given}, but this pod has no IPv{version} address",
-            f"remove {given.name}: it is set where needed",
-        )
-    ]
+        return
+    yield config_value(
+        "SOCKET_FAMILY",
+        f"{given}, but this pod has no IPv{version} address",
+        f"remove {given.name}: it is set where needed",
+    )

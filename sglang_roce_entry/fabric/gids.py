@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 
 from sglang_roce_entry.fabric.candidates import Candidate, OwnGid, PortDecision, Rejection
 from sglang_roce_entry.fabric.constraints import Constraints, IpNetwork, Reason
@@ -74,11 +74,8 @@ def choose_gid(
 
 
 def _by_configured_subnet(own: tuple[OwnGid, ...], constraints: Constraints) -> list[OwnGid]:
-    for subnet in constraints.subnets:
-        inside = [one for one in own if one.gid.ip.version == subnet.version and one.gid.ip in subnet]
-        if inside:
-            return inside
-    return []
+    found = ([one for one in own if one.gid.ip in subnet] for subnet in constraints.subnets)
+    return next(filter(None, found), [])
 
 
 def _network_of(own: OwnGid) -> IpNetwork:
@@ -86,13 +83,8 @@ def _network_of(own: OwnGid) -> IpNetwork:
     return own.network or ip_network(own.gid.ip)
 
 
-def _network_key(network: object) -> tuple[int, int, int]:
-    version, address, length = (
-        network.version,  # type: ignore[attr-defined]
-        int(network.network_address),  # type: ignore[attr-defined]
-        network.prefixlen,  # type: ignore[attr-defined]
-    )
-    return version, address, length
+def _network_key(network: IpNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +163,8 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
     scans = nccl is not None and nccl >= FIRST_WITH_SCAN
     if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
         index = next(iter(lowest.values()))
-        return IndexChoice(index, _same_reason(ports, index), lowest)
+        subject = "every port has its" if len(ports) > 1 else "the port has its"
+        return IndexChoice(index, f"{subject} own RoCE v2 GID at index {index}", lowest)
     if nccl is not None and scans:
         for settings in _steerings(ports, user):
             predicted = _predict_all(ports, nccl, settings)
@@ -210,11 +203,6 @@ def _right_by_itself(ports: Sequence[PortDecision], nccl: tuple[int, ...], setti
     return IndexChoice(None, reason, kept, dropped, problems=(problem,))
 
 
-def _same_reason(ports: Sequence[PortDecision], index: int) -> str:
-    subject = "every port has its" if len(ports) > 1 else "the port has its"
-    return f"{subject} own RoCE v2 GID at index {index}"
-
-
 def _steerings(ports: Sequence[PortDecision], user: UserScan) -> Iterator[ScanSettings]:
     """Yield settings of the scan to try, the least intrusive first; the pod's own values stay."""
     base = user.settings()
@@ -234,15 +222,11 @@ def covering_network(ports: Sequence[PortDecision]) -> IpNetwork | None:
     addresses = [port.choices[0].gid.ip for port in ports]
     if len({address.version for address in addresses}) != 1:
         return None
-    width = addresses[0].max_prefixlen
     differing = 0
     for address in addresses:
         differing |= int(address) ^ int(addresses[0])
-    length = width - differing.bit_length()
-    if length == 0:
-        return None
-    base = int(addresses[0]) >> (width - length) << (width - length)
-    return IPv4Network((base, length)) if width == 32 else IPv6Network((base, length))
+    length = addresses[0].max_prefixlen - differing.bit_length()
+    return ip_network((addresses[0], length), strict=False) if length else None
 
 
 def _predict_all(

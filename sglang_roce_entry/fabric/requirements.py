@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from sglang_roce_entry.fabric.choice import Choice
@@ -135,21 +136,19 @@ def memlock(facts: HostFacts) -> list[Problem]:
     return [error("MEMLOCK_TOO_LOW", f"{limit}: RDMA memory cannot be registered", hint, RDMA_UNUSABLE)]
 
 
-def libibverbs(facts: HostFacts) -> list[Problem]:
+def libibverbs(facts: HostFacts) -> Iterator[Problem]:
     """Return the error that libibverbs cannot be loaded: NCCL would silently use TCP."""
     if facts.libibverbs is None or facts.libibverbs == "ok":
-        return []
-    return [
-        error(
-            "LIBIBVERBS_MISSING",
-            f"libibverbs cannot be loaded: {facts.libibverbs}",
-            "install libibverbs1 and ibverbs-providers in the image",
-            RDMA_UNUSABLE,
-        )
-    ]
+        return
+    yield error(
+        "LIBIBVERBS_MISSING",
+        f"libibverbs cannot be loaded: {facts.libibverbs}",
+        "install libibverbs1 and ibverbs-providers in the image",
+        RDMA_UNUSABLE,
+    )
 
 
-def _differing_mtus(choice: Choice) -> list[Problem]:
+def _differing_mtus(choice: Choice) -> Iterator[Problem]:
     """Return a warning if the interfaces of the used ports have different MTUs: the smallest one counts.
 
     A RoCE MTU is the largest of 256 ... 4096 that fits into the interface's less 96 bytes of headers
@@ -159,15 +158,13 @@ def _differing_mtus(choice: Choice) -> list[Problem]:
     mtus = {one.name: one.mtu for one in choice.facts.interfaces if one.name in netdevs and one.mtu}
     carried = {name: roce_mtu(mtu) for name, mtu in mtus.items()}
     if len(set(carried.values())) < 2:
-        return []
+        return
     listed = ", ".join(f"{name} {mtus[name]} (RoCE {carried[name]})" for name in mtus)
-    return [
-        warning(
-            "MTU_DIFFERS",
-            f"the interfaces of the used ports have different MTUs: {listed}",
-            "give all of them the same MTU, 4200 or more, here and on the switches",
-        )
-    ]
+    yield warning(
+        "MTU_DIFFERS",
+        f"the interfaces of the used ports have different MTUs: {listed}",
+        "give all of them the same MTU, 4200 or more, here and on the switches",
+    )
 
 
 def roce_mtu(mtu: int) -> int:

@@ -90,19 +90,14 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
             f"worker index {index} ({claim.where}) is not below the group size {size} ({claims['size'][0].where})",
             "worker indices run from 0 (the leader) to size - 1; correct the manifest's size",
         )
-    _agree(inputs, claims, leader, size, index)
+    _agree(inputs, claims, size, index)
     used = dict.fromkeys(claims[field][0].source for field in claims if claims[field])
-    return Identity(leader, size, index, " + ".join(used), _name_check(leader, index, inputs))
+    return Identity(leader, size, index, " + ".join(used), _name_check(name_claim, index))
 
 
 def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
-    found: list[Claim] = []
-    setting = inputs.settings.get(field)
-    if setting is not None:
-        found.append(Claim(setting[0], setting[1], "settings"))
-    argument = inputs.arguments.get(field)
-    if argument is not None:
-        found.append(Claim(argument[0], argument[1], "SGLang arguments"))
+    asked = ((inputs.settings, "settings"), (inputs.arguments, "SGLang arguments"))
+    found = [Claim(*given[field], source) for given, source in asked if field in given]
     name = _FIELDS[field][1]
     found.append(Claim(inputs.environ.get(name, ""), name, "LWS_*"))
     if field == "index":
@@ -192,35 +187,24 @@ def _incomplete(values: Mapping[str, str | int | None], environ: Mapping[str, st
     )
 
 
-def _agree(
-    inputs: IdentityInputs,
-    claims: Mapping[str, list[Claim]],
-    leader: str | None,
-    size: int,
-    index: int,
-) -> None:
+def _agree(inputs: IdentityInputs, claims: Mapping[str, list[Claim]], size: int, index: int) -> None:
     """Refuse SGLang arguments that contradict the identity: they go into the command unchanged."""
-    chosen = {"leader": leader, "size": str(size), "index": str(index)}
+    chosen = {"size": str(size), "index": str(index)}
     for field, names in (("size", "--nnodes"), ("index", "--node-rank"), ("leader", "--dist-init-addr")):
         argument = inputs.arguments.get(field)
         if argument is None:
             continue
-        overridden = any(claim.source == "settings" for claim in claims[field])
-        for claim in claims[field]:
-            other = claim.text.strip()
-            if _same(field, argument[0], other) or claim.source == "pod name":
-                continue
-            if overridden and claim.source != "settings":
-                continue  # a setting of ours agrees with the argument and overrules the rest
-            raise ConfigurationError(
-                "IDENTITY_CONTRADICTION",
-                f"{names} {argument[0]} ({argument[1]}) contradicts {other} ({claim.where})",
-                f"remove {names} from the arguments: it is filled in from the group",
-            )
+        # A setting of ours that agrees with the argument overrules the rest.
+        settings = [claim for claim in claims[field] if claim.source == "settings"]
+        others = [(one.text.strip(), one.where) for one in settings or claims[field] if one.source != "pod name"]
+        contradicting = [(other, where) for other, where in others if not _same(field, argument[0], other)]
         if field != "leader" and argument[0].strip() != chosen[field]:
+            contradicting.append((chosen[field], claims[field][0].where))
+        if contradicting:
+            other, where = contradicting[0]
             raise ConfigurationError(
                 "IDENTITY_CONTRADICTION",
-                f"{names} {argument[0]} ({argument[1]}) contradicts {chosen[field]} ({claims[field][0].where})",
+                f"{names} {argument[0]} ({argument[1]}) contradicts {other} ({where})",
                 f"remove {names} from the arguments: it is filled in from the group",
             )
 
@@ -239,8 +223,7 @@ def _same(field: str, one: str, other: str) -> bool:
     return longer == shorter or longer.startswith(f"{shorter}.")
 
 
-def _name_check(leader: str | None, index: int, inputs: IdentityInputs) -> tuple[Problem, ...]:
-    claim = _by_pod_name(leader, inputs)
+def _name_check(claim: Claim | None, index: int) -> tuple[Problem, ...]:
     if claim is None or int(claim.text) == index:
         return ()
     return (

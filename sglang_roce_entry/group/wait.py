@@ -61,40 +61,40 @@ def wait_until(
 
     from sglang_roce_entry.group.retrying import keep_trying
 
-    return keep_trying(attempt, first, deadline, policy, around, _Status(what, name, policy, around, started).tell)
+    return keep_trying(attempt, first, deadline, policy, around, _status(what, name, policy, around, started))
 
 
-class _Status:
-    """Logs at once, and then at most every 30 s, what is waited for and why; a hint only if it is new."""
+def _status(
+    what: str, name: str, policy: WaitPolicy, around: Surroundings, started: float
+) -> Callable[[NotYet, float], None]:
+    """Return what logs at once, then at most every 30 s, what is waited for and why; a hint only if it is new."""
+    full_name, deadline_s = f"{what} {name}".rstrip(), policy.deadline_s
+    last: float | None = None
+    hint = ""
 
-    def __init__(self, what: str, name: str, policy: WaitPolicy, around: Surroundings, started: float) -> None:
-        self._what, self._full_name = what, f"{what} {name}".rstrip()
-        self._policy = policy
-        self._around = around
-        self._started = started
-        self._last: float | None = None
-        self._hint = ""
-
-    def tell(self, failure: NotYet, next_try_s: float) -> None:
-        now = self._around.clock()
-        if self._last is not None and now - self._last < _STATUS_EVERY_S:
+    def tell(failure: NotYet, next_try_s: float) -> None:
+        nonlocal last, hint
+        now = around.clock()
+        if last is not None and now - last < _STATUS_EVERY_S:
             return
-        elapsed_s, deadline_s = now - self._started, self._policy.deadline_s
+        elapsed_s = now - started
         passed = f"{elapsed_s:.0f} of {deadline_s:.0f} s"
-        line = f"still waiting for {self._what}: {failure.cause} ({passed})"
-        if self._last is None:
-            line = f"waiting for {self._full_name}: {failure.cause} ({passed}, next try in {next_try_s:.1f} s)"
-        if failure.look_at != self._hint:
+        line = f"still waiting for {what}: {failure.cause} ({passed})"
+        if last is None:
+            line = f"waiting for {full_name}: {failure.cause} ({passed}, next try in {next_try_s:.1f} s)"
+        if failure.look_at != hint:
             line += f"; {failure.look_at}"
-        self._last, self._hint = now, failure.look_at
-        self._around.say(
+        last, hint = now, failure.look_at
+        around.say(
             line,
-            waiting_for=self._full_name,
+            waiting_for=full_name,
             cause=failure.cause,
             elapsed_s=round(elapsed_s, 1),
             deadline_s=deadline_s,
             next_try_s=round(next_try_s, 2),
         )
+
+    return tell
 
 
 class LeaderName:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, IpAddress
-from sglang_roce_entry.host.installed import installed_versions, rdma_core_version
+from sglang_roce_entry.host.installed import distribution_versions, rdma_core_version
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 
 #: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
@@ -133,7 +133,7 @@ def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
         "shm_bytes": total,
         "shm_free_bytes": free,
         "glibc": _glibc(),
-        "packages": installed_versions(DISTRIBUTIONS),
+        "packages": distribution_versions(DISTRIBUTIONS),
         "proxy": _proxy(environ),
         "rdma_core": rdma_core_version(),
     }
@@ -240,12 +240,10 @@ def _counters(tree: Tree, hcas: Iterable[Hca]) -> dict[str, dict[str, int]]:
     for hca in hcas:
         for port in hca.ports:
             base = f"/sys/class/infiniband/{hca.name}/ports/{port.number}"
-            values = {}
-            names = [f"hw_counters/{name}" for name in (*LOSS_COUNTERS, *MARK_COUNTERS)]
-            for name in (*names, *(f"counters/{name}" for name in PORT_COUNTERS)):
-                text = attribute_or_none(tree, f"{base}/{name}")
-                if text is not None and text.isdecimal():
-                    values[name.rpartition("/")[2]] = int(text)
+            paths = {name: f"{base}/hw_counters/{name}" for name in (*LOSS_COUNTERS, *MARK_COUNTERS)}
+            paths |= {name: f"{base}/counters/{name}" for name in PORT_COUNTERS}
+            texts = {name: attribute_or_none(tree, path) or "" for name, path in paths.items()}
+            values = {name: int(text) for name, text in texts.items() if text.isdecimal()}
             if values:
-                found[f"{hca.name}:{port.number}"] = values
+                found[port.label] = values
     return found

@@ -7,22 +7,20 @@ from collections.abc import Mapping
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
 
-def read_fabric(host: Host) -> tuple[tuple[Hca, ...], tuple[Interface, ...], dict[str, str]]:
-    """Return the HCAs, the interfaces, and the attributes that could not be read.
+def read_fabric(host: Host) -> tuple[tuple[Hca, ...], tuple[Interface, ...]]:
+    """Return the HCAs and the interfaces.
 
     Interfaces are read after the GIDs: an address that is configured in between is then known for
     the GID that it made, never the other way round.
     """
-    unreadable: dict[str, str] = {}
-    hcas = read_hcas(host.tree, host.answers.open_verbs, unreadable)
-    return hcas, host.answers.interfaces(), unreadable
+    return read_hcas(host.tree, host.answers.open_verbs), host.answers.interfaces()
 
 
 def collect(
@@ -36,21 +34,17 @@ def collect(
 
     ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
     """
-    hcas, interfaces, unreadable = read_fabric(host) if rdma else ((), host.answers.interfaces(), {})
+    hcas, interfaces = read_fabric(host) if rdma else ((), host.answers.interfaces())
     known, memlock = host.answers.memlock()
     installed, sglang = host.answers.sglang()
     nccl = host.answers.nccl_versions(environ)
-    versions = [parse_version(text) for text in nccl or ()]
-    oldest = min((version for version in versions if version), default=None)
-    files = _nccl_files(host, environ, oldest)
-    here = frozenset(interface.name for interface in interfaces)
-    shown = sysfs_netdevs(host.tree)
+    files = _nccl_files(host, environ, oldest_version(nccl))
+    here = {interface.name for interface in interfaces}
     return HostFacts(
         hcas=hcas,
         interfaces=interfaces,
         gpus=read_gpus(host),
-        foreign_netdevs=tuple(sorted(shown - here)) if shown else (),
-        unlisted_netdevs=tuple(sorted(here - shown)) if shown else (),
+        foreign_netdevs=tuple(sorted(sysfs_netdevs(host.tree) - here)),
         default_route_interfaces=default_route_interfaces(host.tree),
         memlock_bytes=memlock,
         memlock_known=known,
@@ -65,7 +59,6 @@ def collect(
         net_plugin_paths=host.answers.net_plugins(),
         topology_file=_topology_file(host, environ, files) if len(hcas) > 1 else None,
         search_domains=search_domains(host.tree),
-        unreadable=tuple(sorted(unreadable.items())),
     )
 
 

@@ -47,6 +47,11 @@ class Port:
     table_length: int
     gids: tuple[Gid, ...]
 
+    @property
+    def label(self) -> str:
+        """``mlx5_0:1``."""
+        return f"{self.device}:{self.number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Hca:
@@ -130,9 +135,7 @@ class HostFacts:
     hcas: tuple[Hca, ...] = ()
     interfaces: tuple[Interface, ...] = ()
     gpus: Gpus = Gpus()
-    #: Interfaces that the mounted sysfs lists but this namespace lacks, and the reverse.
-    foreign_netdevs: tuple[str, ...] = ()
-    unlisted_netdevs: tuple[str, ...] = ()
+    foreign_netdevs: tuple[str, ...] = ()  # the mounted sysfs lists them, this namespace lacks them
     default_route_interfaces: tuple[str, ...] = ()
     memlock_bytes: int | None = None  # hard limit; None with memlock_known is "unlimited"
     memlock_known: bool = False
@@ -148,5 +151,3 @@ class HostFacts:
     #: NCCL's topology file, if there is one: its path and its text (``None``: named, but unreadable).
     topology_file: tuple[str, str | None] | None = None
     search_domains: tuple[str, ...] | None = None
-    #: Attributes that exist but could not be read: (path, errno name).
-    unreadable: tuple[tuple[str, str], ...] = ()

@@ -7,6 +7,7 @@ much as five interpreter starts, and this is read at every launch.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -23,11 +24,11 @@ _LIBRARY_DIRECTORIES = (
 _NCCL_DIRECTORIES = (*_LIBRARY_DIRECTORIES, "/usr/local/lib", "/usr/local/nccl/lib")
 
 
-def distribution_versions(names: Iterable[str], paths: Iterable[str]) -> dict[str, str]:
-    """Return the version of each installed distribution, from the first folder of ``paths`` that has it."""
+def distribution_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of ``names`` that this interpreter has, the first on its path counts."""
     wanted = set(names)
     found: dict[str, str] = {}
-    for path in paths:
+    for path in sys.path:
         try:
             entries = os.listdir(path or ".")
         except OSError:
@@ -43,18 +44,13 @@ def distribution_versions(names: Iterable[str], paths: Iterable[str]) -> dict[st
     return found
 
 
-def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those of ``names`` that this interpreter has installed."""
-    return distribution_versions(names, sys.path)
-
-
-def nccl_versions(environ: Mapping[str, str], paths: Iterable[str] | None = None) -> tuple[str, ...]:
+def nccl_versions(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the versions of NCCL that a process here may load; empty if none was found.
 
     Several wheels side by side give several. Without a wheel it is the version in the real file name of
     a system ``libnccl.so.2``.
     """
-    wheels = distribution_versions(NCCL_DISTRIBUTIONS, sys.path if paths is None else paths)
+    wheels = distribution_versions(NCCL_DISTRIBUTIONS)
     if wheels:
         return tuple(sorted(set(wheels.values())))
     directories = [part for part in environ.get("LD_LIBRARY_PATH", "").split(":") if part]
@@ -74,9 +70,9 @@ MOONCAKE_DISTRIBUTIONS = (
 )
 
 
-def mooncake_version(paths: Iterable[str] | None = None) -> str | None:
+def mooncake_version() -> str | None:
     """Return the version of Mooncake's transfer engine, ``None`` if no wheel of it is installed."""
-    found = distribution_versions(MOONCAKE_DISTRIBUTIONS, sys.path if paths is None else paths)
+    found = distribution_versions(MOONCAKE_DISTRIBUTIONS)
     return next((found[name] for name in MOONCAKE_DISTRIBUTIONS if name in found), None)
 
 
@@ -89,7 +85,7 @@ def sglang_version() -> tuple[bool, str | None]:
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not any(os.path.exists(os.path.join(place, "launch_server.py")) for place in places):
         return False, None
-    version = distribution_versions(("sglang",), sys.path).get("sglang")
+    version = distribution_versions(("sglang",)).get("sglang")
     return True, version or _version_file(places)
 
 
@@ -122,19 +118,14 @@ def rdma_core_version() -> str | None:
 
 def parse_version(text: str | None) -> tuple[int, ...] | None:
     """Return the leading numbers of a version: ``2.26.2.post1`` gives ``(2, 26, 2)``; ``None`` without any."""
-    numbers = []
-    for part in (text or "")[:64].split("."):
-        digits = ""
-        for character in part:
-            if not character.isdecimal():
-                break
-            digits += character
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers) or None
+    found = re.match(r"\d+(?:\.\d+)*", (text or "")[:64])
+    return tuple(map(int, found[0].split("."))) if found else None
+
+
+def oldest_version(texts: Iterable[str] | None) -> tuple[int, ...] | None:
+    """Return the lowest of some versions, ``None`` without any."""
+    versions = [parse_version(text) for text in texts or ()]
+    return min((version for version in versions if version), default=None)
 
 
 def nccl_files_in_order(

@@ -7,12 +7,12 @@ EINVAL; a driver may also hide the slots of another network namespace in just th
 
 from __future__ import annotations
 
-import errno
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from sglang_roce_entry.host.facts import Gid, Hca, IpAddress, Port
-from sglang_roce_entry.host.tree import ABSENT, Tree, attribute_or_none, errno_name, names_or_empty
+from sglang_roce_entry.host.tree import ABSENT, Tree, attribute_or_none, names_or_empty
 from sglang_roce_entry.natural import natural_key
 
 CLASS = "/sys/class/infiniband"
@@ -21,24 +21,19 @@ VERBS_CLASS = "/sys/class/infiniband_verbs"
 _ZERO = b"0000:0000:0000:0000:0000:0000:0000:0000"
 #: How often a slot that changes under the reader is read before it is given up.
 _STABLE_TRIES = 10
+_PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-9a-fA-F]")
 
 
-def read_hcas(
-    tree: Tree,
-    open_verbs: Callable[[str, str | None], str],
-    unreadable: dict[str, str] | None = None,
-) -> tuple[Hca, ...]:
+def read_hcas(tree: Tree, open_verbs: Callable[[str, str | None], str]) -> tuple[Hca, ...]:
     """Return every RDMA device in natural order.
 
-    ``open_verbs(uverbs, "major:minor")`` answers ``ok`` or an errno name. Attributes that exist but
-    cannot be read are added to ``unreadable`` (path to errno name).
+    ``open_verbs(uverbs, "major:minor")`` answers ``ok`` or an errno name.
     """
-    failures: dict[str, str] = {} if unreadable is None else unreadable
     verbs_of = _verbs_devices(tree)
     hcas = []
     for name in sorted(names_or_empty(tree, CLASS), key=natural_key):
         base = f"{CLASS}/{name}"
-        ports = _read_ports(tree, base, name, failures)
+        ports = _read_ports(tree, base, name)
         if ports is None:
             continue  # a stray file, or a device that went away while it was read
         verbs = verbs_of.get(name)
@@ -96,66 +91,45 @@ def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
     return attribute_or_none(tree, f"{base}/hca_type")
 
 
-def _read_ports(tree: Tree, base: str, device: str, failures: dict[str, str]) -> tuple[Port, ...] | None:
+def _read_ports(tree: Tree, base: str, device: str) -> tuple[Port, ...] | None:
     try:
         numbers = sorted(int(name) for name in tree.names(f"{base}/ports") if name.isdecimal())
     except OSError as error:
-        if error.errno in ABSENT:
-            return None
-        failures[f"{base}/ports"] = errno_name(error)
-        return ()
-    return tuple(_read_port(tree, base, device, number, failures) for number in numbers)
+        return None if error.errno in ABSENT else ()
+    return tuple(_read_port(tree, base, device, number) for number in numbers)
 
 
-def _read_port(tree: Tree, base: str, device: str, number: int, failures: dict[str, str]) -> Port:
+def _read_port(tree: Tree, base: str, device: str, number: int) -> Port:
     port = f"{base}/ports/{number}"
-
-    def attribute(name: str) -> str | None:
-        try:
-            return tree.attribute(f"{port}/{name}")
-        except OSError as error:
-            if error.errno not in ABSENT:
-                failures[f"{port}/{name}"] = errno_name(error)
-            return None
-
-    state = attribute("state")
-    length, gids = _read_gids(tree, port, failures)
+    state = attribute_or_none(tree, f"{port}/state")
+    length, gids = _read_gids(tree, port)
     return Port(
         device=device,
         number=number,
         state=leading_number(state),
         state_name=state.partition(":")[2].strip() if state else "unknown",
-        link_layer=attribute("link_layer"),
-        rate_gbps=parse_rate_gbps(attribute("rate")),
+        link_layer=attribute_or_none(tree, f"{port}/link_layer"),
+        rate_gbps=parse_rate_gbps(attribute_or_none(tree, f"{port}/rate")),
         table_length=length,
         gids=gids,
     )
 
 
-def _read_gids(tree: Tree, port: str, failures: dict[str, str]) -> tuple[int, tuple[Gid, ...]]:
-    directory = f"{port}/gids"
+def _read_gids(tree: Tree, port: str) -> tuple[int, tuple[Gid, ...]]:
     try:
-        slots = tree.slots(directory)
-    except OSError as error:
-        if error.errno not in ABSENT:
-            failures[directory] = errno_name(error)
+        slots = {int(name): content for name, content in tree.slots(f"{port}/gids") if name.isdecimal()}
+    except OSError:
         return 0, ()
-    occupied = []
-    length = 0
-    for name, content in slots:
-        if not name.isdecimal():
-            continue
-        length += 1
-        if isinstance(content, OSError):
-            if content.errno not in ABSENT:
-                failures[f"{directory}/{name}"] = errno_name(content)
-        elif not content.startswith(_ZERO):
-            occupied.append(int(name))
-    gids = [_read_slot(tree, port, index, failures) for index in sorted(occupied)]
-    return length, tuple(gid for gid in gids if gid is not None)
+    occupied = [
+        index
+        for index, content in sorted(slots.items())
+        if not isinstance(content, OSError) and not content.startswith(_ZERO)
+    ]
+    gids = [_read_slot(tree, port, index) for index in occupied]
+    return len(slots), tuple(gid for gid in gids if gid is not None)
 
 
-def _read_slot(tree: Tree, port: str, index: int, failures: dict[str, str]) -> Gid | None:
+def _read_slot(tree: Tree, port: str, index: int) -> Gid | None:
     # The table changes while it is read: a GID of one address with the type or the netdev of the
     # next was seen in one read of six under load. Only two equal readings in a row count.
     previous: tuple[str, str | None, str | None] | None = None
@@ -166,30 +140,17 @@ def _read_slot(tree: Tree, port: str, index: int, failures: dict[str, str]) -> G
             return None
         current = (
             text,
-            _slot_attribute(tree, f"{port}/gid_attrs/types/{index}", failures),
-            _slot_attribute(tree, f"{port}/gid_attrs/ndevs/{index}", failures),
+            attribute_or_none(tree, f"{port}/gid_attrs/types/{index}") or None,
+            attribute_or_none(tree, f"{port}/gid_attrs/ndevs/{index}") or None,
         )
         if current == previous:
             try:
                 ip = parse_gid(text)
             except ValueError:
-                failures[f"{port}/gids/{index}"] = "MALFORMED"
                 return None
             return Gid(index, ip, current[1], current[2]) if ip is not None else None
         previous = current
-    failures[f"{port}/gids/{index}"] = "UNSTABLE"
     return None
-
-
-def _slot_attribute(tree: Tree, path: str, failures: dict[str, str]) -> str | None:
-    try:
-        text = tree.attribute(path)
-    except OSError as error:
-        # EINVAL is the ordinary answer of a hidden slot, not a failure of the reader.
-        if error.errno not in ABSENT and error.errno != errno.EINVAL:
-            failures[path] = errno_name(error)
-        return None
-    return text or None
 
 
 def parse_gid(text: str) -> IpAddress | None:
@@ -237,9 +198,4 @@ def pci_function_path(real_path: str) -> str | None:
 
 def is_pci_address(text: str) -> bool:
     """Return whether ``text`` looks like ``0000:08:00.0`` (domains of more than four digits exist)."""
-    domain, _, rest = text.partition(":")
-    bus, _, slot = rest.partition(":")
-    device, _, function = slot.partition(".")
-    pieces = (domain, bus, device, function)
-    widths = len(domain) >= 4 and len(bus) == 2 and len(device) == 2 and len(function) == 1
-    return widths and all(character in "0123456789abcdefABCDEF" for piece in pieces for character in piece)
+    return _PCI_ADDRESS.fullmatch(text) is not None

@@ -42,8 +42,7 @@ class SignalGuard:
         raise Interrupted(number)
 
     def _again(self, _number: int, _frame: FrameType | None) -> None:
-        if self._received is not None:
-            raise Interrupted(self._received)
+        self.check()
 
     def check(self) -> None:
         """Raise ``Interrupted`` if a signal came and its exception was lost."""
@@ -75,17 +74,14 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """
     _flush()
     _close_on_exec()
-    handlers = _default_signals()
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    _default_signals()
     try:
         os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606 - the purpose of this program
-    except OSError as failure:
-        _restore(handlers)
+    except (OSError, ValueError) as failure:
+        for number, handler in handlers:
+            signal.signal(number, handler)
         raise _not_executed(argv[0], failure) from failure
-    except ValueError as failure:  # a NUL byte in an argument or a variable
-        _restore(handlers)
-        raise EntryError(
-            "EXEC", f"cannot execute {argv[0]!r}: {failure}", "correct the arguments", CANNOT_EXECUTE
-        ) from failure
 
 
 def _flush() -> None:
@@ -97,7 +93,9 @@ def _flush() -> None:
             continue  # an unread stream must not keep SGLang from starting
 
 
-def _not_executed(name: str, failure: OSError) -> EntryError:
+def _not_executed(name: str, failure: OSError | ValueError) -> EntryError:
+    if isinstance(failure, ValueError):  # a NUL byte in an argument or a variable
+        return EntryError("EXEC", f"cannot execute {name!r}: {failure}", "correct the arguments", CANNOT_EXECUTE)
     if failure.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = "check the spelling, the PATH of the image, and the interpreter line of a script"
         return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
@@ -122,24 +120,15 @@ def _close_on_exec() -> None:
                 continue  # the one of the listing itself
 
 
-def _default_signals() -> dict[int, object]:
-    previous: dict[int, object] = {}
+def _default_signals() -> None:
     for number in signal.valid_signals():
         if number in (signal.SIGKILL, signal.SIGSTOP):
             continue
         try:
-            previous[number] = signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError):
             continue  # reserved by the C library
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    return previous
-
-
-def _restore(handlers: Mapping[int, object]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handler = handlers.get(number)
-        if callable(handler):
-            signal.signal(number, handler)
 
 
 def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:

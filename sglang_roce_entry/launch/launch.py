@@ -17,6 +17,7 @@ from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.invocation import BARE_WORD
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
@@ -29,7 +30,6 @@ from sglang_roce_entry.plan.inputs import (
     found_leader,
     identify,
     look_up_leader,
-    oldest_nccl,
     read_facts,
 )
 from sglang_roce_entry.plan.plan import Plan, look_and_plan, make_plan
@@ -122,7 +122,9 @@ class _Launch:
         """Return ``facts``, or others as soon as the RDMA ports that are coming up are there."""
         request, settings = self.request, self.request.settings
         given = given_values(request.environ, facts.nccl_files)
-        constraints = with_given(asked_constraints(settings, self.member.size), given, oldest_nccl(facts))
+        constraints = with_given(
+            asked_constraints(settings, self.member.size), given, oldest_version(facts.nccl_versions)
+        )
         if (
             constraints.rdma != REQUIRED
             or settings.hca_wait <= 0

@@ -19,7 +19,6 @@ from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
-from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
@@ -177,12 +176,6 @@ def asked_constraints(settings: Settings, group_size: int) -> Constraints:
         family_by_flag=settings.by_flag("family"),
         allow_foreign_gids=settings.foreign_gids == "allow",
     )
-
-
-def oldest_nccl(facts: HostFacts) -> tuple[int, ...] | None:
-    """Return the oldest NCCL that a process here may load, ``None`` if unknown."""
-    versions = [parse_version(text) for text in facts.nccl_versions or ()]
-    return min((version for version in versions if version), default=None)
 
 
 def read_facts(request: Request, member: Member, host: Host) -> HostFacts:

@@ -5,7 +5,7 @@ A launch and a dry run share every line up to here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric import consumers, requirements
@@ -22,12 +22,11 @@ from sglang_roce_entry.fabric.control import (
 )
 from sglang_roce_entry.fabric.nccl.files import check_files, given_values
 from sglang_roce_entry.fabric.topology import place
-from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
-from sglang_roce_entry.invocation import Settings
+from sglang_roce_entry.host.facts import HostFacts, Interface
+from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.plan.inputs import (
     Leader,
     Member,
@@ -35,7 +34,6 @@ from sglang_roce_entry.plan.inputs import (
     as_problem,
     asked_constraints,
     look_up_leader,
-    oldest_nccl,
     read_facts,
 )
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
@@ -79,7 +77,6 @@ class Plan:
     wait: WaitPlan | None
     problems: tuple[Problem, ...]
     gpus: GpuCount
-    form: str
 
     @property
     def facts(self) -> HostFacts:
@@ -104,17 +101,19 @@ class Plan:
 def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader | None) -> Plan:
     """Return the plan, stage by stage; ``leader`` is ``None`` where there is no group."""
     settings, environ = request.settings, request.environ
-    nccl = oldest_nccl(facts)
+    nccl = oldest_version(facts.nccl_versions)
     file_problems = check_files(facts.nccl_files, nccl, environ.get("NCCL_CONF_FILE"))
     placed = place(facts)
     given = given_values(environ, facts.nccl_files, request.shell)
-    visible = see_gpus(_gpus_setting(settings), environ, placed.facts.gpus)
+    gpus = (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
+    visible = see_gpus(gpus, environ, placed.facts.gpus)
     command, command_problems = _command(request, member, facts, visible.count, leader)
     constraints = with_given(asked_constraints(settings, member.size), given, nccl)
     control = _control(request, member.identity, facts, leader)
     choice = choose(_with_visible(placed.facts, visible), constraints, control)
     use = read_use(request.user, facts, visible.devices, environ)
-    affinity = _affinity(choice, use, visible.devices, placed.note)
+    hcas = tuple({port.hca.name: port.hca for port in choice.used}.values())
+    affinity = pair(visible.devices, hcas, use.gpus, placed.note)
     transfer = consumers.transfer_hcas(choice, use, affinity)
     variables = merge(given, consumers.wishes(choice, use))
     problems = (
@@ -142,7 +141,6 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         wait=_wait_plan(request, member, command),
         problems=_in_force(problems, request),
         gpus=visible.count,
-        form=request.form,
     )
 
 
@@ -159,20 +157,9 @@ def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, .
     return tuple(replace(one, severity="warning") for one in hard) if request.bare_word else hard
 
 
-def _gpus_setting(settings: Settings) -> tuple[int, str] | None:
-    return (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
-
-
 def _with_visible(facts: HostFacts, visible: VisibleGpus) -> HostFacts:
     """Return the facts with the GPUs that the process will see, in its order, where these are known."""
     return replace(facts, gpus=replace(facts.gpus, devices=visible.devices)) if visible.devices else facts
-
-
-def _affinity(choice: Choice, use: Use, devices: tuple[Gpu, ...], places: str | None) -> Affinity:
-    hcas = tuple({port.hca.name: port.hca for port in choice.used}.values())
-    if not devices or not hcas:
-        return Affinity(note=places)
-    return pair(devices, hcas, use.gpus, places)
 
 
 def _command(
@@ -263,35 +250,27 @@ def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[P
     return []
 
 
-def _surroundings(request: Request) -> list[Problem]:
+def _surroundings(request: Request) -> Iterator[Problem]:
     environ = request.environ
-    said = []
     port = environ.get("SGLANG_PORT", "")
     if "://" in port:
-        said.append(
-            warning(
-                "SERVICE_LINK",
-                f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
-                "set enableServiceLinks: false in the pod spec, or rename the Service",
-            )
+        yield warning(
+            "SERVICE_LINK",
+            f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
+            "set enableServiceLinks: false in the pod spec, or rename the Service",
         )
     if environ.get("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0":
-        said.append(
-            warning(
-                "NONZERO_RANKS_RETURN",
-                "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
-                "remove it: it is for SGLang's Python Engine",
-            )
+        yield warning(
+            "NONZERO_RANKS_RETURN",
+            "SGLANG_BLOCK_NONZERO_RANK_CHILDREN=0 makes a worker exit right after loading",
+            "remove it: it is for SGLang's Python Engine",
         )
-    return said
 
 
 def _wait_plan(request: Request, member: Member, command: Command | None) -> WaitPlan | None:
     identity = member.identity
-    if identity is None or not identity.in_group or identity.leader is None:
-        return None
-    if request.bare_word:
-        return None  # it never waits
+    if identity is None or not identity.in_group or identity.leader is None or request.bare_word:
+        return None  # a bare word never waits
     deadline_s = float(request.settings.wait_deadline)
     if identity.is_leader:
         return WaitPlan("own_name", identity.leader, (), deadline_s)

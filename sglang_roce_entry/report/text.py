@@ -67,19 +67,17 @@ def _rdma(plan: Plan) -> list[str]:
     left = left_out(fabric.ports)
     lines = [f"{fabric.constraints.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
     lines += fabric.notes
-    lines += _table(
-        ("port", "Gb/s", "interface", "index", "GID"),
-        [
-            (
-                row.decision.label,
-                rate(row),
-                row.netdev or "-",
-                str(row.gid_index) if row.gid_index is not None else "-",
-                row.gid or "-",
-            )
-            for row in used
-        ],
-    )
+    table = [
+        (
+            row.decision.label,
+            rate(row),
+            row.netdev or "-",
+            str(row.gid_index) if row.gid_index is not None else "-",
+            row.gid or "-",
+        )
+        for row in used
+    ]
+    lines += _columns([("port", "Gb/s", "interface", "index", "GID"), *table]) if table else []
     if left:
         lines += ["left out:", *_columns(left)]
     return lines
@@ -99,10 +97,6 @@ def left_out(rows: Sequence[PortRow]) -> list[tuple[str, str, str]]:
         (f"{ports} ({count} ports)" if count > 1 else ports, reason, detail)
         for count, (ports, reason, detail) in folded_rows(texts)
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return _columns([head, *rows]) if rows else []
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.host.facts import Gpu, Gpus
@@ -42,11 +42,9 @@ def see_gpus(setting: tuple[int, str] | None, environ: Mapping[str, str], gpus: 
     present = tuple(gpu for gpu in gpus.devices if gpu.usable)
     if gpus.vendor == "amd":
         return _amd(setting, environ, gpus, present)
-    order, problems = _in_order(environ, present, gpus.count)
-    count, disagreeing = count_gpus(setting, environ, gpus.count, order.length)
-    problems += disagreeing
-    problems += _mig(environ, present)
-    devices = order.devices
+    devices, length, problems = _in_order(environ, present, gpus.count)
+    count, disagreeing = count_gpus(setting, environ, gpus.count, length)
+    problems += [*disagreeing, *_mig(environ, present)]
     if count.count is not None and devices:
         devices = devices[: count.count] if count.count <= len(devices) else ()
     return VisibleGpus(count, devices, tuple(problems))
@@ -112,22 +110,18 @@ def _nvidia_devices(text: str) -> list[str] | None:
     return entries
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The GPUs of the process in order (empty: not known), and how many a list leaves (``None``: no list)."""
-
-    devices: tuple[Gpu, ...]
-    length: int | None
-
-
 def _in_order(
     environ: Mapping[str, str], present: tuple[Gpu, ...], count: int | None
-) -> tuple[_Order, list[Problem]]:
+) -> tuple[tuple[Gpu, ...], int | None, list[Problem]]:
+    """Return the GPUs of the process in order (empty: not known), how many a list leaves, and what is wrong.
+
+    The number is ``None`` without a list.
+    """
     injected = _injected(environ, present)
     total = len(injected) if injected else count
     visible = environ.get(_CUDA)
     if visible is None:
-        return _Order(injected, None), []
+        return injected, None, []
     problems = []
     entries = _entries(visible)
     chosen, stop = _choose(entries, injected, total)
@@ -145,8 +139,8 @@ def _in_order(
         problems.append(_wrong(f"{_CUDA}={visible} names a GPU twice; CUDA then shows none or fails"))
     if len({gpu.model for gpu in injected}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         # CUDA counts the fastest first, and which that is cannot be read here.
-        return _Order((), len(entries)), problems
-    return _Order(tuple(chosen), len(entries)), problems
+        return (), len(entries), problems
+    return tuple(chosen), len(entries), problems
 
 
 def _injected(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
@@ -192,19 +186,17 @@ def _wrong(message: str) -> Problem:
     )
 
 
-def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> list[Problem]:
+def _mig(environ: Mapping[str, str], present: tuple[Gpu, ...]) -> Iterator[Problem]:
     named = [name for name in (_CUDA, _NVIDIA) if "MIG-" in environ.get(name, "")]
     divided = [gpu.pci_address or "?" for gpu in present if gpu.mig]
     if not named and not divided:
-        return []
+        return
     where = f"{named[0]}={environ[named[0]]}" if named else f"the GPU at {', '.join(divided)}"
-    return [
-        config_value(
-            "MIG_UNSUPPORTED",
-            f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
-            "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
-        )
-    ]
+    yield config_value(
+        "MIG_UNSUPPORTED",
+        f"{where}: MIG instances are not supported: NCCL connects whole GPUs, and no HCA is near an instance",
+        "request whole GPUs (nvidia.com/gpu), or switch MIG off on the node",
+    )
 
 
 def _amd(

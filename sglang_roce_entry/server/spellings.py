@@ -76,6 +76,8 @@ OPTIONS: tuple[Option, ...] = (
 #: Only this exact token makes SGLang read a file; ``--config=F`` and ``--conf F`` are accepted and ignored.
 CONFIG = "--config"
 _CONFIG_PREFIX = "--conf"
+#: As argparse defines it; no option of SGLang looks like one.
+_NEGATIVE_NUMBER = r"-\d+|-\d*\.\d+"
 
 
 def find_option(token: str) -> Option | None:
@@ -95,16 +97,9 @@ def is_value(token: str) -> bool:
     (``ArgumentParser._parse_optional``.) A word with a space in it is a value even with leading
     dashes, unless the part before its ``=`` is an option.
     """
-    if not token.startswith("-") or token == "-" or _is_negative_number(token):
+    if not token.startswith("-") or token == "-" or re.fullmatch(_NEGATIVE_NUMBER, token):
         return True
     return " " in token and find_option(token.partition("=")[0]) is None
-
-
-def _is_negative_number(token: str) -> bool:
-    # As argparse defines it; no option of SGLang looks like one.
-    if token.startswith("--"):
-        return False
-    return re.fullmatch(r"-\d+|-\d*\.\d+", token) is not None
 
 
 def is_ignored_config(token: str) -> bool:

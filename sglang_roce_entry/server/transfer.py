@@ -66,13 +66,8 @@ def gpus_in_use(user: UserArguments, gpus: Sequence[Gpu]) -> tuple[int, ...]:
 def _release(version: str | None) -> tuple[tuple[int, ...], int] | None:
     """Return ``0.5.5.post3`` as ((0, 5, 5), 3), a candidate as its release; ``None`` if it is not a version."""
     plain, _, post = (version or "")[:64].partition(".post")
-    numbers = []
-    for part in plain.split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            return None
-        numbers.append(int(digits))
-    return tuple(numbers), int(post) if post.isdecimal() else 0
+    numbers = parse_version(plain)
+    return (numbers[:3], int(post) if post.isdecimal() else 0) if numbers else None
 
 
 def reads_map(version: str | None) -> bool:

@@ -36,7 +36,7 @@ def test_each_problem_and_reason_has_a_remedy() -> None:
 def test_codes_are_found_in_any_form_of_writing() -> None:
     source = """
 def _wrong(message, code):
-    return value_warning(code, message, "", 69)
+    return rdma_value(code, message, "")
 def f(given):
     yield _wrong("x", "ONE_WRAPPED")
     yield problems.error("TWO_QUALIFIED" if given else "THREE_CHOSEN", "", "", 69)

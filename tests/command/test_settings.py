@@ -44,11 +44,8 @@ def test_the_variables_of_the_tests_do_no_harm() -> None:
 
 
 def test_the_table_and_the_class_agree() -> None:
-    """On the settings there are, in the same order, and on their defaults."""
-    settings = Settings()
+    """On the settings there are, in the same order."""
     assert [setting.key for setting in SETTINGS] == [one.name for one in fields(Settings)][:-1]
-    for setting in SETTINGS:
-        assert getattr(settings, setting.key) == setting.default, setting.key
 
 
 def test_policy_values_of_every_kind() -> None:

@@ -193,7 +193,7 @@ def test_the_scan_of_recorded_tables(judge: Judge, served: dict[Path, Served]) -
 def recorded_ports(archive: Path) -> tuple[Port, ...]:
     """Return the ports of a recorded node as our reader sees them."""
     host, _ = load(str(archive))
-    hcas, _, _ = read_fabric(host)
+    hcas, _ = read_fabric(host)
     return tuple(port for hca in hcas for port in hca.ports)
 
 

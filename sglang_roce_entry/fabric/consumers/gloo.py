@@ -6,7 +6,7 @@ names; "=eth0", "^lo" and prefixes are NCCL's and make it fail).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import check_route, wish_interface
@@ -27,22 +27,19 @@ def check(given: Mapping[str, Given], choice: Choice, _use: Use) -> Sequence[Pro
     gloo, interfaces = given.get("GLOO_SOCKET_IFNAME"), choice.facts.interfaces
     if gloo is None:
         return ()
-    return (*_unknown(gloo, [one.name for one in interfaces]), *(_elsewhere(gloo, choice) if choice.used else ()))
-
-
-def _unknown(gloo: Given, names: Sequence[str]) -> Sequence[Problem]:
-    missing = [name for name in gloo.value.split(",") if name not in names] if names else []
-    if not missing:
-        return ()
     return (
-        config_value(
-            "GLOO_IFNAME_UNKNOWN",
-            f"{gloo}: Gloo takes exact names and fails on {', '.join(map(repr, missing))} "
-            "('=', '^' and prefixes are NCCL's)",
-            f"remove it, or name one of: {', '.join(names)}",
-        ),
+        *_unknown(gloo, [one.name for one in interfaces]),
+        *(check_route(gloo, choice.control, interfaces, exact=True) if choice.used else ()),
     )
 
 
-def _elsewhere(gloo: Given, choice: Choice) -> Sequence[Problem]:
-    return check_route(gloo, choice.control, choice.facts.interfaces, exact=True)
+def _unknown(gloo: Given, names: Sequence[str]) -> Iterator[Problem]:
+    missing = [name for name in gloo.value.split(",") if name not in names] if names else []
+    if not missing:
+        return
+    yield config_value(
+        "GLOO_IFNAME_UNKNOWN",
+        f"{gloo}: Gloo takes exact names and fails on {', '.join(map(repr, missing))} "
+        "('=', '^' and prefixes are NCCL's)",
+        f"remove it, or name one of: {', '.join(names)}",
+    )

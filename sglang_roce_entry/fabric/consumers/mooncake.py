@@ -8,7 +8,7 @@ makes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from sglang_roce_entry.fabric.candidates import PortDecision
@@ -99,49 +99,43 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     )
 
 
-def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_own_choice(choice: Choice, use: Use) -> Iterator[Problem]:
     wrong = _spoilt(choice, use)
     if not wrong:
-        return ()
+        return
     outcome = "transfers there would fail"
     if len(wrong) < len(choice.used) and not use.named:
         outcome = "it is not given these"
     listed = "; ".join(f"{label}: {how}" for label, how in wrong.items())
-    return (
-        rdma_value(
-            "MOONCAKE_GID",
-            f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)} "
-            f"({outcome}): {listed}",
-            "reload the driver on the node, so that all ports build their GID tables in the same order",
-        ),
+    yield rdma_value(
+        "MOONCAKE_GID",
+        f"no index fits all ports, and Mooncake's own choice is wrong on {len(wrong)} of {len(choice.used)} "
+        f"({outcome}): {listed}",
+        "reload the driver on the node, so that all ports build their GID tables in the same order",
     )
 
 
-def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> Iterator[Problem]:
     """Return a warning where Mooncake also reads an index that was set for NCCL alone."""
     one = given.get("NCCL_IB_GID_INDEX")
     if one is None or "MC_GID_INDEX" in given or not use.mooncake:
-        return ()
+        return
     index = parse_c_integer(one.value)[0]
     shared = set.intersection(*({gid.gid.index for gid in port.choices} for port in choice.used))
     if index is None or shared or not 0 <= index <= _LARGEST_INDEX:
-        return ()  # where one index is right on all ports, Mooncake is given that one
-    return (
-        rdma_value(
-            "MC_GID_INHERITED",
-            f"Mooncake also reads {one}, which is wrong on some port",
-            "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
-        ),
+        return  # where one index is right on all ports, Mooncake is given that one
+    yield rdma_value(
+        "MC_GID_INHERITED",
+        f"Mooncake also reads {one}, which is wrong on some port",
+        "remove NCCL_IB_GID_INDEX: both libraries then choose per port",
     )
 
 
-def _check_lists(given: Mapping[str, Given], choice: Choice) -> Sequence[Problem]:
+def _check_lists(given: Mapping[str, Given], choice: Choice) -> Iterator[Problem]:
     known = [hca.name for hca in choice.facts.hcas]
-    problems: list[Problem] = []
     for one in (given[name] for name in _LISTS if name in given):
         if not one.value.strip().startswith("{") and not one.value.endswith(".json"):
-            problems += check_device_names(one, [part.strip() for part in one.value.split(",")], known, "Mooncake")
-    return problems
+            yield from check_device_names(one, [part.strip() for part in one.value.split(",")], known, "Mooncake")
 
 
 def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[Problem]:
@@ -173,7 +167,8 @@ def predict_index(gids: Sequence[Gid], generation: str = FROM_0_3_12) -> int | N
     """
     ordered = sorted(gids, key=lambda gid: gid.index)
     if generation == TO_0_3_9:
-        return _first_ipv4(ordered)
+        # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 (from 0.3.8 on: none).
+        return _with_netdev_first(ordered, 4) or 0
     if generation == TO_0_3_11:
         return _ipv4_then_ipv6(ordered)
     return _by_class(ordered)
@@ -183,22 +178,17 @@ def _is_v2(gid: Gid) -> bool:
     return gid.type in (ROCE_V2, None)
 
 
-def _first_ipv4(gids: Sequence[Gid]) -> int:
-    # getBestGidIndex: IPv4 with a netdev, else the first IPv4, else index 0 (from 0.3.8 on: none).
-    found = [gid for gid in gids if _is_v2(gid) and isinstance(gid.ip, IPv4Address)]
+def _with_netdev_first(gids: Iterable[Gid], version: int) -> int | None:
+    found = [gid for gid in gids if _is_v2(gid) and gid.ip.version == version]
     with_netdev = [gid for gid in found if gid.netdev]
-    return (with_netdev or found)[0].index if found else 0
+    return (with_netdev or found)[0].index if found else None
 
 
 def _ipv4_then_ipv6(gids: Sequence[Gid]) -> int | None:
     # findBestGidIndex before the classes: ends at the first slot that is empty.
-    gapless = [gid for position, gid in enumerate(gids) if gid.index == position and _is_v2(gid)]
-    for ipv4 in (True, False):
-        found = [gid for gid in gapless if isinstance(gid.ip, IPv4Address) is ipv4]
-        with_netdev = [gid for gid in found if gid.netdev]
-        if found:
-            return (with_netdev or found)[0].index
-    return None
+    gapless = [gid for position, gid in enumerate(gids) if gid.index == position]
+    ipv4 = _with_netdev_first(gapless, 4)
+    return ipv4 if ipv4 is not None else _with_netdev_first(gapless, 6)
 
 
 def _by_class(gids: Sequence[Gid]) -> int | None:

@@ -9,7 +9,7 @@ Source of the rules: NVIDIA/nvshmem ``src/modules/transport/common`` and ``src/m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import check_family, check_route, check_selection, told, wish_interface
@@ -77,7 +77,7 @@ def _scan(choice: Choice) -> Sequence[Wish]:
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
     """Return what is wrong with given values of NVSHMEM's."""
     interfaces, boot = choice.facts.interfaces, given.get(_BOOT)
-    family = check_family(given.get(_BOOT_FAMILY), interfaces)
+    family = tuple(check_family(given.get(_BOOT_FAMILY), interfaces))
     if not choice.used:
         return family
     return (
@@ -91,44 +91,36 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     )
 
 
-def _check_prefix(given: Given | None, choice: Choice) -> Sequence[Problem]:
+def _check_prefix(given: Given | None, choice: Choice) -> Iterator[Problem]:
     """Return a warning if NVSHMEM skips HCAs because of their names (``NVSHMEM_HCA_PREFIX``, mlx5)."""
     prefix = given.value if given is not None else "mlx5"
     missed = sorted({port.hca.name for port in choice.used if prefix not in port.hca.name})
     if not missed:
-        return ()
-    return (
-        warning(
-            "NVSHMEM_PREFIX",
-            f"NVSHMEM looks only at HCAs with {prefix!r} in their name and skips {', '.join(missed)}",
-            f"if they are ConnectX, set {_PREFIX} to what their names have in common",
-        ),
+        return
+    yield warning(
+        "NVSHMEM_PREFIX",
+        f"NVSHMEM looks only at HCAs with {prefix!r} in their name and skips {', '.join(missed)}",
+        f"if they are ConnectX, set {_PREFIX} to what their names have in common",
     )
 
 
-def _check_hcas(given: Mapping[str, Given], names: Sequence[str], use: Use) -> list[Problem]:
-    problems: list[Problem] = []
+def _check_hcas(given: Mapping[str, Given], names: Sequence[str], use: Use) -> Iterator[Problem]:
     listed, mapped, switch = (given.get(name) for name in (_LIST, _PE_MAPPING, _MAPPING))
     if listed is not None:
         entries = [part.partition(":")[0] for part in listed.value.removeprefix("^").split(",")]
-        problems += check_device_names(listed, entries, names, "NVSHMEM")
+        yield from check_device_names(listed, entries, names, "NVSHMEM")
     if mapped is not None:
         parts = [part.split(":") for part in mapped.value.split(",")]
-        problems += check_device_names(mapped, [part[0] for part in parts], names, "NVSHMEM")
+        yield from check_device_names(mapped, [part[0] for part in parts], names, "NVSHMEM")
         if any(len(part) != 3 or not all(one.isdecimal() for one in part[1:]) for part in parts):
-            problems.append(
-                rdma_value(
-                    "NVSHMEM_PE_MAPPING",
-                    f"{mapped} is not name:port:count for each entry",
-                    f"remove {_PE_MAPPING}: NVSHMEM takes the nearest HCA of each GPU",
-                )
+            yield rdma_value(
+                "NVSHMEM_PE_MAPPING",
+                f"{mapped} is not name:port:count for each entry",
+                f"remove {_PE_MAPPING}: NVSHMEM takes the nearest HCA of each GPU",
             )
     if use.nvshmem and switch is not None and switch.value.strip().lower() not in ("0", "n", "no", "false"):
-        problems.append(
-            warning(
-                "NVSHMEM_ONE_HCA",
-                f"{switch} puts all GPUs on one HCA in DeepEP's normal mode",
-                f"remove {_MAPPING}, {_LIST} and {_PE_MAPPING} (deepseek-ai/DeepEP#336)",
-            )
+        yield warning(
+            "NVSHMEM_ONE_HCA",
+            f"{switch} puts all GPUs on one HCA in DeepEP's normal mode",
+            f"remove {_MAPPING}, {_LIST} and {_PE_MAPPING} (deepseek-ai/DeepEP#336)",
         )
-    return problems

@@ -9,7 +9,7 @@ read from 0.5.5.post3 on, but 0.5.9 to 0.5.12 take it for a list and reject it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.fabric.affinity import Affinity
@@ -37,10 +37,9 @@ def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
 
 @dataclass(frozen=True, slots=True)
 class TransferHcas:
-    """The arguments for SGLang (empty: none) and the reason for them; ``told`` is for the report."""
+    """The arguments for SGLang (empty: none); ``told`` is what a report says of them and why."""
 
     tokens: tuple[str, ...] = ()
-    reason: str = ""
     told: str | None = None
 
 
@@ -59,7 +58,7 @@ def transfer_hcas(choice: Choice, use: Use, affinity: Affinity, names: Sequence[
         for gpu in range(len(affinity.gpus)):
             per_gpu[gpu] = [name for name in affinity.names(gpu) if name in names] or names
     tokens, reason = device_argument(use, names, per_gpu)
-    return TransferHcas(tokens, reason, f"{backend}: {OPTION if tokens else f'no {OPTION}'}, {reason}")
+    return TransferHcas(tokens, f"{backend}: {OPTION if tokens else f'no {OPTION}'}, {reason}")
 
 
 def device_argument(
@@ -92,29 +91,25 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
         if row.decision.hca.name not in {port.hca.name for port in choice.used}
     }
     devices = [hca.name for hca in choice.facts.hcas]
-    problems = _check_addresses(given, choice)
+    problems = [*_check_addresses(given, choice)]
     for named in use.named if devices else ():
         problems += check_named(named, use, devices, unusable if choice.used else {})
     return problems
 
 
-def _check_addresses(given: Mapping[str, Given], choice: Choice) -> list[Problem]:
+def _check_addresses(given: Mapping[str, Given], choice: Choice) -> Iterator[Problem]:
     own = {str(address.ip) for interface in choice.facts.interfaces for address in interface.addresses}
-    problems = []
     for name in READS:
         one = given.get(name)
         # SGLANG_HOST_IP outranks HOST_IP, whether the pod's or ours.
         outranked = name == "HOST_IP" and (choice.control.address is not None or "SGLANG_HOST_IP" in given)
         if one is None or one.value in own or not own or outranked:
             continue
-        problems.append(
-            config_value(
-                "HOST_IP_FOREIGN",
-                f"{one} is not an address of this pod, but SGLang uses it as its own",
-                f"remove {name}; status.hostIP is the node's address, not the pod's",
-            )
+        yield config_value(
+            "HOST_IP_FOREIGN",
+            f"{one} is not an address of this pod, but SGLang uses it as its own",
+            f"remove {name}; status.hostIP is the node's address, not the pod's",
         )
-    return problems
 
 
 def check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Mapping[str, str]) -> list[Problem]:

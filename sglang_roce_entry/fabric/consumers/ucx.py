@@ -8,7 +8,7 @@ is rejected together with ``UCX_IB_GID_INDEX``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from sglang_roce_entry.fabric.candidates import PortDecision
@@ -56,23 +56,17 @@ def _devices(choice: Choice, use: Use) -> Wish:
         return shown(_DEVICES)
     if use.nixl_reads_option:
         return unset(_DEVICES, "it would make SGLang ignore --disaggregation-ib-device")
+    # The list governs TCP as well, which NIXL needs to reach itself: without an interface every agent fails.
     interface = _tcp_interface(choice)
     return found(
-        _DEVICES, net_devices(choice.used, interface), f"the used ports, and {interface} for UCX's own TCP"
+        _DEVICES,
+        ",".join([*(port.label for port in choice.used), interface]),
+        f"the used ports, and {interface} for UCX's own TCP",
     )
 
 
 def _tcp_interface(choice: Choice) -> str:
     return choice.control.interface or next(iter(choice.facts.default_route_interfaces), "lo")
-
-
-def net_devices(ports: Iterable[PortDecision], interface: str) -> str:
-    """Return ``UCX_NET_DEVICES``: the ports and ``interface``.
-
-    The list governs TCP as well, which NIXL needs to reach itself: without an interface in it every
-    agent fails.
-    """
-    return ",".join([*(port.label for port in ports), interface])
 
 
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
@@ -86,23 +80,21 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     )
 
 
-def _check_own_choice(choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_own_choice(choice: Choice, use: Use) -> Iterator[Problem]:
     if (
         _is_told(choice)
         or not use.nixl
         or right_by_itself(choice.used)
         or steering_subnet(choice.used) is not None
     ):
-        return ()
+        return
     wrong = [port.label for port in choice.used if not right_by_itself((port,))]
-    return (
-        rdma_value(
-            "UCX_GID",
-            f"UCX would take a wrong GID on {', '.join(wrong)}: no index fits all ports, and no subnet "
-            "separates the own GIDs from the others",
-            "reload the driver on the node, so that all ports build their GID tables in the same order, or "
-            "use Mooncake",
-        ),
+    yield rdma_value(
+        "UCX_GID",
+        f"UCX would take a wrong GID on {', '.join(wrong)}: no index fits all ports, and no subnet "
+        "separates the own GIDs from the others",
+        "reload the driver on the node, so that all ports build their GID tables in the same order, or "
+        "use Mooncake",
     )
 
 
@@ -110,43 +102,37 @@ def _check_index(given: Mapping[str, Given], used: Sequence[PortDecision]) -> Se
     index = given.get(_INDEX)
     if index is None or index.value == "auto":
         return ()
-    problems = check_index(given, used, None, _INDEX, "UCX")
+    problems = [*check_index(given, used, None, _INDEX, "UCX")]
     if _SUBNETS in given:
         message = f"{index} is set together with {_SUBNETS}, which UCX rejects"
         problems.append(rdma_value("UCX_GID_CONFLICT", message, "remove one of them"))
     return problems
 
 
-def _check_devices(given: Given | None, choice: Choice, use: Use) -> Sequence[Problem]:
+def _check_devices(given: Given | None, choice: Choice, use: Use) -> Iterator[Problem]:
     if given is None or given.value == "all":
-        return ()
+        return
     hcas = choice.facts.hcas
-    rdma = {hca.name for hca in hcas} | {f"{hca.name}:{port.number}" for hca in hcas for port in hca.ports}
+    rdma = {hca.name for hca in hcas} | {port.label for hca in hcas for port in hca.ports}
     sockets = {interface.name for interface in choice.facts.interfaces}
     entries = [part.strip() for part in given.value.removeprefix("^").split(",")]
     plain = [entry for entry in entries if "[" not in entry and "*" not in entry]  # ranges and globs are UCX's own
-    problems = []
     missing = [entry for entry in plain if entry not in rdma | sockets]
     if missing:
-        problems.append(
-            rdma_value(
-                "UCX_NET_DEVICES_UNKNOWN",
-                f"{given}: UCX takes exact names with ports; this pod has no {', '.join(map(repr, missing))}",
-                f"remove it, or choose from: {', '.join(sorted(rdma | sockets))}",
-            )
+        yield rdma_value(
+            "UCX_NET_DEVICES_UNKNOWN",
+            f"{given}: UCX takes exact names with ports; this pod has no {', '.join(map(repr, missing))}",
+            f"remove it, or choose from: {', '.join(sorted(rdma | sockets))}",
         )
     if use.nixl and not given.value.startswith("^") and plain == entries and not sockets & set(entries):
-        problems.append(
-            rdma_value(
-                "UCX_WITHOUT_TCP",
-                f"{given} has no network interface in it, so UCX has no TCP, which NIXL needs to reach itself",
-                f"add {_tcp_interface(choice)}, or remove UCX_NET_DEVICES",
-            )
+        yield rdma_value(
+            "UCX_WITHOUT_TCP",
+            f"{given} has no network interface in it, so UCX has no TCP, which NIXL needs to reach itself",
+            f"add {_tcp_interface(choice)}, or remove UCX_NET_DEVICES",
         )
     if use.kv_backend == NIXL and use.nixl_reads_option:
         message = f"{given} makes SGLang ignore --disaggregation-ib-device"
-        problems.append(rdma_value("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES"))
-    return problems
+        yield rdma_value("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES")
 
 
 def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int:

@@ -7,9 +7,9 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.check_facts import read_check_facts
@@ -39,6 +39,9 @@ _ENVIRON_NAMES = frozenset(
 )
 
 
+_Read = TypeVar("_Read")
+
+
 def is_recorded(name: str) -> bool:
     """Return whether a variable of this name decides something here."""
     return name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES
@@ -48,20 +51,20 @@ def record(
     host: Host,
     environ: Mapping[str, str],
     *,
-    secret: Container[str],
+    is_secret: Callable[[str], bool],
     resolved: Mapping[str, Iterable[IpAddress]],
     own_name: tuple[IpAddress, ...] | None = None,
     keep_identifiers: bool = False,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
-    ``secret`` holds the names of variables to leave out, ``resolved`` the addresses looked up for this run,
-    ``own_name`` those that the host name has (the name itself is not recorded). Hardware identifiers
-    are replaced by numbers unless ``keep_identifiers``.
+    ``is_secret`` tells the names of variables to leave out, also in NCCL's files; ``resolved`` are the
+    addresses looked up for this run, ``own_name`` those that the host name has (the name itself is not
+    recorded). Hardware identifiers are replaced by numbers unless ``keep_identifiers``.
     """
 
     def kept(name: str) -> bool:
-        return is_recorded(name) and name not in secret
+        return is_recorded(name) and not is_secret(name)
 
     tree, mask = RecordingTree(host.tree), Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
@@ -212,20 +215,20 @@ class RecordingTree:
 
     def attribute(self, path: str) -> str:
         """Return one attribute and remember it."""
-        return self._remember(path, self._inner.attribute)
+        self.files[path] = content = self._read(path, self._inner.attribute)
+        return content
 
     def text(self, path: str) -> str:
         """Return a whole file and remember it."""
-        return self._remember(path, self._inner.text)
+        self.files[path] = content = self._read(path, self._inner.text)
+        return content
 
-    def _remember(self, path: str, read: Callable[[str], str]) -> str:
+    def _read(self, path: str, read: Callable[[str], _Read]) -> _Read:
         try:
-            content = read(path)
+            return read(path)
         except OSError as error:
             self._remember_error(path, error)
             raise
-        self.files[path] = content
-        return content
 
     def _remember_error(self, path: str, error: OSError) -> None:
         if error.errno not in ABSENT:
@@ -233,12 +236,7 @@ class RecordingTree:
 
     def names(self, path: str) -> list[str]:
         """Return the entries of a directory and remember that it is one."""
-        try:
-            entries = self._inner.names(path)
-        except OSError as error:
-            self._remember_error(path, error)
-            raise
-        self.directories[path] = entries
+        self.directories[path] = entries = self._read(path, self._inner.names)
         return entries
 
     def real(self, path: str) -> str | None:
@@ -250,11 +248,7 @@ class RecordingTree:
 
     def slots(self, path: str) -> list[tuple[str, bytes | OSError]]:
         """Return every attribute of this directory and remember what was read."""
-        try:
-            found = self._inner.slots(path)
-        except OSError as error:
-            self._remember_error(path, error)
-            raise
+        found = self._read(path, self._inner.slots)
         self.directories[path] = [name for name, _ in found]
         for name, content in found:
             full = f"{path}/{name}"
