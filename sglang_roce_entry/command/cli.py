@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from sglang_roce_entry.command.command_line import PAGES, asks_for_a_mode, parse_command_line
+from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log, write_stdout
-from sglang_roce_entry.problems import OK, UsageError, as_failure
+from sglang_roce_entry.problems import OK, Interrupted, UsageError, as_failure
 
 _GARBAGE_AFTER = 50_000  # objects; a long wait gets there in the end
 
@@ -47,9 +48,7 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
     except UsageError as failure:
         if asks_for_a_mode(arguments):
             raise
-        from sglang_roce_entry.command.start import refuse
-
-        return refuse(failure, environ, log)
+        return _start(failure, environ, log)
     if invocation.mode == "probe":
         from sglang_roce_entry.command.verdict import give_verdict
 
@@ -63,9 +62,23 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
         from sglang_roce_entry.command.modes import run_mode
 
         return run_mode(invocation, environ, log)
-    from sglang_roce_entry.command.start import start
+    return _start(invocation, environ, log)
 
-    return start(invocation, environ, log)
+
+def _start(asked: Invocation | UsageError, environ: Mapping[str, str], log: Log) -> int:
+    from sglang_roce_entry.launch.handover import SignalGuard
+
+    # Before the imports of a launch, which take most of its time: as PID 1 it would miss a SIGTERM meanwhile.
+    guard = SignalGuard()
+    guard.install()
+    try:
+        from sglang_roce_entry.command.start import refuse, start
+
+        return refuse(asked, environ, log) if isinstance(asked, UsageError) else start(asked, environ, log, guard)
+    except Interrupted as signal:  # also while a failure is being reported
+        guard.stand_down()
+        log.say(f"ended by {signal.name}, exit code {signal.exit_code}")
+        return signal.exit_code
 
 
 def _fill_standard_descriptors() -> None:

@@ -7,18 +7,10 @@ from collections.abc import Mapping
 
 from sglang_roce_entry.command.settings import parse_duration_s
 from sglang_roce_entry.launch import handover
-from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.log import Log, one_line
-from sglang_roce_entry.problems import EntryError, Interrupted, Problem
+from sglang_roce_entry.problems import EntryError, Problem
 
 _KUBERNETES_LINGER_S = 15.0
-
-
-def interrupted_by(signal: Interrupted, guard: SignalGuard, log: Log) -> int:
-    """Log which signal ended the run and return its exit code; a second signal changes nothing."""
-    guard.stand_down()
-    log.say(f"ended by {signal.name}, exit code {signal.exit_code}")
-    return signal.exit_code
 
 
 def end_launch(failure: EntryError, others: tuple[Problem, ...], linger_s: float, log: Log) -> int:

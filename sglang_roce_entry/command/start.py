@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
 
-from sglang_roce_entry.command.ending import end_launch, interrupted_by, linger_s, linger_without_settings_s
+from sglang_roce_entry.command.ending import end_launch, linger_s, linger_without_settings_s
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
-from sglang_roce_entry.invocation import BARE_WORD, Invocation, Settings
+from sglang_roce_entry.invocation import BARE_WORD, Invocation
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.launch import PlanRefused, launch
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.inputs import read_request
-from sglang_roce_entry.problems import EntryError, Interrupted, Problem, as_failure
+from sglang_roce_entry.problems import EntryError, Problem, as_failure
 
 
-def start(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
-    """Exec what ``invocation`` names. Returns an exit code only if that fails."""
-    guard = SignalGuard()
-    guard.install()
+def start(invocation: Invocation, environ: Mapping[str, str], log: Log, guard: SignalGuard) -> int:
+    """Exec what ``invocation`` names. Returns an exit code only if that fails. Raises ``Interrupted``."""
     try:
-        try:
-            settings = read_settings(invocation.flags, environ, invocation.policy)
-        except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
-            pause_s = linger_without_settings_s(invocation.flags, environ)
-            return _failed(as_failure(raised), invocation, pause_s, log)
-        log.form = settings.log_format
-        try:
-            _exec(invocation, settings, environ, log, guard)
-        except Exception as raised:  # noqa: BLE001
-            return _failed(as_failure(raised), invocation, linger_s(settings.linger, environ), log)
-    except Interrupted as signal:  # also while a failure is being reported
-        return interrupted_by(signal, guard, log)
+        settings = read_settings(invocation.flags, environ, invocation.policy)
+    except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
+        pause_s = linger_without_settings_s(invocation.flags, environ)
+        return _failed(as_failure(raised), invocation, pause_s, log)
+    log.form = settings.log_format
+    try:
+        host = live_host()
+        launch(read_request(invocation, settings, environ, host), host, log, guard)
+    except Exception as raised:  # noqa: BLE001
+        return _failed(as_failure(raised), invocation, linger_s(settings.linger, environ), log)
 
 
 def refuse(failure: EntryError, environ: Mapping[str, str], log: Log) -> int:
     """Report a command line that cannot be read and would have been a launch; return its exit code."""
-    guard = SignalGuard()
-    guard.install()
-    try:
-        return _failed(failure, Invocation(), linger_without_settings_s({}, environ), log)
-    except Interrupted as signal:
-        return interrupted_by(signal, guard, log)
-
-
-def _exec(
-    invocation: Invocation, settings: Settings, environ: Mapping[str, str], log: Log, guard: SignalGuard
-) -> NoReturn:
-    host = live_host()
-    launch(read_request(invocation, settings, environ, host), host, log, guard)
+    return _failed(failure, Invocation(), linger_without_settings_s({}, environ), log)
 
 
 def _failed(failure: EntryError, invocation: Invocation, pause_s: float, log: Log) -> int:

@@ -93,3 +93,21 @@ def test_a_mask_that_was_inherited_does_not_keep_a_signal_out() -> None:
         run.stderr.read()
     assert run.returncode == 143
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("words", [("--model-path", "/m"), ("--no-such-flag-of-ours=1", "--hca-wait")])
+def test_a_signal_during_the_imports_of_a_launch_ends_it(words: tuple[str, ...]) -> None:
+    """They take most of a start; as PID 1 the program would miss a SIGTERM that comes before its handler."""
+    code = (
+        "import os, signal, sys\n"
+        "class Terminated:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'sglang_roce_entry.plan.plan': os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Terminated())\n"
+        "from sglang_roce_entry.command import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *words]
+    ran = subprocess.run(command, capture_output=True, env=clean_environment(), timeout=30, check=False)
+    assert ran.returncode == 143
+    assert b"ended by SIGTERM, exit code 143" in ran.stderr
+    assert b"Traceback" not in ran.stderr
