@@ -31,6 +31,7 @@ from sglang_roce_entry.plan.inputs import (
     identify,
     look_up_leader,
     read_facts,
+    with_route,
 )
 from sglang_roce_entry.plan.plan import Plan, look_and_plan, make_plan
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, Problem
@@ -102,6 +103,7 @@ class _Launch:
         leader = self._await_group(plan, facts)
         if monotonic() - read_at > _STALE_FACTS_S:
             facts = self._await_hardware(read_facts(self.request, self.member, self.host))
+            leader = with_route(leader, facts, self.host) if leader is not None else None
         final = self._plan(facts, leader)
         self._log_changes(plan, final)
         _refuse(final)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constraints
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
@@ -217,6 +217,12 @@ def found_leader(
         address = next((one for one in addresses if one in own or one.is_loopback), None)
     elif address is None:
         address = next(iter(addresses), None)
-    route = host.answers.route(address, facts.interfaces) if address is not None else None
     only_ipv6 = bool(addresses) and all(one.version == 6 for one in addresses)
-    return Leader(addresses, address, route, awaited.only_ipv6 if awaited is not None else only_ipv6)
+    found = Leader(addresses, address, only_ipv6=awaited.only_ipv6 if awaited is not None else only_ipv6)
+    return with_route(found, facts, host)
+
+
+def with_route(leader: Leader, facts: HostFacts, host: Host) -> Leader:
+    """Return ``leader`` with the present route to its address, over the interfaces in ``facts``."""
+    address = leader.address
+    return replace(leader, route=host.answers.route(address, facts.interfaces)) if address is not None else leader

@@ -100,6 +100,27 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
     assert "NCCL_IB_GID_INDEX" in changed
 
 
+def test_the_route_to_the_leader_is_asked_for_again_with_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interface towards the leader can appear, or get another address, while a worker waits."""
+    node = Node().interface("eth0", "10.0.0.2/24").set(versions={"sglang": "0.5.10", "nccl": "2.28.3"})
+    host = node.host()
+    words = (
+        *("--rdma", "off", "--gpus", "8", "--group-size", "2", "--worker-index", "1", "--wait-deadline", "0"),
+        *("--leader-address", "10.0.0.1", "--model-path", "/m"),
+    )
+    invocation = parse_command_line(words)
+    request = read_request(invocation, read_settings(invocation.flags, {}), {}, host)
+    after = read_facts(request, identify(request), host)
+    reads = [replace(after, interfaces=()), after]
+    monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    environ: dict[str, str] = {}
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
+    monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda _argv, given: environ.update(given))
+    launch.launch(request, host, Log("text", io.StringIO()), SignalGuard())
+    assert environ["GLOO_SOCKET_IFNAME"] == "eth0"
+
+
 @pytest.mark.parametrize("index", ["0", "1"])
 def test_without_a_wait_a_launch_becomes_what_a_dry_run_shows(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     """A name with only IPv6 addresses is not one that SGLang can bind."""
