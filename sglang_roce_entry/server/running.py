@@ -10,7 +10,7 @@ from sglang_roce_entry.server.spellings import MODULE
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
-_MODES = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--help", "--version")
+_MODES = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--explain", "--help", "--version")
 #: Options of the interpreter that take a value.
 _VALUE_OPTIONS = ("-X", "-W", "--check-hash-based-pycs")
 

@@ -295,6 +295,7 @@ def test_a_server_is_known_by_its_command_line(argv: tuple[str, ...], arguments:
         (("/usr/local/bin/sglang-roce-entry",), True),
         ((PYTHON, "/usr/local/bin/sglang-roce-entry", "--probe", "liveness"), False),
         ((PYTHON, "/usr/local/bin/sglang-roce-entry", "--check=json"), False),
+        ((PYTHON, "/usr/local/bin/sglang-roce-entry", "--explain", "NO_OWN_GID"), False),
         (("sh", "-c", "sglang-roce-entry --model-path /m"), False),
     ],
 )
