@@ -504,7 +504,7 @@ _IDENTITY = Group(
         ),
         Entry(
             "PORT_TAKEN",
-            "Ports that SGLang needs are held by another process: another pod on the host's network, or a "
+            "TCP ports that SGLang needs are held by another process: another pod on the host's network, or a "
             "predecessor that is still ending.",
             "SGLang: `EADDRINUSE`, exit code 137.",
             "ss -ltnp",
@@ -767,7 +767,8 @@ _REASONS = Group(
             "that are never answered.",
             "show_gids; ip -br address",
             "hostNetwork: true, or a secondary network (Multus with SR-IOV or macvlan on the HCA's interface). "
-            "Knowingly with the host's GIDs: --foreign-gids allow.",
+            "Knowingly with the host's GIDs: --foreign-gids allow. IPv4 link-local addresses count only with "
+            "--subnets 169.254.0.0/16.",
         ),
         Entry(
             "NETDEV_DOWN",

@@ -50,7 +50,9 @@ def write_stdout(product: str | bytes) -> None:
 
 
 def _not_written(why: str) -> EntryError:
-    return EntryError("OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can", USAGE)
+    return EntryError(
+        "OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can be written", USAGE
+    )
 
 
 class Log:

@@ -21,10 +21,10 @@ NOT_FOUND = 127
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("1", "--probe: not healthy"),
-    ("2", "usage: unknown flag, bad spelling, no SGLang arguments"),
+    ("2", "usage: unknown flag, bad value, no SGLang arguments; or stdout cannot be written"),
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
     ("70", "a defect of this program, please report it"),
-    ("78", "identity, policy, variable, tp or SGLang missing or wrong"),
+    ("78", "identity, policy, variable, tp or SGLang missing or wrong; a TCP port is taken"),
     ("124", "the leader (or the leader's own name) was not reachable in time"),
     ("126/127", "the command cannot be executed / was not found"),
     ("130/143", "interrupted by SIGINT / SIGTERM"),

@@ -73,9 +73,7 @@ SAME_MEANING = {
     "__init__": "a room",
     "command": "SGLang's command: composed by server, a line of check",
     "names": "host names: resolved by group, a line of check",
-    "nccl": "NCCL: its language in fabric/nccl, as a consumer in fabric/consumers",
     "rdma": "HCAs and their ports: read by host, a line of check",
-    "settings": "what a user sets: ours in command, NCCL's in fabric/nccl",
 }
 
 
@@ -277,6 +275,7 @@ def test_a_name_means_one_thing() -> None:
         rooms[path.stem].append(str(path.parent.relative_to(PACKAGE)))
     shared = {name: where for name, where in rooms.items() if len(where) > 1 and name not in SAME_MEANING}
     assert not shared
+    assert {name for name in SAME_MEANING if len(rooms[name]) < 2} == set()
 
 
 # ----------------------------------------------------------------------------------------- no idea twice

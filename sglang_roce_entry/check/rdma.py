@@ -67,7 +67,7 @@ def _hca(examined: Examined) -> tuple[CheckItem, ...]:
     by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
     names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
     used = _used(plan.choice.ports)
-    left = [f"{ports} {reason}, {detail}" for ports, reason, detail in left_out(plan.choice.ports)]
+    left = [f"{ports} {reason} ({detail})" for ports, reason, detail in left_out(plan.choice.ports)]
     if left and not plan.choice.satisfied and plan.first_error is None:
         # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
         hint = requirements.unusable(plan.choice).hint
@@ -111,8 +111,8 @@ def _gid(examined: Examined) -> tuple[CheckItem, ...]:
     lines = [
         warn(
             "gid",
-            f"{row.decision.label} is not used: {row.decision.detail}",
-            "give its interface an address of the fabric's network, as the other ports have",
+            f"not used: {row.decision.label}: {row.decision.detail}",
+            "configure an address of the fabric's network on the port's interface, as on the other ports",
         )
         for row in bare
     ]
@@ -131,7 +131,7 @@ def _link(examined: Examined) -> tuple[CheckItem, ...]:
         lines = [
             warn(
                 "link",
-                f"{row.decision.label} is not used: {row.decision.detail}",
+                f"not used: {row.decision.label}: {row.decision.detail}",
                 f"{_HARDWARE}; if the port is meant to be down, leave it out with --hca",
             )
             for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)

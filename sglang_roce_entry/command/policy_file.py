@@ -25,7 +25,7 @@ def read_policy(path: str, read_file: Callable[[str], str], known: Collection[st
             raise ConfigurationError(
                 "POLICY",
                 f"policy file {path!r} has the unknown key {key!r}",
-                f"{nearest(str(key), known)}; known: {', '.join(known)}",
+                f"{nearest(str(key), known)} All keys: {', '.join(known)}",
             )
         found[str(key)] = _policy_text(path, str(key), value)
     return found

@@ -255,5 +255,5 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             raise ConfigurationError(
                 "UNKNOWN_VARIABLE",
                 f"{name} is not a setting of sglang-roce-entry",
-                f"{nearest(name, _BY_VARIABLE)}; all settings: sglang-roce-entry --help",
+                f"{nearest(name, _BY_VARIABLE)} All settings: sglang-roce-entry --help",
             )

@@ -217,6 +217,13 @@ def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) 
             else f"belongs to {gid.netdev or 'an interface'} of another network namespace"
         )
         return f"no GID of this pod: {gid.ip} (index {gid.index}) {where}"
+    for gid in port.gids:
+        if (
+            gid.type == ROCE_V2
+            and gid.ip in _IPV4_LINK_LOCAL
+            and _network_on(interfaces.get(gid.netdev or ""), gid.ip)
+        ):
+            return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {_IPV4_LINK_LOCAL}"
     if any(gid.type == ROCE_V2 for gid in port.gids):
         return "only link-local RoCE v2 GIDs: no address is configured on its interface"
     if port.gids:

@@ -81,7 +81,7 @@ def hand_over(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     except (OSError, ValueError) as failure:
         for number, handler in handlers:
             signal.signal(number, handler)
-        raise _not_executed(argv[0], failure) from failure
+        raise _not_executed(argv[0], failure, environ) from failure
 
 
 def _flush() -> None:
@@ -93,10 +93,15 @@ def _flush() -> None:
             continue  # an unread stream must not keep SGLang from starting
 
 
-def _not_executed(name: str, failure: OSError | ValueError) -> EntryError:
+def _not_executed(name: str, failure: OSError | ValueError, environ: Mapping[str, str]) -> EntryError:
     if isinstance(failure, ValueError):  # a NUL byte in an argument or a variable
         return EntryError("EXEC", f"cannot execute {name!r}: {failure}", "correct the arguments", CANNOT_EXECUTE)
-    if failure.errno in (errno.ENOENT, errno.ENOTDIR):
+    # A directory of PATH that this user cannot enter is EACCES, wherever the rest of the search ended.
+    in_path = os.path.dirname(name) or any(
+        os.path.exists(os.path.join(folder, name)) for folder in os.get_exec_path(environ)
+    )
+    hidden = failure.errno == errno.EACCES and not in_path
+    if hidden or failure.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = "check the spelling, the PATH of the image, and the interpreter line of a script"
         return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
     reason = failure.strerror or str(failure)

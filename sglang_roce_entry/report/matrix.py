@@ -11,7 +11,7 @@ from sglang_roce_entry.plan.plan import Plan
 _COLUMNS = 16
 _LEGEND = {
     "PIX": "PIX one PCIe switch",
-    "PXB": "PXB several",
+    "PXB": "PXB several switches",
     "PHB": "PHB the host bridge",
     "NODE": "NODE one NUMA node",
     "SYS": "SYS across sockets",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.launch import handover
+from sglang_roce_entry.problems import EntryError
 from tests.process.command import without_times
 from tests.trees import V1, Node
 
@@ -288,3 +292,21 @@ def test_a_flag_decides_the_linger_also_where_a_variable_is_wrong(run: Run) -> N
     assert ran.code == 78
     assert "SGLANG_ROCE_RMDA" in ran.err
     assert "exiting in" not in ran.err
+
+
+@pytest.mark.parametrize(("name", "code"), [("no-such-program", 127), ("there", 126), ("./no-such-program", 126)])
+def test_a_closed_directory_of_the_path_does_not_hide_that_a_command_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, code: int
+) -> None:
+    """What execvp answers where a user may not enter a directory of PATH, such as root's."""
+    (tmp_path / "there").touch()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for replaced in ("_close_on_exec", "_default_signals"):
+        monkeypatch.setattr(handover, replaced, lambda: None)
+    monkeypatch.setattr(os, "execvpe", refused)
+    with pytest.raises(EntryError) as failure:
+        handover.hand_over([name], {"PATH": str(tmp_path)})
+    assert failure.value.exit_code == code

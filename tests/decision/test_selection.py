@@ -120,6 +120,8 @@ def test_unreadable_type_or_netdev_is_not_own(decide: Decide) -> None:
 def test_link_local_v4_inside_a_configured_subnet(decide: Decide) -> None:
     node = Node().interface("net0", "169.254.3.4/16")
     node.hca("mlx5_0").port().pair("169.254.3.4", "net0", 2)
+    without = decide(node).decision.ports[0].decision
+    assert without.detail == "only link-local RoCE v2 GIDs: 169.254.3.4 counts only with --subnets 169.254.0.0/16"
     assert decide(node, subnets=("169.254.0.0/16",)).used == {"mlx5_0:1": 3}
 
 
