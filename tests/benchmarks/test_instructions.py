@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.benchmarks.instructions import BUDGET, measure, table
 from tests.layers import skip_or_fail
 
-#: Instructions of a leader's start with 8 HCAs of 256 slots, in those of `python3 -c pass`: 6.3 with
-#: Python 3.10 to 3.12, 5.5 with 3.13; and a tenth more.
-CEILING = 6.9
+#: Instructions of a leader's start with 8 HCAs of 256 slots, in those of `python3 -c pass`: 13.7 with Python
+#: 3.10, 14.4 with 3.11, 15.0 with 3.12, 12.3 with 3.13; and a little more, below the budget.
+CEILING = 15.8
 
 
 def test_a_start_takes_no_more_instructions() -> None:
