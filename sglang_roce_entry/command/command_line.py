@@ -10,21 +10,19 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from sglang_roce_entry.command.settings import BY_FLAG, Setting, bad_value
-from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
+from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODES, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.spellings import find_option
 
 #: Modes: the formats after "=", or the value that they need.
 _FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
-_PLAIN_MODES = ("--version", "--help")
 #: The modes that print a page of text and look at nothing.
 PAGES = frozenset({"help", "version", "explain"})
 _EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
-_ALL_MODES = frozenset({*_FORMATS, *_PLAIN_MODES, *_VALUE_MODES, _EXPLAIN})
-_OURS = frozenset({*BY_FLAG, *_ALL_MODES, *_VALUE_OPTIONS, _KEEP})
+_OURS = frozenset({*BY_FLAG, *MODES, *_VALUE_OPTIONS, _KEEP})
 
 #: SGLang's abbreviations of other options; their values show which is meant.
 _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
@@ -83,7 +81,7 @@ def asks_for_a_mode(argv: Sequence[str]) -> bool:
     reader = _Reader(tuple(argv))
     while reader.more():
         name, equals, value = reader.peek().partition("=")
-        if name in _ALL_MODES or name == "-h":
+        if name in MODES or name == "-h":
             return True
         if not _is_ours(name, reader.value_after(equals, value)):
             return False

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sglang_roce_entry.invocation import MODES
 from sglang_roce_entry.server.spellings import MODULE
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
-_MODES = ("--probe", "--check", "--dry-run", "--print-env", "--save-snapshot", "--explain", "--help", "--version")
 #: Options of the interpreter that take a value.
 _VALUE_OPTIONS = ("-X", "-W", "--check-hash-based-pycs")
 
@@ -52,7 +52,7 @@ def is_launcher(argv: Sequence[str]) -> bool:
     program, arguments = _program(argv)
     if program != _LAUNCHER_MODULE and os.path.basename(program) != _LAUNCHER:
         return False
-    return not arguments or arguments[0].partition("=")[0] not in _MODES
+    return not arguments or arguments[0].partition("=")[0] not in MODES
 
 
 def _program(argv: Sequence[str]) -> tuple[str, tuple[str, ...]]:
