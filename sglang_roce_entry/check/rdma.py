@@ -51,10 +51,6 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
     )
 
 
-def _used(rows: Sequence[PortRow]) -> list[PortRow]:
-    return [row for row in rows if row.decision.used]
-
-
 def _without(rows: Sequence[PortRow], *reasons: str) -> list[PortRow]:
     return [row for row in rows if row.decision.reason in reasons]
 
@@ -66,7 +62,7 @@ def _hca(examined: Examined) -> tuple[CheckItem, ...]:
         return examined.lines("hca", ok("hca", evidence))
     by_driver = names_by_text((hca.name, drivers.get(hca.name, "")) for hca in plan.facts.hcas)
     names = [f"{devices} ({driver})" if driver else devices for devices, driver in by_driver]
-    used = _used(plan.choice.ports)
+    used = plan.choice.used
     left = [f"{ports} {reason} ({detail})" for ports, reason, detail in left_out(plan.choice.ports)]
     if left and not plan.choice.satisfied and plan.first_error is None:
         # RDMA is optional here, so that a launch reports nothing and NCCL uses TCP.
@@ -103,9 +99,9 @@ def _gid(examined: Examined) -> tuple[CheckItem, ...]:
     rows = examined.plan.choice.ports
     if not rows and not examined.of("gid"):
         return ()
-    used = _used(rows)
+    used = examined.plan.choice.used
     # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
-    own = [(row.decision.label, row.decision.gid) for row in used]
+    own = [(port.label, port.gid) for port in used]
     found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
     bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
     lines = [
@@ -127,7 +123,7 @@ def _link(examined: Examined) -> tuple[CheckItem, ...]:
     open_rows = [row for row in rows if row.decision.hca.verbs_answer == "ok"]
     active = [row for row in open_rows if row.decision.port.state == ACTIVE]
     lines = []
-    if _used(rows):
+    if examined.plan.choice.used:
         lines = [
             warn(
                 "link",
@@ -141,10 +137,10 @@ def _link(examined: Examined) -> tuple[CheckItem, ...]:
 
 
 def _rate(examined: Examined) -> tuple[CheckItem, ...]:
-    used = _used(examined.plan.choice.ports)
+    used = examined.plan.choice.used
     if not used and not examined.of("rate"):
         return ()
-    rates = sorted({row.decision.port.rate_gbps or 0.0 for row in used})
+    rates = sorted({port.port.rate_gbps or 0.0 for port in used})
     shown = ", ".join(f"{rate:g} Gb/s" if rate else "unknown" for rate in rates)
     fine = ok("rate", f"{len(used)} used port{'s' if len(used) != 1 else ''}: {shown}")
     return examined.lines("rate", fine)
@@ -153,7 +149,7 @@ def _rate(examined: Examined) -> tuple[CheckItem, ...]:
 def _mtu(examined: Examined) -> tuple[CheckItem, ...]:
     plan, problems = examined.plan, examined.of("mtu")
     known = {interface.name: interface.mtu for interface in plan.facts.interfaces if interface.mtu}
-    mtus = {row.netdev: known[row.netdev] for row in _used(plan.choice.ports) if row.netdev in known}
+    mtus = {row.netdev: known[row.netdev] for row in plan.choice.used_rows if row.netdev in known}
     if not mtus:
         return tuple(of_problem("mtu", problem) for problem in problems)
     by_mtu = names_by_text((netdev, str(mtu)) for netdev, mtu in mtus.items())
@@ -172,7 +168,7 @@ def _mtu(examined: Examined) -> tuple[CheckItem, ...]:
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
     slow, shown = [], []
     links = examined.inspection.pci_links
-    for name in dict.fromkeys(row.decision.hca.name for row in _used(examined.plan.choice.ports)):
+    for name in dict.fromkeys(port.hca.name for port in examined.plan.choice.used):
         link = links.get(name)
         if link is None or link.speed_gts is None or link.width is None:
             continue
@@ -191,7 +187,7 @@ def _each(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _counters(examined: Examined) -> tuple[CheckItem, ...]:
-    used = [row.decision.label for row in _used(examined.plan.choice.ports)]
+    used = [port.label for port in examined.plan.choice.used]
     if not used:
         return ()
     counters = {

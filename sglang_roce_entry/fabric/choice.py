@@ -67,9 +67,14 @@ class Choice:
     notes: tuple[str, ...] = ()
 
     @property
+    def used_rows(self) -> tuple[PortRow, ...]:
+        """The ports that NCCL is to use, as the report shows them."""
+        return tuple(row for row in self.ports if row.decision.used)
+
+    @property
     def used(self) -> tuple[PortDecision, ...]:
         """The ports that NCCL is to use."""
-        return tuple(row.decision for row in self.ports if row.decision.used)
+        return tuple(row.decision for row in self.used_rows)
 
     def index_wish(self, name: str) -> Wish:
         """Return the wish for ``name``, of a library that takes one index for all devices."""
@@ -195,7 +200,7 @@ def _row(port: PortDecision, index: IndexChoice, forced: int | None) -> PortRow:
     if not port.used:
         return PortRow(port, None, None, _netdev(port))
     number = forced if forced is not None else index.indices.get(port.label)
-    gid = next((one for one in port.port.gids if one.index == number), None)
+    gid = port.port.gid_at(number)
     return PortRow(port, number, str(gid.ip) if gid else None, gid.netdev if gid else _netdev(port))
 
 

@@ -79,7 +79,7 @@ def check_index(
 def _index_fault(port: PortDecision, index: int) -> str | None:
     if any(choice.gid.index == index for choice in port.choices):
         return None
-    gid = next((one for one in port.port.gids if one.index == index), None)
+    gid = port.port.gid_at(index)
     if gid is None:
         if index >= port.port.table_length:
             return f"its table ends at index {port.port.table_length - 1}"

@@ -52,6 +52,10 @@ class Port:
         """``mlx5_0:1``."""
         return f"{self.device}:{self.number}"
 
+    def gid_at(self, index: int | None) -> Gid | None:
+        """Return the GID in slot ``index`` of the table, ``None`` if that is empty."""
+        return next((gid for gid in self.gids if gid.index == index), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Hca:

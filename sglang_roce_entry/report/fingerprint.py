@@ -21,7 +21,7 @@ _OF_THE_NODE = ("node_rank", "host")
 
 def fingerprint(plan: Plan) -> str:
     """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
-    rows = [row for row in plan.choice.ports if row.decision.used]
+    rows = plan.choice.used_rows
     facts = plan.facts
     labels = [row.decision.label for row in rows] or list(plan.choice.infiniband)
     parts = [

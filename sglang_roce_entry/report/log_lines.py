@@ -15,9 +15,8 @@ def decision_lines(plan: Plan) -> list[str]:
     role, machine = who(plan)
     lines = [role if plan.identity is not None else "this pod's place in its group is not known", machine]
     lines += plan.choice.notes
-    for row in plan.choice.ports:
-        if row.decision.used:
-            lines.append(f"using {row.decision.label} ({rate(row)} Gb/s): {row.decision.detail}")
+    for row in plan.choice.used_rows:
+        lines.append(f"using {row.decision.label} ({rate(row)} Gb/s): {row.decision.detail}")
     lines += [f"not using {ports}: {reason}, {detail}" for ports, reason, detail in left_out(plan.choice.ports)]
     if plan.transfer.told is not None:
         lines.append(f"KV transfer by {plan.transfer.told}")

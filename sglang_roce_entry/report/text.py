@@ -63,7 +63,7 @@ def software(facts: HostFacts) -> tuple[str, str]:
 
 def _rdma(plan: Plan) -> list[str]:
     fabric = plan.choice
-    used = [row for row in fabric.ports if row.decision.used]
+    used = fabric.used_rows
     left = left_out(fabric.ports)
     lines = [f"{fabric.constraints.rdma}; {len(used)} of {len(fabric.ports)} ports used"]
     lines += fabric.notes

@@ -225,7 +225,7 @@ def wrong_by_itself(port: PortDecision, version: tuple[int, ...] | None = None) 
         index = predict_index(port.port.gids, generation)
         if index in own:
             continue
-        gid = next((one for one in port.port.gids if one.index == index), None)
+        gid = port.port.gid_at(index)
         what = "finds none" if index is None else f"takes index {index} ({gid.ip if gid else 'empty'})"
         wrong.setdefault(what, []).append(generation)
     if not wrong:

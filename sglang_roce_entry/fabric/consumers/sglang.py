@@ -85,15 +85,16 @@ def device_argument(
 
 def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Problem]:
     """Return what is wrong with given addresses, and with HCAs that the user has named by an option."""
+    used = {port.hca.name for port in choice.used}
     unusable = {
         row.decision.hca.name: f"{row.decision.reason}, {row.decision.detail}"
         for row in choice.ports
-        if row.decision.hca.name not in {port.hca.name for port in choice.used}
+        if row.decision.hca.name not in used
     }
     devices = [hca.name for hca in choice.facts.hcas]
     problems = [*_check_addresses(given, choice)]
     for named in use.named if devices else ():
-        problems += check_named(named, use, devices, unusable if choice.used else {})
+        problems += check_named(named, use, devices, unusable if used else {})
     return problems
 
 
