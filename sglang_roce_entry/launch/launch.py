@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import NoReturn
 
-from sglang_roce_entry.fabric.constraints import REQUIRED, with_given
-from sglang_roce_entry.fabric.nccl.files import given_values
-from sglang_roce_entry.fabric.nccl.plugins import external_plugin
+from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.group import wait as waiting
 from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
 from sglang_roce_entry.group.identity import Identity
@@ -17,7 +16,6 @@ from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
-from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.invocation import BARE_WORD
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
@@ -26,7 +24,6 @@ from sglang_roce_entry.plan.inputs import (
     Leader,
     Member,
     Request,
-    asked_constraints,
     found_leader,
     identify,
     look_up_leader,
@@ -92,7 +89,7 @@ class _Launch:
         plan = self._plan(facts, None)
         # A wrong configuration is reported at once: no hardware that appears can correct it.
         if plan.exit_code != CONFIGURATION:
-            settled = self._await_hardware(facts)
+            settled = self._await_hardware(facts, plan.choice)
             if settled is not facts:
                 facts, read_at = settled, monotonic()
                 plan = self._plan(facts, None)
@@ -102,7 +99,7 @@ class _Launch:
         _refuse(plan)
         leader = self._await_group(plan, facts)
         if monotonic() - read_at > _STALE_FACTS_S:
-            facts = self._await_hardware(read_facts(self.request, self.member, self.host))
+            facts = self._await_hardware(read_facts(self.request, self.member, self.host), plan.choice)
             leader = with_route(leader, facts, self.host) if leader is not None else None
         final = self._plan(facts, leader)
         self._log_changes(plan, final)
@@ -120,18 +117,10 @@ class _Launch:
             self.log.say(f"changed during the wait: {', '.join(sorted(moved))}")
         _log_problems((problem for problem in after.problems if problem not in before.problems), self.log)
 
-    def _await_hardware(self, facts: HostFacts) -> HostFacts:
+    def _await_hardware(self, facts: HostFacts, planned: Choice) -> HostFacts:
         """Return ``facts``, or others as soon as the RDMA ports that are coming up are there."""
-        request, settings = self.request, self.request.settings
-        given = given_values(request.environ, facts.nccl_files)
-        constraints = with_given(
-            asked_constraints(settings, self.member.size), given, oldest_version(facts.nccl_versions)
-        )
-        if (
-            constraints.rdma != REQUIRED
-            or settings.hca_wait <= 0
-            or external_plugin(given, facts.net_plugin_paths)
-        ):
+        request, deadline_s = self.request, self.request.settings.hca_wait
+        if planned.constraints.rdma != REQUIRED or deadline_s <= 0 or planned.plugin is not None:
             return facts
         pending = [facts]  # the facts that were read already serve as the first read
 
@@ -139,7 +128,7 @@ class _Launch:
             return pending.pop() if pending else read_facts(request, self.member, self.host)
 
         around = Surroundings(say=self.log.say, pause=KernelEvents().pause)
-        return await_hardware(read, constraints, settings.hca_wait, around)
+        return await_hardware(read, planned.constraints, deadline_s, around)
 
     def _await_group(self, plan: Plan, facts: HostFacts) -> Leader | None:
         wait, identity = plan.wait, plan.identity
