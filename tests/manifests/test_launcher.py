@@ -194,7 +194,7 @@ def test_router_arguments_are_the_router_s() -> None:
     assert parsed.pd_disaggregation
     assert parsed.service_discovery
     assert parsed.service_discovery_namespace == "inference"
-    assert parsed.service_discovery_port == 40000
+    assert parsed.service_discovery_port == 8100
     assert parsed.prefill_selector == {**leaders, "app.kubernetes.io/component": "prefill"}
     assert parsed.decode_selector == {**leaders, "app.kubernetes.io/component": "decode"}
     assert parsed.bootstrap_port_annotation == "sglang.ai/bootstrap-port"

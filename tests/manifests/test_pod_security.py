@@ -64,7 +64,7 @@ def test_weakenings_are_seen() -> None:
     pod.spec["volumes"].append({"name": "host", "hostPath": {"path": "/data"}})
     steps.append(("hostPath", level(pod)))
     pod = _restricted_pod()
-    pod.containers[0]["ports"][0]["hostPort"] = 40000
+    pod.containers[0]["ports"][0]["hostPort"] = 8100
     steps.append(("hostPort", level(pod)))
     assert [name for name, got in steps if got != "privileged"] == []
 

@@ -54,7 +54,7 @@ def two_handlers(m: list[Manifest]) -> None:
 
 
 def other_host_port(m: list[Manifest]) -> None:
-    container(m)["ports"][0]["hostPort"] = 40001
+    container(m)["ports"][0]["hostPort"] = 8101
 
 
 def never(m: list[Manifest]) -> None:
@@ -103,7 +103,7 @@ def two_volumes(m: list[Manifest]) -> None:
 
 
 def two_port_names(m: list[Manifest]) -> None:
-    container(m)["ports"].append({"name": "http", "containerPort": 40001})
+    container(m)["ports"].append({"name": "http", "containerPort": 8101})
 
 
 def two_mounts(m: list[Manifest]) -> None:
@@ -127,7 +127,7 @@ def smaller_request(m: list[Manifest]) -> None:
 
 
 def same_port(m: list[Manifest]) -> None:
-    container(m)["ports"].append({"name": "again", "containerPort": 40000})
+    container(m)["ports"].append({"name": "again", "containerPort": 8100})
 
 
 CASES = (
@@ -143,7 +143,7 @@ CASES = (
     ),
     Case(rules.extended_resources_are_whole_limits, HOST, half_gpu, r"nvidia.com/gpu: 0.5 is no whole number"),
     Case(rules.probes_have_one_handler, HOST, two_handlers, r"readinessProbe has the handlers"),
-    Case(rules.host_network_ports_are_equal, HOST, other_host_port, r"hostPort 40001 is not 40000"),
+    Case(rules.host_network_ports_are_equal, HOST, other_host_port, r"hostPort 8101 is not 8100"),
     Case(rules.pod_restart_policy_fits, HOST, never, r"restartPolicy Never"),
     Case(rules.privileged_may_escalate, PRIVILEGED, no_escalation, r"privileged without"),
     Case(rules.process_namespace_is_one, HOST, host_pid, r"shareProcessNamespace with hostPID"),
@@ -161,5 +161,5 @@ CASES = (
     Case(rules.labels_are_labels, HOST, long_label, r"version: 'vvv"),
     Case(rules.port_names_are_short, HOST, long_port_name, r"port name 'http-of-the-server'"),
     Case(rules.extended_resources_are_whole_limits, HOST, smaller_request, r"request and limit differ"),
-    Case(rules.host_network_ports_are_equal, HOST, same_port, r"port 40000 twice"),
+    Case(rules.host_network_ports_are_equal, HOST, same_port, r"port 8100 twice"),
 )

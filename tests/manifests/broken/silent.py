@@ -115,8 +115,13 @@ def unnumbered_user(m: list[Manifest]) -> None:
 
 
 def other_http_port(m: list[Manifest]) -> None:
-    container(m)["ports"] = [{"name": "http", "containerPort": 40001}]
-    set_argument(container(m), "--port", "40001")
+    container(m)["ports"] = [{"name": "http", "containerPort": 8101}]
+    set_argument(container(m), "--port", "8101")
+
+
+def high_port(m: list[Manifest]) -> None:
+    container(m)["ports"][0]["containerPort"] = 41000
+    set_argument(container(m), "--port", "41000")
 
 
 CASES = (
@@ -146,5 +151,6 @@ CASES = (
     Case(rules.bootstrap_port_is_announced, PREFILL_DECODE, other_bootstrap, r"does not say 8998"),
     Case(rules.environment_names_are_unique, HOST, repeated_variable, r"NCCL_DEBUG twice"),
     Case(rules.non_root_has_a_number, RESTRICTED, unnumbered_user, r"without a user"),
+    Case(rules.ports_are_kept_from_outgoing_connections, HOST, high_port, r"port 41000 may be taken"),
     Case(rules.groups_keep_apart, PREFILL_DECODE, other_http_port, r"port 20000"),
 )

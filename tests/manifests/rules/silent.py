@@ -150,6 +150,14 @@ def groups_keep_apart(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{one.name} and {other.name} may share a node, and port 20000 there"
 
 
+def ports_are_kept_from_outgoing_connections(manifests: list[Manifest]) -> Iterator[str]:
+    """A listener above 29999 meets NodePorts (30000-32767) or the kernel's outgoing connections (32768-60999)."""
+    for pod, container in containers(manifests):
+        for declared in container.get("ports", []):
+            if declared["containerPort"] >= 30000:
+                yield f"{pod.name}: port {declared['containerPort']} may be taken by an outgoing connection"
+
+
 def preflight_asks_all_at_once(manifests: list[Manifest]) -> Iterator[str]:
     """Every node is asked, at the same time, and by one pod."""
     for job in of_kind(manifests, "Job"):
@@ -216,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     non_root_has_a_number,
     networks_match_functions,
     groups_keep_apart,
+    ports_are_kept_from_outgoing_connections,
     preflight_asks_all_at_once,
     router_selects_leaders,
     bootstrap_port_is_announced,
