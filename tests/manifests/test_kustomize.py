@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +13,10 @@ import pytest
 import yaml
 
 from tests.manifests.kubectl import kustomize
-from tests.manifests.manifest_set import K8S, Manifest, built, parse, pod_templates, serving_templates
-from tests.manifests.rules.silent import router_selects_leaders, services_select_pods
+from tests.manifests.manifest_set import K8S, Manifest, built, parse, pod_templates, serving_templates, variants
+from tests.manifests.rules import RULES
+from tests.manifests.rules.silent import services_select_pods
+from tests.manifests.rules.walk import of_kind
 
 if TYPE_CHECKING:
     import subprocess
@@ -52,22 +57,32 @@ def test_variant_builds(variant: str) -> None:
 
 
 SITE_PATH = "../roce-hostnetwork/shared-device-plugin"
-IMAGES = {
-    "registry.example/sglang-roce-entry:TAG",
-    "harbor.inference.example/serving/sglang-roce-entry:0.1.0-sglang0.5.15",
-}
+SITE_IMAGE = "harbor.inference.example/serving/sglang-roce-entry:0.1.0-sglang0.5.15"
 
 
-def _changes(before: list[Manifest], after: list[Manifest]) -> tuple[set[Any], set[Any]]:
-    """Return the values that went and those that came, by their last key; without the namespace."""
-    old, new = _by_identity(before), _by_identity(after)
-    assert old.keys() == new.keys()
-    went: set[Any] = set()
-    came: set[Any] = set()
-    for identity, leaves_before in old.items():
-        went |= {(path[-1], value) for path, value in leaves_before.items() - new[identity].items()}
-        came |= {(path[-1], value) for path, value in new[identity].items() - leaves_before.items()}
-    return went, came - {("namespace", "inference")}
+def _as_at_the_site(manifests: list[Manifest]) -> list[Manifest]:
+    """Return what the example is to make of a variant: its values changed, and nothing else."""
+    for pod in pod_templates(manifests):
+        server = pod.containers[0]
+        server["image"] = SITE_IMAGE
+        limits = server["resources"]["limits"]
+        if "rdma/hca_shared_devices_a" in limits:
+            limits["rdma/rdma_shared_device_eth"] = limits.pop("rdma/hca_shared_devices_a")
+        if pod.kind == "Job":
+            pod.owner["spec"] |= {"completions": 4, "parallelism": 4}
+        if pod.kind == "LeaderWorkerSet":
+            pod.owner["spec"]["leaderWorkerTemplate"]["size"] = 4
+            server["env"].append({"name": "HF_HUB_OFFLINE", "value": "1"})
+            pod.spec["volumes"][1]["hostPath"]["path"] = "/mnt/models/DeepSeek-V3.2"
+        if pod.name == "LeaderWorkerSet/sglang":
+            server["args"][server["args"].index("--mem-fraction-static") :] = [
+                *("--mem-fraction-static", "0.88", "--enable-metrics")
+            ]
+    for manifest in manifests:
+        manifest["metadata"]["namespace"] = "inference"
+        for subject in manifest.get("subjects", []):
+            subject["namespace"] = "inference"
+    return manifests
 
 
 def _site(copied: Path, variant: str, edit: Callable[[str], str] = str) -> subprocess.CompletedProcess[str]:
@@ -81,9 +96,9 @@ def _site(copied: Path, variant: str, edit: Callable[[str], str] = str) -> subpr
 
 def _without_the_plugin(text: str) -> str:
     site = yaml.safe_load(text)
-    site["patches"] = [patch for patch in site["patches"] if "limits/rdma~1" not in patch["patch"]]
-    assert len(site["patches"]) == 1
-    return yaml.safe_dump(site)
+    kept = [patch for patch in site["patches"] if "limits/rdma~1" not in patch["patch"]]
+    assert len(kept) == len(site["patches"]) - 2
+    return yaml.safe_dump(site | {"patches": kept})
 
 
 def _claim_and_functions(text: str) -> str:
@@ -92,25 +107,66 @@ def _claim_and_functions(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize("variant", [HOST, "prefill-decode/shared-device-plugin"])
+@pytest.mark.parametrize(
+    "variant", [HOST, "prefill-decode/shared-device-plugin", "preflight/shared-device-plugin"]
+)
 def test_example_site_changes_its_values_and_nothing_else(copied: Path, variant: str) -> None:
     done = _site(copied, variant)
     assert done.returncode == 0, done.stderr
-    went, came = _changes(built(K8S / variant), parse(done.stdout))
-    assert {value for _key, value in went | came} == {
-        *IMAGES, "/data/models/DeepSeek-R1", "/mnt/models/DeepSeek-V3.2", 1,
-    }  # fmt: skip
-    assert ("rdma/hca_shared_devices_a", 1) in went
-    assert ("rdma/rdma_shared_device_eth", 1) in came
-    assert {("image", image) for image in IMAGES} <= went | came
+    assert parse(done.stdout) == _as_at_the_site(built(K8S / variant))
 
 
-def test_example_site_on_the_preflight(copied: Path) -> None:
-    done = _site(copied, "preflight/shared-device-plugin")
-    assert done.returncode == 0, done.stderr
-    went, came = _changes(built(K8S / "preflight/shared-device-plugin"), parse(done.stdout))
-    assert {key for key, _value in went} == {"image", "rdma/hca_shared_devices_a"}
-    assert {key for key, _value in came} == {"image", "rdma/rdma_shared_device_eth"}
+def test_example_site_works_where_its_comment_puts_it(tmp_path: Path) -> None:
+    """Copied out of the checkout, with a path back to it; a checkout elsewhere is not needed."""
+    site = tmp_path / "my-site"
+    shutil.copytree(K8S / SITE, site)
+    file = site / "kustomization.yaml"
+    back = os.path.relpath((K8S / SITE / SITE_PATH).resolve(), site)
+    file.write_text(file.read_text().replace(SITE_PATH, back))
+    assert built(site) == built(K8S / SITE)
+
+
+#: How a user changes a line that is marked, by what stands before the mark.
+CHANGES = {
+    r"image: registry\.example/sglang-roce-entry:TAG$": "image: harbor.example/ai/sglang:7",
+    r"newName: registry\.example/sglang-roce-entry$": "newName: harbor.example/ai/sglang",
+    r"newTag: TAG$": 'newTag: "7"',
+    r"(path|value): /data/models/DeepSeek-R1$": r"\1: /mnt/m",
+    r"claimName: sglang-model$": "claimName: weights",
+    r"rdma/hca_shared_devices_a: 1$": "rdma/ib: 1",
+    r"nvidia\.com([/~]1?)roce_vf(: 4)?$": r"nvidia.com\1vf\2",
+    r"(networks|netAttachDefName): roce-vf": r"\1: vf",
+    r"(completions|parallelism|value): 2$": r"\1: 5",
+    r"newName: harbor.inference": "newName: harbor.other",
+}
+
+
+def test_every_change_that_is_marked_can_be_made(copied: Path, variant: str) -> None:
+    """In the variant's own folder, or where that marks nothing or names the base, in the base too."""
+    own = sorted((copied / variant).glob("*.yaml"))
+    text = "".join(path.read_text() for path in own)
+    bases = re.findall(r"[Cc]hange .*? in (\.\.\S*\.yaml)", text.replace("\n# ", " "))
+    files = [*own, *((copied / variant / base).resolve() for base in bases)]
+    made = 0
+    for file in files:
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines):
+            before, mark, after = line.partition("  # CHANGE")
+            elsewhere = after.startswith(", except for") and file not in own
+            if not mark or not before.strip() or elsewhere:
+                continue
+            made += 1
+            changed = [re.sub(was, now, before) for was, now in CHANGES.items() if re.search(was, before)]
+            assert len(changed) == 1, (file, line)
+            lines[number] = changed[0]
+        file.write_text("\n".join(lines) + "\n")
+    done = kustomize(copied / variant)
+    assert (done.returncode, done.stderr) == (0, "")
+    if variant != SITE:
+        assert made >= 2
+        for old in ("registry.example", ":TAG", "/data/models", "sglang-model", "hca_shared_devices_a"):
+            assert old not in done.stdout
+        assert "completions: 2" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -138,6 +194,15 @@ def test_example_site_fails_where_it_does_not_fit_and_says_where(
     assert "registry.example" not in done.stdout
 
 
+def _claims(manifests: list[Manifest]) -> list[Manifest]:
+    """Return what the claims of the variant are for: classes and requests, without names of their own."""
+    classes = {m["metadata"]["name"]: m["spec"] for m in of_kind(manifests, "DeviceClass")}
+    claims = [template["spec"]["spec"]["devices"] for template in of_kind(manifests, "ResourceClaimTemplate")]
+    for request in itertools.chain.from_iterable(claim["requests"] for claim in claims):
+        request["exactly"]["deviceClassName"] = classes[request["exactly"]["deviceClassName"]]
+    return claims
+
+
 @pytest.mark.parametrize(
     ("preflight", "server"),
     [
@@ -151,7 +216,8 @@ def test_preflight_asks_for_what_the_server_asks_for(preflight: str, server: str
     """Same view of the node, same number of nodes: otherwise its answer is about another pod."""
     (asking,) = pod_templates(built(K8S / preflight))
     (serving,) = pod_templates(built(K8S / server))
-    for field in ("hostNetwork", "dnsPolicy", "tolerations", "securityContext", "resourceClaims"):
+    assert _claims(built(K8S / preflight)) == _claims(built(K8S / server))
+    for field in ("hostNetwork", "dnsPolicy", "tolerations", "securityContext"):
         assert asking.spec.get(field) == serving.spec.get(field), field
     for field in ("resources", "securityContext"):
         assert asking.containers[0][field] == serving.containers[0][field], field
@@ -180,23 +246,68 @@ def test_privileged_refuses_a_manifest_without_the_resource(copied: Path) -> Non
     assert "hca_shared_devices_a" in done.stderr
 
 
-@pytest.mark.parametrize("variant", [HOST, "roce-hostnetwork/privileged", "roce-sriov/restricted", "dra/sriov"])
-def test_name_prefix_reaches_the_selector(copied: Path, variant: str) -> None:
-    overlay = copied / "second"
+RENAMED = "namePrefix: second-\nnameSuffix: -b\nnamespace: other\n"
+
+
+def _overlay(copied: Path, variant: str, text: str = RENAMED) -> list[Manifest]:
+    """Build ``variant`` under an overlay of a user's."""
+    overlay = copied / "overlay"
     overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(f"namePrefix: second-\nresources: [../{variant}]\n")
-    manifests = built(overlay)
-    assert {m["metadata"]["name"] for m in manifests if m["kind"] == "LeaderWorkerSet"} == {"second-sglang"}
-    assert list(services_select_pods(manifests)) == []
+    (overlay / "kustomization.yaml").write_text(f"{text}resources: [../{variant}]\n")
+    return built(overlay)
+
+
+def test_a_renamed_set_holds_together(copied: Path, variant: str) -> None:
+    """Prefix, suffix and namespace reach every name, and every place that repeats one."""
+    manifests = _overlay(copied, variant)
+    names = [manifest["metadata"]["name"] for manifest in manifests]
+    assert [name for name in names if not re.fullmatch(r"second-.+-b", name)] == []
+    assert [sentence for rule in RULES for sentence in rule(manifests)] == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind", "said"),
+    [
+        (HOST, "Service", "Service/second-sglang-leader-b selects no pod"),
+        ("dra/sriov", "LeaderWorkerSet", "no ResourceClaimTemplate for claim 'roce'"),
+        ("preflight/dra", "Job", "no ResourceClaimTemplate for claim 'roce'"),
+        ("dra/dranet", "ResourceClaimTemplate", "no claim asks for DeviceClass second-roce-nic-b"),
+    ],
+)
+def test_a_reference_that_kustomize_is_not_told_of_is_seen(
+    copied: Path, variant: str, kind: str, said: str
+) -> None:
+    """Each entry of the configuration is needed: without it, a rule speaks."""
+    file = copied / "components/group-name/name-reference.yaml"
+    configuration = yaml.safe_load(file.read_text())
+    for reference in configuration["nameReference"]:
+        reference["fieldSpecs"] = [spec for spec in reference["fieldSpecs"] if spec["kind"] != kind]
+    kept = [reference for reference in configuration["nameReference"] if reference["fieldSpecs"]]
+    file.write_text(yaml.safe_dump({"nameReference": kept}))
+    manifests = _overlay(copied, variant)
+    sentences = [sentence for rule in RULES for sentence in rule(manifests)]
+    assert any(said in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.parametrize("overlay", ["", RENAMED], ids=["as it is", "renamed"])
+def test_deleting_a_preflight_takes_nothing_of_a_server(copied: Path, overlay: str) -> None:
+    """``kubectl delete -k``: cluster-wide classes and the claims of its namespace stay."""
+    owned: dict[str, set[tuple[str, str]]] = {}
+    for variant in variants():
+        manifests = _overlay(copied, variant, overlay)
+        owned[variant] = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+        shutil.rmtree(copied / "overlay")
+    preflights = [variant for variant in owned if variant.startswith("preflight/")]
+    assert len(preflights) == 4
+    for preflight, server in itertools.product(preflights, owned.keys() - set(preflights)):
+        assert owned[preflight] & owned[server] == set(), (preflight, server)
 
 
 def test_name_prefix_is_the_fault_that_it_is_held_for(copied: Path) -> None:
     """Without the component the prefixed Service selects nothing: the rule sees it."""
     (copied / HOST / "kustomization.yaml").write_text("resources: [sglang.yaml]\n")
-    overlay = copied / "second"
-    overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(f"namePrefix: second-\nresources: [../{HOST}]\n")
-    assert list(services_select_pods(built(overlay))) == ["Service/second-sglang-leader selects no pod"]
+    manifests = _overlay(copied, HOST, "namePrefix: second-\n")
+    assert list(services_select_pods(manifests)) == ["Service/second-sglang-leader selects no pod"]
 
 
 def test_to_change_is_little() -> None:
@@ -210,12 +321,3 @@ def test_to_change_is_little() -> None:
         assert len([line for line in marked if "image:" in line]) == images
         models = [line for line in marked if "path: /data/models" in line or "claimName:" in line]
         assert len(models) == groups
-
-
-def test_prefix_keeps_the_router_s_selectors(copied: Path) -> None:
-    """They go by labels, not by the set's name."""
-    overlay = copied / "second"
-    overlay.mkdir()
-    variant = "prefill-decode/shared-device-plugin"
-    (overlay / "kustomization.yaml").write_text(f"namePrefix: second-\nresources: [../{variant}]\n")
-    assert list(router_selects_leaders(built(overlay))) == []

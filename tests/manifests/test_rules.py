@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from tests.manifests.broken import CASES
-from tests.manifests.manifest_set import K8S, Manifest, built
+from tests.manifests.manifest_set import K8S, Manifest, built, plain_files
 from tests.manifests.rules import RULES
+from tests.manifests.rules.silent import longest_group_name
 
 if TYPE_CHECKING:
     from types import GeneratorType
@@ -32,6 +33,22 @@ def test_the_rule_catches_its_broken_manifest(case: Case) -> None:
     case.broken(manifests)
     said = list(case.rule(manifests))
     assert [sentence for sentence in said if re.search(case.says, sentence)] != [], said
+
+
+def test_the_longest_name_that_the_manifests_state() -> None:
+    """63 characters of a label, less the group's number, its dashes and ten digits of a hash."""
+    longest = [longest_group_name(groups) for groups in (0, 1, 10, 11, 100, 101)]
+    assert longest == [50, 50, 50, 49, 49, 48]
+    stated = [
+        (path, *map(int, numbers))
+        for path in (*plain_files(), K8S / "README.md")
+        for numbers in re.findall(r"[Aa]t most (\d+) characters, (\d+) from eleven groups on", path.read_text())
+    ]
+    assert {path for path, *_numbers in stated} == {
+        *(path for path in plain_files() if "kind: LeaderWorkerSet" in path.read_text()),
+        K8S / "README.md",
+    }
+    assert {(most, many) for _path, most, many in stated} == {(longest_group_name(), longest_group_name(11))}
 
 
 def _yields(rule: Rule) -> set[int]:

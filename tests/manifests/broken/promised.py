@@ -84,6 +84,14 @@ def host_ipc(m: list[Manifest]) -> None:
     pod(m)["hostIPC"] = True
 
 
+def default_token(m: list[Manifest]) -> None:
+    del pod(m)["automountServiceAccountToken"]
+
+
+def router_without_token(m: list[Manifest]) -> None:
+    of(m, "Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"] = False
+
+
 def default_grace(m: list[Manifest]) -> None:
     del pod(m)["terminationGracePeriodSeconds"]
 
@@ -133,6 +141,8 @@ CASES = (
     Case(rules.pod_is_prepared, HOST, links, r"service variables"),
     Case(rules.pod_is_prepared, HOST, host_ipc, r"hostIPC"),
     Case(rules.pod_is_prepared, HOST, default_grace, r"grace period"),
+    Case(rules.token_is_for_the_router, HOST, default_token, r"a token that it has no use for"),
+    Case(rules.token_is_for_the_router, PREFILL_DECODE, router_without_token, r"no token, but it lists pods"),
     Case(rules.pod_is_prepared, HOST, lost_log, r"end of the log"),
     Case(rules.shared_memory_is_a_volume, HOST, disk_shm, r"/dev/shm is not"),
     Case(rules.nccl_log_has_a_place, HOST, no_nccl_log, r"no NCCL_DEBUG"),

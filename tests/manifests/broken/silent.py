@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.manifests.broken.reach import (
+    DRA,
     HOST,
     PREFILL_DECODE,
     PREFLIGHT,
@@ -27,12 +28,22 @@ if TYPE_CHECKING:
 
 
 def long_name(m: list[Manifest]) -> None:
-    group(m)["metadata"]["name"] = "s" * 52
+    group(m)["metadata"]["name"] = "s" * 51
 
 
 def long_name_of_many(m: list[Manifest]) -> None:
-    group(m)["metadata"]["name"] = "s" * 51
+    group(m)["metadata"]["name"] = "s" * 50
     group(m)["spec"]["replicas"] = 11
+
+
+def long_name_of_a_surge(m: list[Manifest]) -> None:
+    rolling = {"maxUnavailable": 0, "maxSurge": "25%"}
+    group(m)["metadata"]["name"] = "s" * 50
+    group(m)["spec"] |= {"replicas": 9, "rolloutStrategy": {"rollingUpdateConfiguration": rolling}}
+
+
+def unused_class(m: list[Manifest]) -> None:
+    of(m, "ResourceClaimTemplate")["spec"]["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"] = "nic"
 
 
 def leader_ready(m: list[Manifest]) -> None:
@@ -125,8 +136,10 @@ def high_port(m: list[Manifest]) -> None:
 
 
 CASES = (
-    Case(rules.group_name_is_short, HOST, long_name, r"52 characters"),
-    Case(rules.group_name_is_short, HOST, long_name_of_many, r"51 characters"),
+    Case(rules.group_name_is_short, HOST, long_name, r"51 characters"),
+    Case(rules.group_name_is_short, HOST, long_name_of_many, r"50 characters"),
+    Case(rules.group_name_is_short, HOST, long_name_of_a_surge, r"50 characters"),
+    Case(rules.device_classes_are_asked_for, DRA, unused_class, r"no claim asks for DeviceClass roce-nic"),
     Case(rules.leader_need_not_be_ready, HOST, leader_ready, r"workers never start"),
     Case(rules.service_does_not_shadow_the_group, HOST, shadow, r"takes the place"),
     Case(rules.services_select_pods, HOST, selects_nothing, r"selects no pod"),

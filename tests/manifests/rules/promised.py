@@ -103,6 +103,15 @@ def pod_is_prepared(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{pod.name}: the end of the log is lost"
 
 
+def token_is_for_the_router(manifests: list[Manifest]) -> Iterator[str]:
+    """Find tokens of the API server in pods whose account has no RoleBinding, and the reverse."""
+    bound = {subject["name"] for b in of_kind(manifests, "RoleBinding") for subject in b["subjects"]}
+    for pod in pod_templates(manifests):
+        wanted = pod.spec.get("serviceAccountName") in bound
+        if pod.spec.get("automountServiceAccountToken") is not wanted:
+            yield f"{pod.name}: {'no token, but it lists pods' if wanted else 'a token that it has no use for'}"
+
+
 def shared_memory_is_a_volume(manifests: list[Manifest]) -> Iterator[str]:
     """``/dev/shm`` is a Memory emptyDir with a limit."""
     for pod in serving_templates(manifests):
@@ -156,6 +165,7 @@ RULES: tuple[Rule, ...] = (
     probes_outlast_the_start,
     http_port_is_declared,
     pod_is_prepared,
+    token_is_for_the_router,
     shared_memory_is_a_volume,
     resources_stand_in_limits,
     preflight_starts_nothing,

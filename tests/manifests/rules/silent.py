@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
@@ -16,11 +17,26 @@ if TYPE_CHECKING:
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 
+def longest_group_name(groups: int = 1) -> int:
+    """Return how many characters the name of a LeaderWorkerSet may have with this many groups.
+
+    The worker pods of group ``g`` carry the label ``controller-revision-hash`` with the value
+    ``<set>-<g>-<hash>``, 63 characters at most. The hash is a decimal FNV-32 of up to ten digits
+    (Kubernetes, ``pkg/controller/history``, ``HashControllerRevision``). LWS's Troubleshooting says 51:
+    that holds for a quarter of all templates, those whose hash has nine digits.
+    """
+    return 63 - len(f"-{max(groups - 1, 0)}-") - len(str(2**32 - 1))
+
+
 def group_name_is_short(manifests: list[Manifest]) -> Iterator[str]:
-    """Pods carry ``<set>-<group>-<hash>`` as a label of 63 characters: LWS, Troubleshooting 3."""
+    """Longer than ``longest_group_name``, and the worker pods of a group are refused."""
     for group in of_kind(manifests, "LeaderWorkerSet"):
-        name, replicas = group["metadata"]["name"], group["spec"].get("replicas", 1)
-        if len(name) > 51 - (len(str(max(replicas - 1, 0))) - 1):
+        name, spec = group["metadata"]["name"], group["spec"]
+        surge = spec.get("rolloutStrategy", {}).get("rollingUpdateConfiguration", {}).get("maxSurge", 0)
+        groups = spec.get("replicas", 1)
+        # A percentage is rounded up: intstr.GetScaledValueFromIntOrPercent.
+        more = math.ceil(groups * int(surge[:-1]) / 100) if isinstance(surge, str) else surge
+        if len(name) > longest_group_name(groups + more):
             yield f"LeaderWorkerSet/{name}: a name of {len(name)} characters leaves no worker pods"
 
 
@@ -158,6 +174,17 @@ def ports_are_kept_from_outgoing_connections(manifests: list[Manifest]) -> Itera
                 yield f"{pod.name}: port {declared['containerPort']} may be taken by an outgoing connection"
 
 
+def device_classes_are_asked_for(manifests: list[Manifest]) -> Iterator[str]:
+    """Find DeviceClasses that no claim names: the claim then waits for one that nobody makes."""
+    claims = [claim["spec"]["spec"]["devices"] for claim in of_kind(manifests, "ResourceClaimTemplate")]
+    requests = [request for devices in claims for request in devices["requests"]]
+    choices = [c for r in requests for c in (r.get("exactly"), *r.get("firstAvailable", [])) if c]
+    asked = {choice["deviceClassName"] for choice in choices}
+    for device_class in of_kind(manifests, "DeviceClass"):
+        if device_class["metadata"]["name"] not in asked:
+            yield f"no claim asks for DeviceClass {device_class['metadata']['name']}"
+
+
 def preflight_asks_all_at_once(manifests: list[Manifest]) -> Iterator[str]:
     """Every node is asked, at the same time, and by one pod."""
     for job in of_kind(manifests, "Job"):
@@ -225,6 +252,7 @@ RULES: tuple[Rule, ...] = (
     networks_match_functions,
     groups_keep_apart,
     ports_are_kept_from_outgoing_connections,
+    device_classes_are_asked_for,
     preflight_asks_all_at_once,
     router_selects_leaders,
     bootstrap_port_is_announced,
