@@ -676,6 +676,16 @@ _OWN = Group(
             do="Write one of the values in the hint.",
         ),
         Entry(
+            "SETTING_NOT_EXPANDED",
+            "A setting is the text $(NAME): nobody has put the variable's value there (exit code 78). Kubernetes "
+            "expands it in env from the entries before it, in command and args from all of them, and leaves an "
+            "unknown name as it is.",
+            see="env | grep -F '$('; kubectl get pod POD -o yaml",
+            do="The variable is set, but later in env (JOB_COMPLETION_INDEX, PET_*, VC_*): give the setting in "
+            "args, or by fieldRef. It is not set: correct its name, or the controller. In a policy file, or for a "
+            "shell's $((...)) and $(command): write the value.",
+        ),
+        Entry(
             "UNKNOWN_VARIABLE",
             "A variable begins with SGLANG_ROCE_ and is not a setting; usually misspelled.",
             see="env | grep ^SGLANG_ROCE_",
@@ -703,6 +713,16 @@ _OWN = Group(
             "OUTPUT",
             "stdout is closed or full.",
             do="Send it to a file or pipe that can be written.",
+        ),
+        Entry(
+            "SGLANG_WRAPPED",
+            "In a group, another program is told to start SGLang (sh -c, env, numactl, ...): the launcher only "
+            "prepares its environment. It fills in no --nnodes, --node-rank, --dist-init-addr and --tp-size, and "
+            "does not wait for the leader.",
+            "SGLang: without ranks of its own every pod serves alone; with them nothing waits for the leader.",
+            see="sglang-roce-entry --dry-run, section Command",
+            do="Give SGLang's arguments alone: args: [--model-path, ...]; python3 -m sglang.launch_server or "
+            "sglang serve in front of them is understood too. Variables belong into env.",
         ),
         Entry(
             "EXEC",

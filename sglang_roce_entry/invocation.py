@@ -19,7 +19,10 @@ MODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A parsed command line. ``rest`` is SGLang's, or the bare word with its arguments."""
+    """A parsed command line. ``rest`` is SGLang's, or the bare word with its arguments.
+
+    ``replaced`` are the words that start SGLang itself, where the user wrote them: the launcher takes their place.
+    """
 
     flags: Mapping[str, str] = field(default_factory=dict)
     mode: str | None = None  # "print-env", "dry-run", ...
@@ -28,6 +31,7 @@ class Invocation:
     snapshot: str | None = None
     rest: tuple[str, ...] = ()
     form: str = LAUNCH
+    replaced: tuple[str, ...] = ()
     keep_identifiers: bool = False
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-
 from sglang_roce_entry.check.items import CheckItem, Examined, of_problem, ok, skip
 from sglang_roce_entry.check.rdma import place_of_unusable
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.report.secrets import shown_argv
+from sglang_roce_entry.report.secrets import shown_argv, shown_command
 
 #: The item that reports a problem of the plan, by its code. A code that is not here gets a
 #: line of its own, so that nothing of the plan is lost.
@@ -48,6 +46,7 @@ _PLACES = {
     "interface": ("INTERFACE_MISSING", "INTERFACE_WITHOUT_ADDRESS", "LEADER_IS_LOOPBACK"),
     "gpus": ("GPUS_DISAGREE", "GPUS_IDLE", "TP_GPUS", "TP_UNKNOWN", "VISIBLE_DEVICES", "MIG_UNSUPPORTED"),
     "command": (
+        *("EXEC", "EXEC_NOT_FOUND", "SGLANG_WRAPPED"),
         *("CONFIG_IGNORED", "CONFIG_KEY", "IB_DEVICE", "PORT_CLASH", "PORTS_OUT_OF_RANGE"),
         *("TP_NODES", "PP_NODES", "DP_NODES", "ATTENTION_DP", "ARGUMENT", "DIST_INIT_ADDR"),
     ),
@@ -118,4 +117,6 @@ def _command(examined: Examined) -> CheckItem:
     argv = shown_argv(examined.plan)
     if not argv:
         return skip("command", "no SGLang arguments were given")
-    return ok("command", " ".join(shlex.quote(token) for token in argv))
+    if examined.plan.unproven is not None:
+        return skip("command", f"whether the recorded node has {examined.plan.unproven!r} is not known")
+    return ok("command", shown_command(examined.plan))

@@ -26,6 +26,8 @@ class Outcome:
     exit_code: int
     head: Mapping[str, Any]
     head_lines: Sequence[tuple[str, str]] = field(default=())
+    #: What is said where nothing ends a launch.
+    fine: str = "A launch would go ahead"
 
 
 def rendered(outcome: Outcome, form: str, *, colour: bool) -> str:
@@ -94,6 +96,6 @@ def _painted(status: str, colour: bool) -> str:
 def _verdict(outcome: Outcome, warnings: int) -> str:
     counted = f"{warnings or 'no'} warning{'s' if warnings != 1 else ''}"
     if outcome.exit_code == EXIT_OK:
-        return f"A launch would go ahead; {counted}."
+        return f"{outcome.fine}; {counted}."
     failures = dict.fromkeys(one.name for one in outcome.items if one.status == FAIL)
     return f"A launch would end with exit code {outcome.exit_code} ({', '.join(failures)}; {counted})."

@@ -23,6 +23,7 @@ from sglang_roce_entry.invocation import Invocation, Settings
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.problems import EntryError
+from sglang_roce_entry.report.text import go_ahead
 from sglang_roce_entry.server.running import running_here
 
 #: For all look-ups and connections together.
@@ -68,7 +69,7 @@ def run_check(
         lines += leader_path.not_tried(examined)
     lines += command.rest(examined, written)
     top = head(examined, servers[0][0] if adopted else None)
-    return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top))
+    return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top), go_ahead(plan))
 
 
 def _running_servers() -> list[tuple[int, tuple[str, ...]]]:

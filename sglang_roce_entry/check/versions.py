@@ -5,15 +5,12 @@ from __future__ import annotations
 from sglang_roce_entry.check.items import (
     CheckItem,
     Examined,
-    fail,
     listed,
-    of_problem,
     ok,
     skip,
     warn,
 )
 from sglang_roce_entry.host.installed import parse_version
-from sglang_roce_entry.problems import CONFIGURATION
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
 #: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
@@ -41,13 +38,9 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
 
 
 def _sglang(examined: Examined) -> tuple[CheckItem, ...]:
-    facts, environ, problems = examined.plan.facts, examined.environ, examined.of("sglang")
+    facts, environ = examined.plan.facts, examined.environ
     if facts.sglang_installed is False:
-        # Without SGLang arguments the plan does not ask for it; a launch does.
-        remedy = "run this in the image that has SGLang, and in the interpreter that has it"
-        missing = fail("sglang", "not installed in this interpreter", remedy, CONFIGURATION)
-        others = tuple(of_problem("sglang", problem) for problem in problems)
-        return others if any(one.code == "SGLANG_MISSING" for one in problems) else (missing, *others)
+        return examined.lines("sglang", skip("sglang", "not installed; what is run is another program"))
     version = parse_version(facts.sglang_version)
     if version is None:
         return examined.lines("sglang", skip("sglang", "its version is not known"))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from sglang_roce_entry.command.command_line import PAGES, asks_for_a_mode, parse_command_line
+from sglang_roce_entry.command.command_line import PAGES, asked_mode, parse_command_line
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.problems import OK, Interrupted, UsageError, as_failure
@@ -46,9 +46,14 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
     try:
         invocation = parse_command_line(arguments)
     except UsageError as failure:
-        if asks_for_a_mode(arguments):
-            raise
-        return _start(failure, environ, log)
+        mode = asked_mode(arguments)
+        if mode is None:
+            return _start(failure, environ, log)
+        if mode.endswith("=json"):
+            from sglang_roce_entry.command.modes import write_refusal
+
+            write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)
+        raise
     if invocation.mode == "probe":
         from sglang_roce_entry.command.verdict import give_verdict
 

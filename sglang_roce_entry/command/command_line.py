@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from sglang_roce_entry.command.settings import BY_FLAG, Setting, bad_value
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODES, Invocation
 from sglang_roce_entry.problems import UsageError
+from sglang_roce_entry.server.entry import launch_form, sglang_arguments
 from sglang_roce_entry.server.spellings import find_option
 
 #: Modes: the formats after "=", or the value that they need.
@@ -31,23 +32,41 @@ _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 _CLOSE = 0.86
 
 
+#: What looks like "-" and is none, as word processors, chats and PDF readers make it.
+_DASHES = {
+    "\u2010": "hyphen",
+    "\u2011": "non-breaking hyphen",
+    "\u2012": "figure dash",
+    "\u2013": "en dash",
+    "\u2014": "em dash",
+    "\u2015": "horizontal bar",
+    "\u2212": "minus sign",
+    "\ufe58": "small em dash",
+    "\ufe63": "small hyphen-minus",
+    "\uff0d": "fullwidth hyphen-minus",
+}
+_ALL_DASHES = "-" + "".join(_DASHES)
+#: Zero width: pasted with a word, and no space to Python.
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+
+
 def parse_command_line(argv: Sequence[str]) -> Invocation:
     """Return what ``argv``, without the program's name, asks for. Raises ``UsageError``."""
     reader = _Reader(tuple(argv))
     flags: dict[str, str] = {}
     mode: tuple[str, str] | None = None
     places: dict[str, str] = {}
-    form = LAUNCH
+    form, marked = LAUNCH, False
     while reader.more():
         token = reader.peek()
         if token == "--":
             reader.take()
+            marked = True
             break
         name, equals, value = token.partition("=")
         name = "--help" if token == "-h" else name
         if not _is_ours(name, reader.value_after(equals, value)):
             form = LAUNCH if token.startswith("-") else BARE_WORD
-            _refuse_misspelling(token)
             break
         reader.take()
         setting = BY_FLAG.get(name)
@@ -62,33 +81,42 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
             if mode is not None and mode[0] != chosen[0]:
                 raise UsageError(f"--{mode[0]} and {name} are two modes", "give one of them")
             mode = chosen
+    rest = reader.rest()
+    started = launch_form(rest)
+    if started is not None:
+        form = LAUNCH
+    elif rest:
+        _refuse_first(rest[0], form, marked=marked)
+    replaced, rest = started or ((), rest)
     invocation = Invocation(
         flags=flags,
         mode=mode[0] if mode else None,
         mode_value=mode[1] if mode else "",
         policy=places.get("--policy"),
         snapshot=places.get("--snapshot"),
-        rest=reader.rest(),
+        rest=rest,
         form=form,
+        replaced=replaced,
         keep_identifiers=_KEEP in places,
     )
     _check(invocation)
     return invocation
 
 
-def asks_for_a_mode(argv: Sequence[str]) -> bool:
-    """Return whether a mode is among our own options, also on a command line that is rejected."""
+def asked_mode(argv: Sequence[str]) -> str | None:
+    """Return the mode among our own options as it is written, also on a command line that is rejected."""
     reader = _Reader(tuple(argv))
     while reader.more():
-        name, equals, value = reader.peek().partition("=")
+        token = reader.peek()
+        name, equals, value = token.partition("=")
         if name in MODES or name == "-h":
-            return True
+            return token
         if not _is_ours(name, reader.value_after(equals, value)):
-            return False
+            return None
         reader.take()
-        if not equals and reader.more() and name not in ("--strict", _KEEP):
+        if not equals and name != _KEEP and _takes_the_next(reader, BY_FLAG.get(name)):
             reader.take()
-    return False
+    return None
 
 
 class _Reader:
@@ -135,15 +163,23 @@ def _is_ours(name: str, value: str | None) -> bool:
 
 
 def _setting_value(reader: _Reader, setting: Setting, equals: str, value: str) -> str:
-    if setting.key == "strict" and not equals:
-        return "yes"
+    if setting.alone is not None and not equals and not _takes_the_next(reader, setting):
+        return setting.alone
     text = reader.value(setting.flag, equals, value, setting.metavar)
     try:
-        if text.strip():
+        if text.strip() and "$(" not in text:  # what was not expanded is judged with the variables at hand
             setting.parse(text.strip())
     except ValueError as problem:
         raise bad_value(setting, setting.flag, text, problem) from problem
     return text
+
+
+def _takes_the_next(reader: _Reader, setting: Setting | None) -> bool:
+    """Return whether the next token is a value: of a flag that may stand alone it is one unless it has dashes."""
+    if setting is None or setting.alone is None:
+        return reader.more()
+    # The whole command of SGLang may follow a flag that stands alone.
+    return reader.more() and not reader.peek().startswith("-") and sglang_arguments(reader.rest()) is None
 
 
 def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
@@ -179,6 +215,12 @@ def _check(invocation: Invocation) -> None:
         )
     if invocation.form == LAUNCH:
         _refuse_ours_among(invocation.rest)
+    elif invocation.rest[0] in _FORMATS.get(f"--{invocation.mode}", ()):
+        mode, word = invocation.mode, invocation.rest[0]
+        raise UsageError(
+            f"{word} after --{mode} would be a program to run",
+            f"write --{mode}={word}; for a program of that name give its path",
+        )
     if invocation.mode is not None:
         return
     if invocation.snapshot is not None:
@@ -196,6 +238,8 @@ def _check(invocation: Invocation) -> None:
 def _refuse_ours_among(rest: Sequence[str]) -> None:
     ours = _OURS - {"--help"}  # SGLang has its own --help
     for position, token in enumerate(rest):
+        if token[:1] in _DASHES and find_option("--" + token.lstrip(_ALL_DASHES).partition("=")[0]) is not None:
+            _refuse_dash(token)
         name, equals, value = token.partition("=")
         following = value if equals else rest[position + 1] if position + 1 < len(rest) else None
         if name in ours and _is_ours(name, following):
@@ -204,6 +248,47 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
                 f"{name} is among SGLang's arguments{shared}",
                 "put the options of sglang-roce-entry before the first argument of SGLang",
             )
+
+
+def _refuse_first(token: str, form: str, *, marked: bool) -> None:
+    """Refuse what can neither be SGLang's first argument nor a program: a template's hole, a slip of the keys.
+
+    ``marked``: it comes after ``--``, so that it is no misspelt option of ours.
+    """
+    if not token:
+        raise UsageError(
+            "the first argument is empty", "a template has left a hole: remove it, or correct the variable"
+        )
+    _refuse_dash(token)
+    name = token.partition("=")[0]
+    if any(one.isspace() or one in _INVISIBLE for one in (token if form == BARE_WORD else name)):
+        raise UsageError(
+            f"{_hidden(token)!r} as the first argument has a space or an invisible character in it",
+            "write every word as an item of its own: args: [--model-path, /models/m]",
+        )
+    if form == BARE_WORD and (token.startswith("$") or "$(" in token):
+        raise UsageError(
+            f"the first argument {_hidden(token)!r} was not expanded",
+            "Kubernetes expands only $(NAME) of a variable in the container's env: check its name, or remove it",
+        )
+    if form == LAUNCH and not marked:
+        _refuse_misspelling(token)
+
+
+def _hidden(token: str) -> str:
+    """Return what of a token can be shown: what follows its first word may be a key."""
+    words = token.split(None, 1)
+    return f"{words[0]} ..." if len(words) > 1 else token.partition("=")[0]
+
+
+def _refuse_dash(token: str) -> None:
+    """Refuse dashes that an editor has made of the two that were typed."""
+    name = _DASHES.get(token[0])
+    if name is None:
+        return
+    plain = token.lstrip(_ALL_DASHES).partition("=")[0]
+    article = "an" if name[0] in "aeiou" else "a"
+    raise UsageError(f"{_hidden(token)!r} begins with {article} {name}", f"write --{plain}")
 
 
 def _refuse_misspelling(token: str) -> None:

@@ -14,11 +14,12 @@ from sglang_roce_entry.host.snapshot.read import load
 from sglang_roce_entry.host.snapshot.write import is_recorded, pack, record
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log, write_stdout
+from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
 from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
 from sglang_roce_entry.report.folding import folded_problems
-from sglang_roce_entry.report.json import as_document, as_json, environment_document
+from sglang_roce_entry.report.json import as_document, as_json, environment_document, refusal_document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.report.shell import as_shell
 from sglang_roce_entry.report.text import as_text
@@ -30,10 +31,20 @@ def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> in
         return _shown(invocation, environ, log)
     except Exception as raised:
         failure = as_failure(raised)
-        if invocation.mode != "check" or failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
+        if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
             raise
-        write_stdout(rendered(refusal(failure), invocation.mode_value, colour=on_a_terminal(environ)))
+        write_refusal(invocation.mode or "", invocation.mode_value, failure, environ)
+        if invocation.mode != "check":
+            raise
         return failure.exit_code
+
+
+def write_refusal(mode: str, form: str, failure: EntryError, environ: Mapping[str, str]) -> None:
+    """Write what a mode that cannot make a plan still has to say: its document, with the failure in it."""
+    if mode == "check":
+        write_stdout(rendered(refusal(failure), form, colour=on_a_terminal(environ)))
+    elif form == "json" and mode in ("dry-run", "print-env"):
+        write_stdout(as_json(refusal_document(failure) if mode == "dry-run" else {}))
 
 
 def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
@@ -50,6 +61,8 @@ def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     log.form = settings.log_format
     if shell and invocation.mode_value != "json":
         log.say(f"set in this shell, over the recording: {', '.join(sorted(shell))}")
+    if invocation.replaced and invocation.mode_value != "json":
+        log.say(taken_as_launch(invocation.replaced))
     if invocation.mode == "check":
         outcome = run_check(invocation, settings, environ, host, shell)
         write_stdout(rendered(outcome, invocation.mode_value, colour=on_a_terminal(environ)))

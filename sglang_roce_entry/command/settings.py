@@ -5,6 +5,7 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -29,6 +30,7 @@ class Setting:
     parse: Callable[[str], Any]
     metavar: str
     summary: str
+    alone: str | None = None  # what the flag means without a value, if it may have none
 
     @property
     def flag(self) -> str:
@@ -124,7 +126,9 @@ def _parse_gpus(text: str) -> int | None:
     return int(text)
 
 
-def _parse_selector(text: str) -> str:
+def _parse_selector(text: str) -> str | None:
+    if text == "all":
+        return None
     # As NCCL reads it: "^" and "=" in this order, then a list in which an entry without a name is skipped.
     entries = text.removeprefix("^").removeprefix("=").split(",")
     if all(entry.partition(":")[0] == "" for entry in entries):
@@ -149,7 +153,7 @@ SETTINGS: tuple[Setting, ...] = (
         "required|optional|off",
         "required in a group, else optional; off: NCCL_IB_DISABLE=1",
     ),
-    Setting("strict", parse_switch, "yes|no", "wrong or ambiguous values are errors (no)"),
+    Setting("strict", parse_switch, "[yes|no]", "wrong or ambiguous values are errors (no)", alone="yes"),
     Setting("hca", _parse_selector, "SELECTOR", "ports to consider, in NCCL's grammar: =mlx5_0:1,mlx5_1:1 (all)"),
     Setting("hca_wait", parse_duration_s, "SECONDS", "how long to wait for HCAs that are coming up (60)"),
     Setting("subnets", _parse_subnets, "CIDR,...", "networks to prefer, in this order; may name 169.254/16"),
@@ -212,6 +216,8 @@ def read_settings(
         for text, origin in sources:
             if not text.strip():
                 continue
+            if "$(" in text:
+                raise not_expanded(setting, origin, text, environ)
             try:
                 values[setting.key] = setting.parse(text.strip())
             except ValueError as problem:
@@ -219,6 +225,40 @@ def read_settings(
             origins[setting.key] = origin
             break
     return Settings(**values, origins=origins)
+
+
+#: A reference as Kubernetes expands it: third_party/forked/golang/expansion of kubernetes/kubernetes.
+_REFERENCE = re.compile(r"\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
+
+
+def not_expanded(setting: Setting, origin: str, text: str, environ: Mapping[str, str]) -> ConfigurationError:
+    """Return the failure of a value in which a ``$(NAME)`` was left as it is, with the remedy that applies.
+
+    Kubernetes expands ``$(NAME)`` in ``env`` from the entries before it, in ``args`` from all of them, and leaves
+    an unknown name as it is ("Define Dependent Environment Variables").
+    """
+    names = _REFERENCE.findall(text)
+    unknown = [name for name in names if name not in environ]
+    if " in " in origin:
+        hint = f"nothing expands a policy file; write the value, or {setting.variable} in the container's env"
+    elif not names:
+        hint = "no shell reads this: write the value itself, or let sh -c compute it and exec sglang-roce-entry"
+    elif unknown:
+        hint = (
+            f"this pod has no variable {unknown[0]}: check its spelling, and that the controller "
+            "(and its version) injects it into this container"
+        )
+    elif origin.startswith("--"):
+        hint = (
+            f"{names[0]} is set here, but not by the manifest's env, or it is escaped as $$({names[0]}): "
+            "Kubernetes expands neither; write the value"
+        )
+    else:
+        hint = (
+            f"{names[0]} is set, but after {setting.variable} in the pod's env: give {setting.flag} $({names[0]}) "
+            "in args, where order does not matter, or take it by fieldRef"
+        )
+    return ConfigurationError("SETTING_NOT_EXPANDED", f"{origin} {text!r} was not expanded", hint)
 
 
 def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:

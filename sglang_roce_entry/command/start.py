@@ -11,6 +11,7 @@ from sglang_roce_entry.invocation import BARE_WORD, Invocation
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.launch import PlanRefused, launch
 from sglang_roce_entry.log import Log
+from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import read_request
 from sglang_roce_entry.problems import EntryError, Problem, as_failure
 
@@ -24,6 +25,8 @@ def start(invocation: Invocation, environ: Mapping[str, str], log: Log, guard: S
         return _failed(as_failure(raised), invocation, pause_s, log)
     log.form = settings.log_format
     try:
+        if invocation.replaced:
+            log.say(taken_as_launch(invocation.replaced))
         host = live_host()
         launch(read_request(invocation, settings, environ, host), host, log, guard)
     except Exception as raised:  # noqa: BLE001

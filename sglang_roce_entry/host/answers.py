@@ -80,6 +80,10 @@ class LiveAnswers:
         """Return whether CAP_IPC_LOCK is effective in this process."""
         return limits.has_ipc_lock(tree)
 
+    def exec_errno(self, program: str, environ: Mapping[str, str]) -> int | None:
+        """Return the errno with which an exec of ``program`` would fail, 0 if it would not."""
+        return limits.exec_errno(program, environ)
+
     def uid(self) -> int | None:
         """Return the effective user id."""
         return os.geteuid()

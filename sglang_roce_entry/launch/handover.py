@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from sglang_roce_entry.problems import CANNOT_EXECUTE, NOT_FOUND, EntryError, Interrupted
+from sglang_roce_entry.plan.bare_word import not_executed, shown_program
+from sglang_roce_entry.problems import CANNOT_EXECUTE, EntryError, Interrupted
 
 TERMINATION_LOG = "/dev/termination-log"
 _TERMINATION_LOG_BYTES = 4096  # the kubelet reads no more of one container
@@ -95,21 +96,15 @@ def _flush() -> None:
 
 def _not_executed(name: str, failure: OSError | ValueError, environ: Mapping[str, str]) -> EntryError:
     if isinstance(failure, ValueError):  # a NUL byte in an argument or a variable
-        return EntryError("EXEC", f"cannot execute {name!r}: {failure}", "correct the arguments", CANNOT_EXECUTE)
+        shown = shown_program(name)
+        return EntryError("EXEC", f"cannot execute {shown!r}: {failure}", "correct the arguments", CANNOT_EXECUTE)
     # A directory of PATH that this user cannot enter is EACCES, wherever the rest of the search ended.
     in_path = os.path.dirname(name) or any(
         os.path.exists(os.path.join(folder, name)) for folder in os.get_exec_path(environ)
     )
     hidden = failure.errno == errno.EACCES and not in_path
-    if hidden or failure.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = "check the spelling, the PATH of the image, and the interpreter line of a script"
-        return EntryError("EXEC_NOT_FOUND", f"cannot execute {name!r}: not found", hint, NOT_FOUND)
-    reason = failure.strerror or str(failure)
-    if failure.errno == errno.E2BIG:
-        hint = "arguments and environment are larger than the kernel allows"
-    else:
-        hint = "check the file's mode and architecture"
-    return EntryError("EXEC", f"cannot execute {name!r}: {reason}", hint, CANNOT_EXECUTE)
+    number = errno.ENOENT if hidden else failure.errno or 0
+    return not_executed(name, number, failure.strerror or str(failure))
 
 
 def _close_on_exec() -> None:

@@ -20,6 +20,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
+from sglang_roce_entry.plan.bare_word import not_executed
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.command import user_dist_init
@@ -40,6 +41,9 @@ class Request:
     executable: str
     user: UserArguments | None = None
     bare_word: tuple[str, ...] = ()
+    #: Why the bare word could not be executed, and whether that is known at all. A launch finds out by itself.
+    not_executed: Problem | None = None
+    exec_known: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     hostname: str | None = None
@@ -80,6 +84,7 @@ def read_request(
 ) -> Request:
     """Return what a command line asks for. Raises ``EntryError``."""
     bare = invocation.form == BARE_WORD and bool(invocation.rest)
+    number = host.answers.exec_errno(invocation.rest[0], environ) if bare and invocation.mode else 0
     return Request(
         settings=settings,
         environ=environ,
@@ -87,6 +92,8 @@ def read_request(
         executable=(sys.executable or "python3") if host.live else "python3",
         user=None if bare else read_arguments(invocation.rest, _file_reader(host)),
         bare_word=invocation.rest if bare else (),
+        not_executed=as_problem(not_executed(invocation.rest[0], number, os.strerror(number))) if number else None,
+        exec_known=number is not None,
         labels=_podinfo(host, "labels"),
         annotations=_podinfo(host, "annotations"),
         hostname=os.uname().nodename if host.live else None,

@@ -27,6 +27,7 @@ from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, Interface
 from sglang_roce_entry.host.installed import oldest_version
+from sglang_roce_entry.plan.bare_word import check_wrapped, shown_program
 from sglang_roce_entry.plan.inputs import (
     Leader,
     Member,
@@ -77,6 +78,8 @@ class Plan:
     wait: WaitPlan | None
     problems: tuple[Problem, ...]
     gpus: GpuCount
+    #: A bare word of which a recording does not tell whether the node has it.
+    unproven: str | None = None
 
     @property
     def facts(self) -> HostFacts:
@@ -128,6 +131,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         *control.problems,
         *_surroundings(request),
         *_leader_problems(member.identity, leader),
+        *_bare_word_problems(request, member),
     )
     command = command.with_added(*transfer.tokens) if command is not None else None
     return Plan(
@@ -141,6 +145,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         wait=_wait_plan(request, member, command),
         problems=_in_force(problems, request),
         gpus=visible.count,
+        unproven=None if request.exec_known else shown_program(request.bare_word[0]),
     )
 
 
@@ -152,9 +157,18 @@ def look_and_plan(request: Request, member: Member, host: Host) -> tuple[Plan, L
 
 
 def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
-    """Return the problems as ``strict`` makes them; none of them stops a bare word."""
-    hard = hardened(tuple(problems), strict=request.settings.strict)
-    return tuple(replace(one, severity="warning") for one in hard) if request.bare_word else hard
+    """Return the problems as ``strict`` makes them; a bare word is only stopped where it cannot be executed."""
+    if not request.bare_word:
+        return hardened(tuple(problems), strict=request.settings.strict)
+    return tuple(one if one is request.not_executed else replace(one, severity="warning") for one in problems)
+
+
+def _bare_word_problems(request: Request, member: Member) -> Iterator[Problem]:
+    if not request.bare_word:
+        return
+    yield from check_wrapped(request.bare_word, member.identity.size if member.identity else None)
+    if request.not_executed is not None:
+        yield request.not_executed
 
 
 def _with_visible(facts: HostFacts, visible: VisibleGpus) -> HostFacts:
@@ -165,7 +179,7 @@ def _with_visible(facts: HostFacts, visible: VisibleGpus) -> HostFacts:
 def _command(
     request: Request, member: Member, facts: HostFacts, gpus: GpuCount, leader: Leader | None
 ) -> tuple[Command | None, list[Problem]]:
-    if request.user is None or not request.user.argv:
+    if request.user is None:
         return None, []
     problems = []
     if facts.sglang_installed is False:
@@ -173,11 +187,11 @@ def _command(
             config_error(
                 "SGLANG_MISSING",
                 f"SGLang is not installed in this interpreter ({request.executable})",
-                "build on an SGLang image, and install sglang-roce-entry into the interpreter that has it",
+                "run in the image that has SGLang, and install sglang-roce-entry into the interpreter that has it",
             )
         )
     identity = member.identity
-    if identity is None:
+    if identity is None or not request.user.argv:
         return None, problems
     try:
         command = build_command(

@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.problems import EntryError, Problem
 from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.matrix import affinity_document, gpus_document
 from sglang_roce_entry.report.secrets import shown_argv
@@ -48,20 +49,33 @@ def as_document(plan: Plan) -> dict[str, Any]:
         }
         if plan.wait is not None
         else None,
-        "problems": [
-            {
-                "severity": problem.severity,
-                "code": problem.code,
-                "message": problem.message,
-                "hint": problem.hint,
-            }
-            for problem in plan.problems
-        ],
+        "problems": [_problem(problem.severity, problem) for problem in plan.problems],
         "exit_code": plan.exit_code,
         "gpus": gpus_document(plan.affinity),
         "affinity": affinity_document(plan.affinity),
         "fingerprint": fingerprint(plan),
     }
+
+
+def refusal_document(failure: EntryError) -> dict[str, Any]:
+    """Return the same where not even a plan can be made: nothing is known but the one problem."""
+    return {
+        "format": 1,
+        "identity": None,
+        "ports": [],
+        "environment": {},
+        "argv": None,
+        "wait": None,
+        "problems": [_problem("error", failure)],
+        "exit_code": failure.exit_code,
+        "gpus": [],
+        "affinity": [],
+        "fingerprint": None,
+    }
+
+
+def _problem(severity: str, problem: Problem | EntryError) -> dict[str, str]:
+    return {"severity": severity, "code": problem.code, "message": problem.message, "hint": problem.hint}
 
 
 def _port_document(row: PortRow) -> dict[str, Any]:

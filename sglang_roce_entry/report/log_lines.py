@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.fingerprint import fingerprint
-from sglang_roce_entry.report.secrets import shown_argv
+from sglang_roce_entry.report.secrets import shown_command
 from sglang_roce_entry.report.text import by_reason, left_out, rate, who
 
 
@@ -38,4 +36,4 @@ def handover_lines(plan: Plan) -> list[str]:
         lines.append(
             f"from now on SGLang itself gives the workers {command.dist_timeout_s} s to join (--dist-timeout)"
         )
-    return [*lines, "exec " + " ".join(shlex.quote(token) for token in shown_argv(plan))]
+    return [*lines, f"exec {shown_command(plan)}"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sglang_roce_entry.plan.bare_word import shown_program
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.report.shell import as_words, quoted
 from sglang_roce_entry.server.spellings import redacted
 
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY", "CREDENTIALS")
@@ -14,10 +16,18 @@ def is_secret_variable(name: str) -> bool:
 
 
 def shown_argv(plan: Plan) -> tuple[str, ...]:
-    """Return the command with secrets hidden, also those that it sets for another (``env HF_TOKEN=...``)."""
-    return tuple(_without_secret(token) for token in redacted(plan.argv or ()))
+    """Return the command with secrets hidden; of a bare word the program and the number of its arguments."""
+    argv = plan.argv or ()
+    if plan.command is not None or not argv:
+        return redacted(argv)
+    return (shown_program(argv[0]), *([f"({_counted(len(argv) - 1)})"] if len(argv) > 1 else []))
 
 
-def _without_secret(token: str) -> str:
-    name, equals, _ = token.partition("=")
-    return f"{name}=***" if equals and name.isidentifier() and is_secret_variable(name) else token
+def shown_command(plan: Plan) -> str:
+    """Return the same as one line; of SGLang's command as it can be pasted into a shell."""
+    argv = shown_argv(plan)
+    return as_words(argv) if plan.command is not None else " ".join((quoted(argv[0]), *argv[1:]))
+
+
+def _counted(arguments: int) -> str:
+    return f"{arguments} argument{'s' if arguments > 1 else ''}, not shown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 
 from sglang_roce_entry.fabric.choice import PortRow
@@ -13,7 +12,8 @@ from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.folding import folded_problems, folded_rows
 from sglang_roce_entry.report.matrix import matrix_lines
-from sglang_roce_entry.report.secrets import shown_argv
+from sglang_roce_entry.report.secrets import shown_argv, shown_command
+from sglang_roce_entry.report.shell import as_words
 
 
 def as_text(plan: Plan) -> str:
@@ -146,14 +146,13 @@ def _command(plan: Plan) -> list[str]:
         return ["none: see Problems" if refused else "none: no SGLang arguments were given"]
     argv = shown_argv(plan)
     if plan.command is None:
-        return [" ".join(shlex.quote(token) for token in argv)]
+        return [shown_command(plan)]
     added = len(plan.command.added)
     head, ours, user = argv[:3], argv[3 : 3 + added], argv[3 + added :]
 
     cut = next((place for place, token in enumerate(ours) if token == OPTION), len(ours))
     parts = [part for part in (ours[:cut], ours[cut:], user) if part]
-    quoted = [" ".join(shlex.quote(token) for token in part) for part in (head, *parts)]
-    lines = [f"{'    ' if position else ''}{text} \\" for position, text in enumerate(quoted)]
+    lines = [f"{'    ' if place else ''}{as_words(part)} \\" for place, part in enumerate((head, *parts))]
     return [*lines[:-1], lines[-1].removesuffix(" \\")]
 
 
@@ -166,12 +165,19 @@ def _problems(plan: Plan) -> list[str]:
     return lines or ["none"]
 
 
+def go_ahead(plan: Plan) -> str:
+    """Return what is said of a plan without an error: that a launch would go ahead, and on what that depends."""
+    if plan.argv is None:
+        return "With SGLang's arguments a launch would go ahead"
+    if plan.unproven is not None:
+        return f"A launch would go ahead if the recorded node has {plan.unproven!r}"
+    return "A launch would go ahead"
+
+
 def _verdict(plan: Plan) -> str:
     first = plan.first_error
     if first is None:
         warnings = len(folded_problems(plan.problems))
         suffix = f" ({warnings} warning{'s' if warnings != 1 else ''})" if warnings else ""
-        if plan.argv is None:
-            return f"With SGLang's arguments a launch would go ahead{suffix}."
-        return f"A launch would go ahead{suffix}."
+        return f"{go_ahead(plan)}{suffix}."
     return f"A launch would end with exit code {plan.exit_code} ({first.code})."

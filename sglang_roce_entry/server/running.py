@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.invocation import MODES
-from sglang_roce_entry.server.spellings import MODULE
+from sglang_roce_entry.server.entry import program_of, sglang_arguments
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
-#: Options of the interpreter that take a value.
-_VALUE_OPTIONS = ("-X", "-W", "--check-hash-based-pycs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +32,12 @@ class Found:
     launchers: tuple[int, ...] = ()
 
 
-def sglang_arguments(argv: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the arguments of a process that is SGLang's server, ``None`` for any other.
-
-    Its children have other command lines: they are spawned, and name themselves ``sglang::scheduler``.
-    """
-    program, arguments = _program(argv)
-    if program == MODULE or program.endswith("/sglang/launch_server.py"):
-        return arguments
-    if os.path.basename(program) == "sglang" and arguments[:1] == ("serve",):
-        return arguments[1:]
-    return None
-
-
 def is_launcher(argv: Sequence[str]) -> bool:
     """Return whether a process is this program before it execs SGLang (not one of its modes)."""
-    program, arguments = _program(argv)
+    program, arguments = program_of(argv)
     if program != _LAUNCHER_MODULE and os.path.basename(program) != _LAUNCHER:
         return False
     return not arguments or arguments[0].partition("=")[0] not in MODES
-
-
-def _program(argv: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the module or script that an interpreter runs, or the program itself, and its arguments."""
-    if not argv:
-        return "", ()
-    if not os.path.basename(argv[0]).startswith("python"):
-        return argv[0], tuple(argv[1:])
-    position = 1
-    while position < len(argv):
-        token = argv[position]
-        if token == "-m":
-            return argv[position + 1] if position + 1 < len(argv) else "", tuple(argv[position + 2 :])
-        if token == "-c":
-            break
-        if not token.startswith("-"):
-            return token, tuple(argv[position + 1 :])
-        position += 2 if token in _VALUE_OPTIONS else 1
-    return "", ()
 
 
 def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str | None) -> Found:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHELLS = [
-    pytest.param(shell, marks=pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {shell}"))
-    for shell in ("sh", "dash", "bash", "busybox")
+    pytest.param(
+        shell, marks=pytest.mark.skipif(shutil.which(shell) is None, reason=f"the shell {shell} is not installed")
+    )
+    for shell in ("sh", "dash", "bash", "busybox", "zsh")
 ]
 
 # Every value would create the file `canary` if a shell ever looked inside it.
@@ -51,6 +53,8 @@ eval "$out" || exit 71
 unset out name FORGET
 exec env -0
 """
+# zsh alone does not split what $FORGET gives.
+SCRIPT_OF = {"zsh": f"setopt shwordsplit\n{SCRIPT}"}
 # The form in the documentation, in one go.
 DIRECT_SCRIPT = """
 eval "$("$@" --print-env)"
@@ -60,7 +64,7 @@ exec env -0
 
 def shell_command(shell: str) -> list[str]:
     """Return the words that run a script given after `-c` in this shell."""
-    return ["busybox", "sh", "-c"] if shell == "busybox" else [shell, "-c"]
+    return {"busybox": ["busybox", "sh", "-c"], "zsh": ["zsh", "-f", "-c"]}.get(shell, [shell, "-c"])
 
 
 def variables_after(
@@ -92,7 +96,7 @@ def test_eval_gives_the_plan(shell: str, options: tuple[str, ...], tmp_path: Pat
     assert plan, plan_run.stderr
     environment[b"FORGET"] = " ".join(sorted({*plan, *HOSTILE})).encode()
 
-    after = variables_after(shell, SCRIPT, options, environment, tmp_path)
+    after = variables_after(shell, SCRIPT_OF.get(shell, SCRIPT), options, environment, tmp_path)
 
     wanted = {name: os.fsencode(entry["value"]) for name, entry in plan.items() if entry["value"] is not None}
     assert {name: after.get(name) for name in wanted} == wanted
@@ -118,6 +122,29 @@ def test_eval_in_one_go(shell: str, tmp_path: Path) -> None:
     assert b"mlx5_bond_0:1" in wanted["NCCL_IB_HCA"]
     assert {name: after.get(name) for name in wanted} == wanted
     assert after["KEPT"] == b"as it was"
+
+
+#: zsh takes a word behind = or : of an assignment for a command or a home where it begins with = or ~.
+EXPANDED = {
+    "GLOO_SOCKET_IFNAME": "=no-such-command",
+    "MC_GID_INDEX": "a:=ls",
+    "NCCL_IB_GID_INDEX": "=",
+    "NCCL_SOCKET_IFNAME": "=ls:1",
+    "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME": "a:~root:=ls",
+    "NVSHMEM_IB_GID_INDEX": "~root",
+    "SGLANG_HOST_IP": "a==b",
+    "UCX_IB_GID_INDEX": "%1",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_value_that_a_shell_would_expand(shell: str, tmp_path: Path) -> None:
+    environment = {
+        os.fsencode(name): os.fsencode(value) for name, value in base_environment(tmp_path, sglang=None).items()
+    } | {name.encode(): text.encode() for name, text in EXPANDED.items()}
+    environment[b"FORGET"] = " ".join(EXPANDED).encode()
+    after = variables_after(shell, SCRIPT_OF.get(shell, SCRIPT), ("--rdma", "off"), environment, tmp_path)
+    assert {name: after.get(name) for name in EXPANDED} == {name: text.encode() for name, text in EXPANDED.items()}
 
 
 def test_shell_form_is_sorted_and_reasoned(tmp_path: Path) -> None:

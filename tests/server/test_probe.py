@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.server.entry import sglang_arguments
 from sglang_roce_entry.server.probe.ask import (
     ANSWERED,
     HUNG,
@@ -28,7 +29,7 @@ from sglang_roce_entry.server.probe.ask import (
     ask,
 )
 from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
-from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick, sglang_arguments
+from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick
 from tests.layers import skip_or_fail
 
 if TYPE_CHECKING:

@@ -183,6 +183,10 @@ class RecordedAnswers:
         capabilities = self._document.typed("capabilities", list)
         return None if capabilities is None else "CAP_IPC_LOCK" in capabilities
 
+    def exec_errno(self, program: str, environ: Mapping[str, str]) -> int | None:  # noqa: ARG002
+        """Return ``None``: programs are not recorded."""
+        return None
+
     def uid(self) -> int | None:
         """Return the recorded user id."""
         return self._document.typed("uid", int)
