@@ -55,6 +55,13 @@ _RDMA = Group(
             "that. Without one, the ports are found automatically.",
         ),
         Entry(
+            "SETTING_MATCHES_NOTHING",
+            "A setting (--subnets, --family, --hca, --interface) names what nothing on this node answers to: it "
+            "has no effect, or leaves RDMA unused where that is optional.",
+            see=_DRY_RUN,
+            do="Correct it, or remove it: ports, GIDs and interface are found without it.",
+        ),
+        Entry(
             "MEMLOCK_TOO_LOW",
             "The limit on locked memory is 64 MiB or less and CAP_IPC_LOCK is not effective: no buffer can be "
             "pinned for RDMA.",

@@ -33,7 +33,9 @@ class Constraints:
     selector_origin: str = ""
     selector_final: bool = False  # the pod's own NCCL_IB_HCA: NCCL uses just these ports
     subnets: tuple[IpNetwork, ...] = ()
+    subnets_origin: str = ""
     family: str = "auto"  # auto, ipv4, ipv6
+    family_origin: str = ""
     family_by_flag: bool = False  # beats the pod's NCCL_IB_ADDR_FAMILY
     allow_foreign_gids: bool = False
     nccl: tuple[int, ...] | None = None
@@ -56,7 +58,8 @@ def with_given(asked: Constraints, given: Mapping[str, Given], nccl: tuple[int, 
         demanded = replace(demanded, selector=selector, selector_origin=origin, selector_final=True)
     family = given.get("NCCL_IB_ADDR_FAMILY")
     if family is not None and not asked.family_by_flag:
-        demanded = replace(demanded, family="ipv6" if family.value == "AF_INET6" else "ipv4")
+        wanted = "ipv6" if family.value == "AF_INET6" else "ipv4"
+        demanded = replace(demanded, family=wanted, family_origin=f"NCCL_IB_ADDR_FAMILY ({family.where})")
     return demanded
 
 

@@ -75,6 +75,15 @@ def named_interface(name: str, origin: str, interfaces: Sequence[Interface], lea
     return _control(found, wanted[0], f"named by {origin}")
 
 
+def unanswered(name: str | None, origin: str, interfaces: Sequence[Interface]) -> tuple[Problem, ...]:
+    """Return a warning on a setting that names an interface which is not there, where none is needed."""
+    known = [one.name for one in interfaces]
+    if name is None or not known or name in known:
+        return ()
+    message = f"{origin} names the interface {name!r}, which this pod does not have; one node needs none"
+    return (config_value("SETTING_MATCHES_NOTHING", message, f"remove it, or name one of: {', '.join(known)}"),)
+
+
 def leader_interface(address: IpAddress, interfaces: Sequence[Interface]) -> Control:
     """Return the interface that owns the leader's address, on the leader itself."""
     if address.is_loopback:

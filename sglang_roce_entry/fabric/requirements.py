@@ -8,7 +8,7 @@ from dataclasses import replace
 from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.host.facts import HostFacts
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, warning
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value, warning
 
 #: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.
 _FATAL_MEMLOCK_BYTES = 64 << 20
@@ -51,7 +51,37 @@ def check(choice: Choice) -> list[Problem]:
         missing = [replace(unusable(choice), severity="warning", value=True)]
     else:
         missing = []
-    return [*missing, *_differing_mtus(choice)]
+    return [*missing, *_without_effect(choice), *_differing_mtus(choice)]
+
+
+def _without_effect(choice: Choice) -> Iterator[Problem]:
+    """Return a warning on each setting of the fabric that nothing here answers to, where no error says it."""
+    constraints = choice.constraints
+    addresses = [port.gid.ip for port in choice.used if port.gid is not None]
+    if constraints.subnets and addresses and not any(ip in net for ip in addresses for net in constraints.subnets):
+        networks = ",".join(str(network) for network in constraints.subnets)
+        listed = ", ".join(str(ip) for ip in addresses[:4]) + (" ..." if len(addresses) > 4 else "")
+        yield _unanswered(
+            f"{constraints.subnets_origin} {networks} has no effect: no used port has an address in it",
+            f"correct it, or remove it; the ports have {listed}",
+        )
+    if constraints.rdma == REQUIRED or choice.satisfied:
+        return
+    if constraints.selector is not None and not choice.facts.hcas:
+        yield _unanswered(
+            f"{constraints.selector_origin} {constraints.selector.text!r} selects nothing: no RDMA device is here",
+            "remove it on nodes without RDMA, or request the RDMA resource in the manifest",
+        )
+    mismatched = [row.decision.label for row in choice.ports if row.decision.reason == Reason.FAMILY_MISMATCH]
+    if constraints.family != "auto" and mismatched:
+        origin, listed = f"{constraints.family_origin} {constraints.family}", ", ".join(mismatched)
+        yield _unanswered(
+            f"{origin} leaves no port: none of {listed} has such an address", _HINTS[Reason.FAMILY_MISMATCH]
+        )
+
+
+def _unanswered(message: str, hint: str) -> Problem:
+    return rdma_value("SETTING_MATCHES_NOTHING", message, hint)
 
 
 def _selector_missed(choice: Choice) -> bool:

@@ -179,7 +179,9 @@ def asked_constraints(settings: Settings, group_size: int) -> Constraints:
         selector=parse_selector(settings.hca) if settings.hca else None,
         selector_origin=settings.origin("hca") if settings.hca else "",
         subnets=settings.subnets,
+        subnets_origin=settings.origin("subnets"),
         family=settings.family,
+        family_origin=settings.origin("family"),
         family_by_flag=settings.by_flag("family"),
         allow_foreign_gids=settings.foreign_gids == "allow",
     )

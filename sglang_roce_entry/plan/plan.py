@@ -18,6 +18,7 @@ from sglang_roce_entry.fabric.control import (
     leader_interface,
     named_interface,
     no_interface,
+    unanswered,
     worker_interface,
 )
 from sglang_roce_entry.fabric.nccl.files import check_files, given_values
@@ -220,7 +221,8 @@ def _control(request: Request, identity: Identity | None, facts: HostFacts, lead
     if identity is None:
         return no_interface("this pod's identity is not known")
     if not identity.in_group:
-        return no_interface("one node needs no control interface")
+        unused = no_interface("one node needs no control interface")
+        return replace(unused, problems=unanswered(settings.interface, settings.origin("interface"), interfaces))
     address = leader.address if leader is not None else None
     if settings.interface is not None:
         named = named_interface(settings.interface, settings.origin("interface"), interfaces, address)
