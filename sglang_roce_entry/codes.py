@@ -732,6 +732,13 @@ _OWN = Group(
             "sglang serve in front of them is understood too. Variables belong into env.",
         ),
         Entry(
+            "LIMIT_REACHED",
+            "The kernel refuses this process memory, a thread or a file: a limit of the container is reached.",
+            "SGLang, which needs far more, ends with `can't start new thread` or `Cannot allocate memory`.",
+            "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/memory.max; ulimit -a",
+            "Raise resources.limits.memory, the pod's limit of processes (kubelet podPidsLimit), or the ulimit.",
+        ),
+        Entry(
             "EXEC",
             "The command cannot be executed (exit code 126): no permission, another architecture, arguments and "
             "environment larger than the kernel allows, or a NUL byte in them.",
@@ -901,6 +908,7 @@ _EXITS = Group(
         Entry("126", "The command cannot be executed.", do="See EXEC."),
         Entry("127", "The command was not found.", do="See EXEC_NOT_FOUND."),
         Entry("130", "Interrupted by SIGINT (Ctrl-C) before exec."),
+        Entry("141", "The reader of stdout ended before the output did (`| head`); nothing is wrong."),
         Entry(
             "143",
             "Ended by SIGTERM before exec: Kubernetes deletes the pod, or LeaderWorkerSet recreates the group.",

@@ -17,12 +17,19 @@ PREFIX = "sglang-roce-entry:"
 def one_line(text: str) -> str:
     """Return ``text`` as a line that a terminal only shows: spaces for breaks, escapes for control characters.
 
-    A value of the pod may hold either. Bytes that are not UTF-8 (surrogates here) stay as they are.
+    A value of the pod may hold either. Bytes that are not UTF-8 (surrogates here) stay as they are, but for
+    0x80 to 0x9f, with which an 8-bit terminal is steered.
     """
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() or "\udc80" <= one <= "\udcff" else " " if one.isspace() else ascii(one)[1:-1]
+        one
+        if one.isprintable() or "\udca0" <= one <= "\udcff"
+        else f"\\x{ord(one) & 0xFF:02x}"
+        if "\udc80" <= one < "\udca0"
+        else " "
+        if one.isspace()
+        else ascii(one)[1:-1]
         for one in text
     )
 

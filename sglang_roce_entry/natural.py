@@ -1,4 +1,4 @@
-"""Natural order of device names: ``mlx5_2`` before ``mlx5_10``."""
+"""Natural order of device names, ``mlx5_2`` before ``mlx5_10``; and the numbers of a node, which have a length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ import re
 NaturalKey = tuple[tuple[int, int, str], ...]
 
 
+#: The numbers of a node have no more digits, and Python refuses to read one of 4,301.
+_MOST_DIGITS = 18
+
+
+def whole_number(text: str | None) -> int | None:
+    """Return the number that decimal digits are, ``None`` for any other text and for more than 18 digits."""
+    digits = text is not None and len(text) <= _MOST_DIGITS and text.isascii() and text.isdecimal()
+    return int(text) if text is not None and digits else None
+
+
 def natural_key(name: str) -> NaturalKey:
     """Return a sort key in which runs of digits compare as numbers."""
     runs = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((0, int(run), run) if "0" <= run[0] <= "9" else (1, 0, run) for run in runs)
+    # Longer runs of digits, which no device has, are behind all others.
+    beyond = 10**_MOST_DIGITS
+    return tuple(
+        (0, beyond if (value := whole_number(run)) is None else value, run)
+        if "0" <= run[0] <= "9"
+        else (1, 0, run)
+        for run in runs
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("124", "the leader (or the leader's own name) was not reachable in time"),
     ("126/127", "the command cannot be executed / was not found"),
     ("130/143", "interrupted by SIGINT / SIGTERM"),
+    ("141", "the reader of stdout is gone (| head); nothing is wrong"),
 )
 
 
@@ -56,10 +58,28 @@ class ConfigurationError(EntryError):
         super().__init__(code, message, hint, CONFIGURATION)
 
 
+#: Nothing of this program's: the kernel refuses memory, processes or descriptors.
+_USED_UP = {
+    errno.ENOMEM: "no memory is left",
+    errno.EAGAIN: "no further process or thread may be started",
+    errno.EMFILE: "no further file may be opened by this process",
+    errno.ENFILE: "no further file may be opened on this node",
+}
+#: A library that does not fit into memory is an ImportError (glibc's ``dl-load.c``).
+_UNMAPPED = ("failed to map segment", "cannot allocate memory", "cannot map zero-fill pages")
+
+
 def as_failure(raised: Exception) -> EntryError:
     """Return what was raised as a failure; anything else is a defect of this program, with its place."""
     if isinstance(raised, EntryError):
         return raised
+    used_up = _used_up(raised)
+    if used_up is not None:
+        hint = (
+            "look at this container's limits: cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/memory.max; ulimit -a; "
+            "raise resources.limits.memory, the pod's pids limit (kubelet podPidsLimit) or the ulimit"
+        )
+        return EntryError("LIMIT_REACHED", f"a limit of this container is reached: {used_up}", hint, CONFIGURATION)
     place = raised.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -70,6 +90,16 @@ def as_failure(raised: Exception) -> EntryError:
         "report it with the output of sglang-roce-entry --save-snapshot node.tar.gz",
         INTERNAL,
     )
+
+
+def _used_up(raised: Exception) -> str | None:
+    if isinstance(raised, MemoryError) or (
+        isinstance(raised, ImportError) and any(words in str(raised).lower() for words in _UNMAPPED)
+    ):
+        return _USED_UP[errno.ENOMEM]
+    if isinstance(raised, RuntimeError) and "can't start new thread" in str(raised):
+        return f"{_USED_UP[errno.EAGAIN]}, or {_USED_UP[errno.ENOMEM]}"
+    return _USED_UP.get(raised.errno or 0) if isinstance(raised, OSError) else None
 
 
 class Interrupted(BaseException):

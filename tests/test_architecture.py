@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "fabric.consumers": ("fabric", "host.facts"),
     "group": (),
     # What it tells fabric is one value, whose type is fabric's.
-    "server": ("group", "host.facts", "host.installed", "fabric.use"),
+    "server": ("group", "host.facts", "host.installed", "host.named_file", "fabric.use"),
     "plan": ("host", "fabric", "group", "server"),
     "report": ("host", "fabric", "group", "server", "plan"),
     "check": ("host", "fabric", "group", "server", "plan", "report"),

@@ -40,12 +40,13 @@ def run_check(
 ) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    servers = _running_servers() if host.live else []
-    adopted = len(servers) == 1 and not invocation.rest
-    if adopted:
+    servers = running_here().servers if host.live else ()
+    adopted = servers[0] if len(servers) == 1 and not invocation.rest else None
+    if adopted is not None:
         # kubectl exec in a running pod: SGLang's arguments are in its own command line.
-        invocation = replace(invocation, rest=servers[0][1])
-    request = read_request(invocation, settings, environ, host, shell)
+        invocation = replace(invocation, rest=adopted[1])
+    folder = adopted[0].cwd if adopted is not None else "."
+    request = read_request(invocation, settings, environ, host, shell, folder)
     plan, lookup = look_and_plan(request, identify(request), host)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
     examined = Examined(plan, environ, inspection, host.live, command.by_item(plan))
@@ -63,18 +64,13 @@ def run_check(
             examined,
             lookup.addresses if lookup is not None else (),
             lookup.failure if lookup is not None else None,
-            _outside(host, plan.facts, started, servers[0][0] if servers else None),
+            _outside(host, plan.facts, started, servers[0][0].pid if servers else None),
         )
     else:
         lines += leader_path.not_tried(examined)
     lines += command.rest(examined, written)
-    top = head(examined, servers[0][0] if adopted else None)
+    top = head(examined, adopted[0].pid if adopted is not None else None)
     return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top), go_ahead(plan))
-
-
-def _running_servers() -> list[tuple[int, tuple[str, ...]]]:
-    """Return the process id and the arguments of each SGLang server that runs here."""
-    return [(process.pid, arguments) for process, arguments in running_here().servers]
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:

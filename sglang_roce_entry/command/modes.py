@@ -94,6 +94,10 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
         write_stdout(as_shell(plan))
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # a FIFO that nobody reads is an error, not a wait
+
+
 def _save(
     invocation: Invocation,
     host: Host,
@@ -113,7 +117,8 @@ def _save(
         write_stdout(archive)
     else:
         try:
-            with open(target, "wb") as file:
+            with open(target, "wb", opener=_open_at_once) as file:
+                os.set_blocking(file.fileno(), True)
                 file.write(archive)
         except OSError as failure:
             raise EntryError(

@@ -18,6 +18,7 @@ def read_policy(path: str, read_file: Callable[[str], str], known: Collection[st
         what="policy file",
         mount="mount it (ConfigMap) or correct --policy",
         write="write one 'key: value' a line, like 'rdma: required'",
+        as_written=True,
     )
     found: dict[str, str] = {}
     for key, value in document.items():
@@ -38,8 +39,8 @@ def _policy_text(path: str, key: str, value: object) -> str:
         return "yes" if value else "off" if key in ("rdma", "tp") else "no"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
-    if isinstance(value, str) or (isinstance(value, (int, float)) and abs(value) < 1e18):
-        return str(value)
+    if isinstance(value, str):
+        return value
     raise ConfigurationError(
         "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
     )

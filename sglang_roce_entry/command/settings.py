@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from sglang_roce_entry.command.policy_file import read_policy
+from sglang_roce_entry.host.named_file import read_named
 from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
 
@@ -188,16 +189,11 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
-def _read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
 def read_settings(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     policy_path: str | None = None,
-    read_file: Callable[[str], str] = _read_text,
+    read_file: Callable[[str], str] = read_named,
 ) -> Settings:
     """Return the settings. ``flags`` maps keys to texts. Raises ``EntryError``.
 

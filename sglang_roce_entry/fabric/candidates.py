@@ -70,11 +70,12 @@ def view_gids(
     own: list[OwnGid] = []
     on_down: list[Gid] = []
     foreign: list[Gid] = []
+    networks = _networks(port, interfaces)
     for gid in port.gids:
         if gid.type != ROCE_V2 or not routable(gid.ip, subnets):
             continue
         interface = interfaces.get(gid.netdev) if gid.netdev else None
-        network = _network_on(interface, gid.ip)
+        network = networks.get((gid.netdev, gid.ip))
         if interface is None or network is None:
             foreign.append(gid)
         elif interface.up:
@@ -86,13 +87,15 @@ def view_gids(
     return GidView(tuple(own), tuple(on_down), tuple(foreign))
 
 
-def _network_on(interface: Interface | None, ip: IpAddress) -> IpNetwork | None:
-    if interface is None:
-        return None
-    for address in interface.addresses:
-        if address.ip == ip:
-            return address.network
-    return None
+def _networks(port: Port, interfaces: Mapping[str, Interface]) -> dict[tuple[str | None, IpAddress], IpNetwork]:
+    """Return the network of each address on the interfaces that a port's GIDs name."""
+    named = {gid.netdev for gid in port.gids}
+    return {
+        (one.name, address.ip): address.network
+        for one in interfaces.values()
+        if one.name in named
+        for address in reversed(one.addresses)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +220,9 @@ def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) 
             else f"belongs to {gid.netdev or 'an interface'} of another network namespace"
         )
         return f"no GID of this pod: {gid.ip} (index {gid.index}) {where}"
+    networks = _networks(port, interfaces)
     for gid in port.gids:
-        if (
-            gid.type == ROCE_V2
-            and gid.ip in _IPV4_LINK_LOCAL
-            and _network_on(interfaces.get(gid.netdev or ""), gid.ip)
-        ):
+        if gid.type == ROCE_V2 and gid.ip in _IPV4_LINK_LOCAL and (gid.netdev, gid.ip) in networks:
             return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {_IPV4_LINK_LOCAL}"
     if any(gid.type == ROCE_V2 for gid in port.gids):
         return "only link-local RoCE v2 GIDs: no address is configured on its interface"

@@ -25,6 +25,9 @@ _GPU_CLASSES = ("0x03", "0x12")
 _NIC_CLASSES = ("0x02",)
 
 
+#: A node has five or six; a path is as long as its level, and thousands of levels are a gigabyte.
+_DEEPEST = 64
+
 Device = TypeVar("Device", Gpu, Hca)
 
 
@@ -62,7 +65,7 @@ def parse_topology(text: str) -> dict[str, Place]:
     if root.tag != "system":
         raise TopologyError(f"its root is <{root.tag}>, not <system>")
     places: dict[str, Place] = {}
-    for position, cpu in enumerate(root.iter("cpu")):
+    for position, cpu in enumerate(root.findall("cpu")):
         numa = cpu.get("numaid", "")
         number = int(numa) if numa.isdecimal() else None
         start = f"/pci-cpu{numa if number is not None else f'-{position}'}"
@@ -72,9 +75,12 @@ def parse_topology(text: str) -> dict[str, Place]:
 
 
 def _functions(cpu: Any, start: str) -> Iterator[tuple[str, Any]]:
+    """Yield each PCI function with its path. Raises :class:`TopologyError` on too many levels."""
     pending = [(start, child) for child in cpu]
     while pending:
         above, element = pending.pop()
+        if above.count("/") > _DEEPEST:
+            raise TopologyError(f"it has more than {_DEEPEST} PCI levels, one below the other")
         bus = element.get("busid", "").lower()
         here = f"{above}/{bus}" if element.tag == "pci" and is_pci_address(bus) else above
         if here != above:

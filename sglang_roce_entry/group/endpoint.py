@@ -44,6 +44,17 @@ def literal(host: str) -> IpAddress | None:
         return None
 
 
+def no_host(address: IpAddress) -> str | None:
+    """Return what an address is that no other node can have, ``None`` for one of a host."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    plain = mapped or address
+    if plain.is_unspecified:
+        return "where a server listens, never where one is reached"
+    if plain.is_multicast:
+        return "a multicast address"
+    return "the broadcast address" if int(plain) == 0xFFFFFFFF and plain.version == 4 else None
+
+
 def parse_host(text: str) -> str:
     """Return the host of a leader address, without brackets. Raises :class:`EndpointError`.
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sglang_roce_entry.group.endpoint import EndpointError, literal, parse_host
+from sglang_roce_entry.group.endpoint import EndpointError, literal, no_host, parse_host
 from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 
 _LABEL = "leaderworkerset.sigs.k8s.io/"
 _MAX_GROUP_SIZE = 100_000
+_ARGUMENTS = "SGLang arguments"
 #: What messages call each field, the variable of LeaderWorkerSet, our flag.
 _FIELDS = {
     "leader": ("leader address", "LWS_LEADER_ADDRESS", "--leader-address"),
@@ -71,6 +72,7 @@ class IdentityInputs:
 
 def resolve_identity(inputs: IdentityInputs) -> Identity:
     """Return who this pod is. Raises :class:`~sglang_roce_entry.problems.ConfigurationError`."""
+    _refuse_unexpanded(inputs.arguments)
     claims = {field: _claims(inputs, field) for field in _FIELDS}
     leader = _leader(claims["leader"])
     size = _number(claims["size"][0], "group size", 1, _MAX_GROUP_SIZE) if claims["size"] else None
@@ -83,6 +85,8 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
     if size is None or (size > 1 and (leader is None or index is None)):
         raise _incomplete({"leader": leader, "size": size, "index": index}, inputs.environ)
     index = 0 if index is None else index
+    if size > 1:
+        _refuse_no_host(claims["leader"])
     if index >= size:
         claim = claims["index"][0]
         raise ConfigurationError(
@@ -96,7 +100,7 @@ def resolve_identity(inputs: IdentityInputs) -> Identity:
 
 
 def _claims(inputs: IdentityInputs, field: str) -> list[Claim]:
-    asked = ((inputs.settings, "settings"), (inputs.arguments, "SGLang arguments"))
+    asked = ((inputs.settings, "settings"), (inputs.arguments, _ARGUMENTS))
     found = [Claim(*given[field], source) for given, source in asked if field in given]
     name = _FIELDS[field][1]
     found.append(Claim(inputs.environ.get(name, ""), name, "LWS_*"))
@@ -114,6 +118,33 @@ def _is_set(text: str) -> bool:
     return bool(text.strip()) and "$(" not in text
 
 
+def _refuse_unexpanded(arguments: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse a number of SGLang's arguments that is empty or a variable: it goes into the command unchanged."""
+    for field in ("size", "index"):
+        text, where = arguments.get(field, ("0", ""))
+        if not _is_set(text):
+            name = _FIELDS[field][1]
+            raise ConfigurationError(
+                "IDENTITY_NUMBER",
+                f"{_FIELDS[field][0]} {text!r} ({where}) is empty or was not expanded",
+                f"remove {where} from the arguments, it is filled in; $(NAME) needs an env entry NAME above it "
+                f"(LeaderWorkerSet injects {name})",
+            )
+
+
+def _refuse_no_host(claims: list[Claim]) -> None:
+    """Refuse a leader where none can be: the first one counts, and SGLang's arguments stay in the command."""
+    for claim in claims:
+        address = literal(claim.text.strip().strip("[]"))
+        kind = no_host(address) if address is not None else None
+        if kind is not None and (claim is claims[0] or claim.source == _ARGUMENTS):
+            raise ConfigurationError(
+                "LEADER_ADDRESS",
+                f"leader address {claim.text!r} ({claim.where}) is {kind}",
+                "write the leader pod's name or address; LeaderWorkerSet injects LWS_LEADER_ADDRESS",
+            )
+
+
 def _leader(claims: list[Claim]) -> str | None:
     if not claims:
         return None
@@ -128,6 +159,8 @@ def _leader(claims: list[Claim]) -> str | None:
 
 def _number(claim: Claim, what: str, lowest: int, highest: int | None) -> int:
     text = claim.text.strip()
+    number = _as_sglang(text) if claim.source == _ARGUMENTS else None
+    text = str(number) if number is not None and number >= 0 else text
     negative = text.startswith("-") and text[1:].isdecimal()
     if not (text.isascii() and text.isdecimal()) or len(text) > 9:
         reason = "is negative" if negative else "is not a whole number"
@@ -144,6 +177,14 @@ def _number(claim: Claim, what: str, lowest: int, highest: int | None) -> int:
             f"write a number of at least {lowest}",
         )
     return value
+
+
+def _as_sglang(text: str) -> int | None:
+    """Return what SGLang's ``type=int`` makes of a text (``02`` and ``+2`` are 2), ``None`` if it refuses it."""
+    try:
+        return int(text[:20])
+    except ValueError:
+        return None
 
 
 def _own_names(inputs: IdentityInputs) -> list[tuple[str, str]]:
@@ -198,7 +239,7 @@ def _agree(inputs: IdentityInputs, claims: Mapping[str, list[Claim]], size: int,
         settings = [claim for claim in claims[field] if claim.source == "settings"]
         others = [(one.text.strip(), one.where) for one in settings or claims[field] if one.source != "pod name"]
         contradicting = [(other, where) for other, where in others if not _same(field, argument[0], other)]
-        if field != "leader" and argument[0].strip() != chosen[field]:
+        if field != "leader" and not _same(field, argument[0], chosen[field]):
             contradicting.append((chosen[field], claims[field][0].where))
         if contradicting:
             other, where = contradicting[0]
@@ -211,7 +252,7 @@ def _agree(inputs: IdentityInputs, claims: Mapping[str, list[Claim]], size: int,
 
 def _same(field: str, one: str, other: str) -> bool:
     if field != "leader":
-        return one.strip().isdecimal() and other.isdecimal() and one.strip().lstrip("0") == other.lstrip("0")
+        return _as_sglang(one) is not None and _as_sglang(one) == _as_sglang(other)
     first, second = (text.strip("[]").rstrip(".").lower() for text in (one, other))
     literals = literal(first), literal(second)
     if all(literals):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
-from sglang_roce_entry.group.endpoint import IpAddress, literal
+from sglang_roce_entry.group.attempts import seconds
+from sglang_roce_entry.group.endpoint import IpAddress, literal, no_host
 
 Addresses = tuple[IpAddress, ...]
 
@@ -76,16 +77,27 @@ class Resolver:
             pending = self._pending = _Pending(host, self._query, self._clock)
         if not pending.done.wait(timeout_s):
             waited = self._clock() - pending.started
-            raise NotResolved(host, f"the resolver has not answered for {waited:.0f} s", silent=True)
+            raise NotResolved(host, f"the resolver has not answered for {seconds(waited)} s", silent=True)
         self._pending = None
         if pending.failure is not None:
             raise NotResolved(host, pending.failure)
-        if not pending.addresses:
-            raise NotResolved(host, "has no address")
-        return pending.addresses
+        return of_hosts(host, pending.addresses)
 
     def _stale(self, pending: _Pending) -> bool:
         return pending.finished is not None and self._clock() - pending.finished > FRESH_S
+
+
+def of_hosts(host: str, addresses: Sequence[IpAddress]) -> Addresses:
+    """Return those of a name's addresses that a host can have. Raises :class:`NotResolved` if there is none.
+
+    A DNS server that blocks a name, or a line of ``/etc/hosts``, gives 0.0.0.0; a connect to it reaches this pod.
+    """
+    kinds = {address: no_host(address) for address in addresses}
+    found = tuple(address for address, kind in kinds.items() if kind is None)
+    if not found:
+        listed = "; ".join(f"resolves to {address}, {kind}" for address, kind in kinds.items())
+        raise NotResolved(host, listed or "has no address")
+    return found
 
 
 def system_addresses(host: str) -> Addresses:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy, seconds
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
@@ -78,7 +78,7 @@ def _status(
         if last is not None and now - last < _STATUS_EVERY_S:
             return
         elapsed_s = now - started
-        passed = f"{elapsed_s:.0f} of {deadline_s:.0f} s"
+        passed = f"{seconds(elapsed_s)} of {seconds(deadline_s)} s"
         line = f"still waiting for {what}: {failure.cause} ({passed})"
         if last is None:
             line = f"waiting for {full_name}: {failure.cause} ({passed}, next try in {next_try_s:.1f} s)"
@@ -163,7 +163,7 @@ def await_leader(
     except NotYet as last:
         raise EntryError(
             "LEADER_TIMEOUT",
-            f"the leader {name.host} was not reachable within {policy.deadline_s:.0f} s: {last.cause}",
+            f"the leader {name.host} was not reachable within {seconds(policy.deadline_s)} s: {last.cause}",
             f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
             DEADLINE,
         ) from last
@@ -222,7 +222,7 @@ def await_own_name(
     except NotYet as last:
         raise EntryError(
             "OWN_NAME_TIMEOUT",
-            f"{name.host} did not resolve to this leader within {policy.deadline_s:.0f} s: {last.cause}",
+            f"{name.host} did not resolve to this leader within {seconds(policy.deadline_s)} s: {last.cause}",
             last.look_at,
             DEADLINE,
         ) from last
@@ -252,7 +252,7 @@ def await_free_ports(
     except NotYet as last:
         raise EntryError(
             "PORT_TAKEN",
-            f"ports that SGLang needs were not free within {policy.deadline_s:.0f} s: {last.cause}",
+            f"ports that SGLang needs were not free within {seconds(policy.deadline_s)} s: {last.cause}",
             f"{last.look_at}; choose others with --dist-init and SGLang's --port",
             CONFIGURATION,
         ) from last

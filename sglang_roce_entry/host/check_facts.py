@@ -17,6 +17,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, IpAddress
 from sglang_roce_entry.host.installed import distribution_versions, rdma_core_version
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
+from sglang_roce_entry.natural import whole_number
 
 #: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
 _PEER_MEMORY = (
@@ -243,7 +244,7 @@ def _counters(tree: Tree, hcas: Iterable[Hca]) -> dict[str, dict[str, int]]:
             paths = {name: f"{base}/hw_counters/{name}" for name in (*LOSS_COUNTERS, *MARK_COUNTERS)}
             paths |= {name: f"{base}/counters/{name}" for name in PORT_COUNTERS}
             texts = {name: attribute_or_none(tree, path) or "" for name, path in paths.items()}
-            values = {name: int(text) for name, text in texts.items() if text.isdecimal()}
+            values = {name: value for name, text in texts.items() if (value := whole_number(text)) is not None}
             if values:
                 found[port.label] = values
     return found

@@ -8,8 +8,10 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import oldest_version
+from sglang_roce_entry.host.named_file import NotAFileError
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
+from sglang_roce_entry.problems import ConfigurationError
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
@@ -69,9 +71,19 @@ def _nccl_files(
     for path in host.answers.nccl_file_paths(environ, version):
         try:
             found.append((path, host.tree.text(path)))
+        except NotAFileError as failure:
+            raise _endless("NCCL_CONF_FILE", path) from failure
         except OSError:
             continue  # no such file, or not readable: NCCL skips it silently as well
     return tuple(found)
+
+
+def _endless(code: str, path: str) -> ConfigurationError:
+    return ConfigurationError(
+        code,
+        f"{path} is no regular file: NCCL would read it without end",
+        "mount a file there, or remove the variable that names it (NCCL_CONF_FILE, NCCL_TOPO_FILE)",
+    )
 
 
 def _topology_file(
@@ -92,5 +104,7 @@ def _topology_file(
     )
     try:
         return named or _VIRTUAL_TOPOLOGY, host.tree.text(named or _VIRTUAL_TOPOLOGY)
+    except NotAFileError as failure:
+        raise _endless("TOPOLOGY_FILE", named) from failure
     except OSError:
         return (named, None) if named else None

@@ -13,7 +13,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpu, Gpus
 from sglang_roce_entry.host.rdma import CLASS, numa_node
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
-from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.natural import natural_key, whole_number
 
 _NVIDIA_NODE = "/dev/nvidia"
 _NVIDIA_PROC = "/proc/driver/nvidia/gpus"
@@ -61,7 +61,7 @@ def _nvidia_gpu(tree: Tree, address: str, *, divided: bool) -> Gpu:
     minor = fields.get("Device Minor", "")
     uuid = fields.get("GPU UUID", "")
     path = tree.real(f"/sys/bus/pci/devices/{address}")
-    number = _number(minor)
+    number = whole_number(minor)
     instances = names_or_empty(tree, f"{_NVIDIA_CAPABILITIES}/gpu{number}/mig") if divided else []
     return Gpu(
         pci_address=address,
@@ -98,7 +98,7 @@ def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
         words = (text or "").split()
         values = dict(zip(words[::2], words[1::2]))  # noqa: B905 - pairs of name and number
         location, domain, minor = (
-            _number(values.get(key)) for key in ("location_id", "domain", "drm_render_minor")
+            whole_number(values.get(key)) for key in ("location_id", "domain", "drm_render_minor")
         )
         if location is None:
             continue
@@ -117,7 +117,3 @@ def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
             )
         )
     return nodes, tuple(gpus)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None

@@ -27,7 +27,10 @@ def has_ipc_lock(tree: Tree) -> bool | None:
     """Return whether CAP_IPC_LOCK is effective (CapEff of ``/proc/self/status``), ``None`` if not known."""
     for line in lines_or_empty(tree, "/proc/self/status"):
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK_BIT & 1)
+            try:
+                return bool(int(line.split()[1][:32], 16) >> _CAP_IPC_LOCK_BIT & 1)
+            except (ValueError, IndexError):
+                return None
     return None
 
 

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from sglang_roce_entry.host.facts import Gid, Hca, IpAddress, Port
 from sglang_roce_entry.host.tree import ABSENT, Tree, attribute_or_none, names_or_empty
-from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.natural import natural_key, whole_number
 
 CLASS = "/sys/class/infiniband"
 VERBS_CLASS = "/sys/class/infiniband_verbs"
@@ -78,8 +78,7 @@ def _read_hca(tree: Tree, base: str, name: str, ports: tuple[Port, ...], verbs: 
 
 def numa_node(tree: Tree, path: str | None) -> int | None:
     """Return the NUMA node of a device, ``None`` where the kernel does not know it (-1, NUMA_NO_NODE)."""
-    text = attribute_or_none(tree, f"{path}/numa_node") if path else None
-    return int(text) if text and text.isdecimal() else None
+    return whole_number(attribute_or_none(tree, f"{path}/numa_node")) if path else None
 
 
 def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
@@ -93,7 +92,8 @@ def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
 
 def _read_ports(tree: Tree, base: str, device: str) -> tuple[Port, ...] | None:
     try:
-        numbers = sorted(int(name) for name in tree.names(f"{base}/ports") if name.isdecimal())
+        found = map(whole_number, tree.names(f"{base}/ports"))
+        numbers = sorted(number for number in found if number is not None)
     except OSError as error:
         return None if error.errno in ABSENT else ()
     return tuple(_read_port(tree, base, device, number) for number in numbers)
@@ -117,7 +117,11 @@ def _read_port(tree: Tree, base: str, device: str, number: int) -> Port:
 
 def _read_gids(tree: Tree, port: str) -> tuple[int, tuple[Gid, ...]]:
     try:
-        slots = {int(name): content for name, content in tree.slots(f"{port}/gids") if name.isdecimal()}
+        slots = {
+            index: content
+            for name, content in tree.slots(f"{port}/gids")
+            if (index := whole_number(name)) is not None
+        }
     except OSError:
         return 0, ()
     occupied = [
@@ -180,8 +184,7 @@ def parse_rate_gbps(text: str | None) -> float | None:
 
 def leading_number(text: str | None) -> int | None:
     """Return the number of ``4: ACTIVE`` or ``1: CA``, ``None`` if there is none."""
-    number = text.partition(":")[0].strip() if text else ""
-    return int(number) if number.isdecimal() else None
+    return whole_number(text.partition(":")[0].strip()) if text else None
 
 
 def pci_function_path(real_path: str) -> str | None:

@@ -12,6 +12,9 @@ import os
 from collections.abc import Iterable
 from typing import Protocol
 
+from sglang_roce_entry.host.named_file import read_bytes
+from sglang_roce_entry.natural import whole_number
+
 #: A sysfs attribute is at most one page (Documentation/filesystems/sysfs.rst).
 ATTRIBUTE_BYTES = 4096
 #: Larger than any file that is read whole here (/proc/net/route of a node with thousands of routes).
@@ -52,8 +55,7 @@ class DiskTree:
 
     def text(self, path: str) -> str:
         """Return a whole file. Raises ``OSError``."""
-        with open(self._root + path, "rb") as file:
-            return file.read(_TEXT_BYTES).decode("utf-8", "surrogateescape")
+        return read_bytes(self._root + path, _TEXT_BYTES, cut=True).decode("utf-8", "surrogateescape")
 
     def names(self, path: str) -> list[str]:
         """Return the entries of a directory, in no order. Raises ``OSError``."""
@@ -124,5 +126,5 @@ def errno_name(error: OSError) -> str:
 
 def numbered(prefix: str, paths: Iterable[str]) -> list[str]:
     """Return those of ``paths`` that are ``prefix`` and a decimal number, by number."""
-    numbers = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
-    return [f"{prefix}{number}" for number in sorted(int(text) for text in numbers if text.isdecimal())]
+    found = (whole_number(path[len(prefix) :]) for path in paths if path.startswith(prefix))
+    return [f"{prefix}{number}" for number in sorted(number for number in found if number is not None)]

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -136,11 +137,14 @@ def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:
     data = text.encode("utf-8", "backslashreplace")[:_TERMINATION_LOG_BYTES]
     data = data.decode("utf-8", "ignore").encode()  # the cut may have split a character
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # A FIFO that nobody reads would hold up the end for ever.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return  # not in Kubernetes, or not writable
     try:
-        os.write(descriptor, data)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, data)
     except OSError:
         pass
     finally:

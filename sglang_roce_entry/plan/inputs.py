@@ -5,6 +5,7 @@ The only file of this package that reads from outside, through the host that it 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,11 +15,12 @@ from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constr
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.group.endpoint import bracketed, literal
 from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
-from sglang_roce_entry.group.names import NotResolved, Resolver
+from sglang_roce_entry.group.names import NotResolved, Resolver, of_hosts
 from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
+from sglang_roce_entry.host.named_file import read_named
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.plan.bare_word import not_executed
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
@@ -81,8 +83,12 @@ def read_request(
     environ: Mapping[str, str],
     host: Host,
     shell: frozenset[str] = frozenset(),
+    folder: str | None = ".",
 ) -> Request:
-    """Return what a command line asks for. Raises ``EntryError``."""
+    """Return what a command line asks for. Raises ``EntryError``.
+
+    ``folder`` is where the command runs, ``None`` where that is not known.
+    """
     bare = invocation.form == BARE_WORD and bool(invocation.rest)
     number = host.answers.exec_errno(invocation.rest[0], environ) if bare and invocation.mode else 0
     return Request(
@@ -90,7 +96,7 @@ def read_request(
         environ=environ,
         form=MODE if invocation.mode else BARE_WORD if bare else LAUNCH,
         executable=(sys.executable or "python3") if host.live else "python3",
-        user=None if bare else read_arguments(invocation.rest, _file_reader(host)),
+        user=None if bare else read_arguments(invocation.rest, _file_reader(host, folder)),
         bare_word=invocation.rest if bare else (),
         not_executed=as_problem(not_executed(invocation.rest[0], number, os.strerror(number))) if number else None,
         exec_known=number is not None,
@@ -101,16 +107,19 @@ def read_request(
     )
 
 
-def _file_reader(host: Host) -> Callable[[str], str]:
+def _file_reader(host: Host, folder: str | None) -> Callable[[str], str]:
     def read(path: str) -> str:
-        absolute = os.path.abspath(path)
+        if folder is None and not os.path.isabs(path):
+            raise OSError(
+                errno.ENOENT, "it is relative to the server's working directory, which is not known here"
+            )
+        absolute = os.path.abspath(os.path.join(folder or "/", path))
         if not host.live:
             try:
                 return host.tree.text(absolute)
             except OSError:
                 pass  # not recorded: the user means the local file
-        with open(absolute, encoding="utf-8") as file:
-            return file.read()
+        return read_named(absolute)
 
     return read
 
@@ -202,7 +211,10 @@ def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | Non
         return None
     recorded = host.answers.resolve(identity.leader)
     if recorded is not None:
-        return found_leader(identity, tuple(recorded), facts, host)
+        try:
+            return found_leader(identity, of_hosts(identity.leader, recorded) if recorded else (), facts, host)
+        except NotResolved as failure:
+            return Leader(failure=str(failure))
     if not host.live and literal(identity.leader) is None:
         return Leader(failure=f"{identity.leader} was not looked up when this was recorded")
     try:

@@ -34,7 +34,7 @@ def _folded(names: Sequence[str], number: re.Pattern[str]) -> list[str]:
     for name in names:
         parts = number.fullmatch(name)
         # Hexadecimal groups and leading zeros do not count up as numbers do.
-        if parts is None or name.count(":") > 1 or (parts[2][0] == "0" and parts[2] != "0"):
+        if parts is None or name.count(":") > 1 or (parts[2][0] == "0" and parts[2] != "0") or len(parts[2]) > 18:
             plain.append(name)
         else:
             groups.setdefault((parts[1], parts[3]), []).append(int(parts[2]))

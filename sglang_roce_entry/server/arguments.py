@@ -164,7 +164,8 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
                     f"write it with dashes: {str(key).replace('_', '-')}",
                 )
             )
-        tokens.extend(_config_tokens(name, value, option))
+        if find_option(name.partition("=")[0]) is not None:
+            tokens.extend(_config_tokens(name, value, option))
     return _scan(tuple(tokens), path)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from sglang_roce_entry.fabric.use import MOONCAKE, NIXL, NamedHcas, Use
 from sglang_roce_entry.host.facts import Gpu, HostFacts
 from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.natural import whole_number
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.server.arguments import UserArguments
 
@@ -67,7 +68,7 @@ def _release(version: str | None) -> tuple[tuple[int, ...], int] | None:
     """Return ``0.5.5.post3`` as ((0, 5, 5), 3), a candidate as its release; ``None`` if it is not a version."""
     plain, _, post = (version or "")[:64].partition(".post")
     numbers = parse_version(plain)
-    return (numbers[:3], int(post) if post.isdecimal() else 0) if numbers else None
+    return (numbers[:3], whole_number(post) or 0) if numbers else None
 
 
 def reads_map(version: str | None) -> bool:

@@ -46,6 +46,26 @@ BAD = {
     "index abc": ({"LWS_WORKER_INDEX": "abc"}, MODEL, 78, "IDENTITY_NUMBER", "'abc'"),
     "index 2 of 2": ({"LWS_WORKER_INDEX": "2"}, MODEL, 78, "INDEX_OUT_OF_RANGE", "worker index 2"),
     "index -1": ({"LWS_WORKER_INDEX": "-1"}, MODEL, 78, "IDENTITY_NUMBER", "'-1'"),
+    "rank unexpanded": (
+        {"LWS_GROUP_SIZE": "1"}, (*MODEL, "--node-rank", "$(RANK)"), 78, "IDENTITY_NUMBER", "'$(RANK)' (--node-rank)",
+    ),
+    "rank empty": ({}, (*MODEL, "--node-rank="), 78, "IDENTITY_NUMBER", "'' (--node-rank)"),
+    "nodes unexpanded": ({}, (*MODEL, "--nnodes", "$(N)"), 78, "IDENTITY_NUMBER", "'$(N)' (--nnodes)"),
+    "leader unspecified": ({"LWS_LEADER_ADDRESS": "0.0.0.0"}, MODEL, 78, "LEADER_ADDRESS", "a server listens"),
+    "leader multicast": ({"LWS_LEADER_ADDRESS": "[ff02::1]"}, MODEL, 78, "LEADER_ADDRESS", "a multicast address"),
+    "leader broadcast": (
+        {"LWS_LEADER_ADDRESS": "255.255.255.255"}, MODEL, 78, "LEADER_ADDRESS", "the broadcast address",
+    ),
+    "leader unspecified and mapped": (
+        {"LWS_LEADER_ADDRESS": "[::ffff:0.0.0.0]"}, MODEL, 78, "LEADER_ADDRESS", "a server listens",
+    ),
+    "dist-init unspecified beside LWS": (
+        {}, (*MODEL, "--dist-init-addr", "[::]:20000"), 78, "LEADER_ADDRESS", "a server listens",
+    ),
+    "dist-init unspecified beside a flag": (
+        {"SGLANG_ROCE_LEADER_ADDRESS": "sglang-0.sglang"}, (*MODEL, "--dist-init-addr", "0.0.0.0:20000"),
+        78, "LEADER_ADDRESS", "(--dist-init-addr)",
+    ),
     "leader with scheme": ({"LWS_LEADER_ADDRESS": "tcp://a"}, MODEL, 78, "LEADER_ADDRESS", "'tcp://a'"),
     "leader with port": ({"LWS_LEADER_ADDRESS": "a:1"}, MODEL, 78, "LEADER_ADDRESS", "'a:1'"),
     "leader with spaces": ({"LWS_LEADER_ADDRESS": "a b"}, MODEL, 78, "LEADER_ADDRESS", "'a b'"),
@@ -162,6 +182,64 @@ def test_the_process_says_it_in_two_lines(
     assert lines[position].startswith("sglang-roce-entry: error: ")
     assert lines[position + 1].startswith("sglang-roce-entry:   fix: ")
     assert ran.out == ""
+
+
+@pytest.mark.parametrize("argument", [("--nnodes", "02"), ("--nnodes=+2",), ("--node-rank", "00")])
+def test_numbers_are_read_as_sglang_reads_them(run: Run, argument: tuple[str, ...]) -> None:
+    ran = run("--dry-run=json", *MODEL, *argument, node=group())
+    assert (ran.code, ran.document["identity"]["size"]) == (0, 2), ran.codes
+
+
+def test_one_node_may_listen_anywhere(run: Run) -> None:
+    """SGLang starts with --dist-init-addr 0.0.0.0:PORT, as long as nobody else has to reach it."""
+    environ = dict.fromkeys(LWS, "")
+    ran = run("--dry-run=json", *MODEL, "--dist-init-addr", "0.0.0.0:20100", node=group(), environ=environ)
+    assert ran.code == 0, ran.codes
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (["0.0.0.0"], "resolves to 0.0.0.0, where a server listens"),
+        (["::"], "resolves to ::, where a server listens"),
+        (["224.0.0.251"], "resolves to 224.0.0.251, a multicast address"),
+    ],
+)
+def test_a_name_that_no_host_has_is_not_resolved(run: Run, found: list[str], words: str) -> None:
+    node = group().set(resolve={"sglang-0.sglang": found})
+    ran = run("--dry-run=json", *MODEL, node=node, environ={"LWS_WORKER_INDEX": "1"})
+    (problem,) = [one for one in ran.document["problems"] if one["code"] == "LEADER_UNRESOLVED"]
+    assert words in problem["message"]
+    assert ran.document["environment"]["GLOO_SOCKET_IFNAME"]["value"] is None
+
+
+POLICY = {
+    "a port with a zero": ("dist_init: 020300", 20300),
+    "a port in octal": ("dist_init: 0o20300", "not a port number"),
+    "a port in hexadecimal": ("dist_init: 0x4e20", "not a port number"),
+    "base 60": ("hca_wait: 1:30", "'1:30' is not a duration"),
+    "a date": ("interface: 2026-01-02", "names the interface '2026-01-02'"),
+    "twice": ("rdma: off\nstrict: yes\nrdma: required", "line 3, column 1: this key stands already in line 1"),
+    "twice, quoted": ("strict: yes\n'strict': no", "stands already"),
+    "a tag": ("gpus: !!int 8", "line 1, column 7: the value has a tag"),
+    "a switch that is none": ("rdma: !!bool x", "line 1, column 7: the value is no bool"),
+    "an unknown tag": ("gpus: !eight 8", "line 1, column 7: the value has a tag"),
+    "switches": ("rdma: no\nstrict: off\ntp: off", 20000),
+}
+
+
+@pytest.mark.parametrize("name", sorted(POLICY))
+def test_a_policy_means_what_is_written(run: Run, tmp_path: Path, name: str) -> None:
+    text, expected = POLICY[name]
+    (tmp_path / "policy.yaml").write_text(text)
+    worker = {"LWS_WORKER_INDEX": "1"}
+    ran = run("--policy", "policy.yaml", "--dry-run=json", *MODEL, "--tp", "16", node=group(), environ=worker)
+    if isinstance(expected, int):
+        assert ran.code == 0, ran.out + ran.err
+        assert expected in ran.document["wait"]["ports"]
+    else:
+        assert ran.code == 78
+        assert expected in ran.out + ran.err
 
 
 @pytest.mark.parametrize("text", ["- 1", "a: [", "hca_wiat: 3", "\x00"])

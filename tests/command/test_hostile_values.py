@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.command.conftest import Run
 
 ESCAPES = "a\nEVIL: 1\r\x1b[2J\x1b]0;x\x07\x9b2J\u2028EVIL\x85"
+#: Not UTF-8: the escape (CSI) and the next line (NEL) of an 8-bit terminal, and a letter of Latin-1.
+BYTES = "a\udc9b2J\udc85EVIL\udce9"
 NAMES = ("NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "SGLANG_HOST_IP", "HOST_IP", "NCCL_DEBUG")
 
 
@@ -36,12 +38,39 @@ def test_a_value_cannot_add_a_line_or_steer_the_terminal(run: Run, mode: str) ->
         assert not line.strip().startswith("EVIL"), line
 
 
+@pytest.mark.parametrize("mode", ["--dry-run", "--check"])
+def test_bytes_that_steer_a_terminal_are_shown_as_numbers(run: Run, mode: str) -> None:
+    ran = run(mode, "--model-path", f"/m{BYTES}", node=healthy(), environ={"NCCL_SOCKET_IFNAME": BYTES})
+    assert r"a\x9b2J\x85EVIL" in ran.out
+    assert not set(ran.out) & {chr(0xDC00 + byte) for byte in range(0x80, 0xA0)}
+    assert "EVIL\udce9" in ran.out, "other bytes stay as they are"
+
+
 def test_digits_without_end_are_no_defect(run: Run) -> None:
     digits = "9" * 5000
     names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NCCL_IB_GID_INDEX", "LWS_WORKER_INDEX")
     for name in names:
         ran = run("--dry-run=json", "--model-path", "/m", node=healthy(), environ={name: digits})
         assert ran.document["exit_code"] in (0, 69, 78)
+
+
+def test_digits_without_end_in_the_files_of_a_node_are_no_defect(run: Run) -> None:
+    digits, node = "9" * 5000, healthy()
+    for path in node.files:
+        if path.endswith(("/state", "/rate", "/numa_node", "/node_type")) and "mlx5_1" in path:
+            node.files[path] = digits
+    node.files["/proc/driver/nvidia/gpus/0000:01:00.0/information"] = f"Device Minor: {digits}\n"
+    node.files["/proc/self/status"] = f"CapEff:\t{'f' * 5000}\n"
+    for mode in ("--dry-run=json", "--check=json"):
+        assert run(mode, "--model-path", "/m", node=node).document["exit_code"] in (0, 69, 78)
+
+
+@pytest.mark.parametrize("key", ["9" * 5000, "\u0663", "0" * 40])
+def test_a_gpu_of_the_transfer_without_end_is_no_defect(run: Run, key: str) -> None:
+    arguments = ("--disaggregation-mode", "prefill", "--disaggregation-ib-device", f'{{"{key}": "mlx5_0"}}')
+    ran = run("--dry-run=json", "--model-path", "/m", *arguments, node=healthy())
+    assert ran.document["exit_code"] in (0, 69, 78)
+    assert "IB_DEVICE" in ran.codes
 
 
 def _closed(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.control import told
 from sglang_roce_entry.fabric.use import NIXL, NamedHcas, Use
 from sglang_roce_entry.fabric.wishes import DISCOVERED, Given, Wish, unset
+from sglang_roce_entry.natural import whole_number
 from sglang_roce_entry.problems import Problem, config_value
 
 OPTION = "--disaggregation-ib-device"
@@ -176,7 +177,7 @@ def _mapping(text: str, file_text: str | None) -> dict[int, str] | str:
         return "is not a JSON object of GPU numbers"
     found: dict[int, str] = {}
     for key, value in document.items():
-        if not key.isdecimal() or not isinstance(value, str):
+        if (gpu := whole_number(key)) is None or not isinstance(value, str):
             return f"maps {key!r} to {value!r}: keys are GPU numbers, values are names with commas"
-        found[int(key)] = value
+        found[gpu] = value
     return found

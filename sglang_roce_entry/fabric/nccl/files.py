@@ -17,6 +17,8 @@ from sglang_roce_entry.problems import Problem, config_value
 _FIRST_WITH_CONF_FILE = (2, 23)
 _FIRST_WITHOUT_CARRIAGE_RETURN = (2, 30)
 _LONGEST_VALUE_BYTES = 1023
+#: So many faulty lines of one file are shown.
+_MOST_LINES = 10
 
 
 def parse_nccl_file(text: str) -> dict[str, str]:
@@ -69,13 +71,26 @@ def check_files(
                     f"convert it: sed -i 's/\\r$//' {path}",
                 )
             )
-        for number, line in enumerate(lines, 1):
-            fault = _fault(line.removesuffix("\r"))
-            if fault is not None:
-                where = f"{path} line {number}: {_shown(line.strip())!r}"
-                problems.append(
-                    config_value("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces")
-                )
+        problems += _faulty_lines(path, lines)
+    return problems
+
+
+def _faulty_lines(path: str, lines: Iterable[str]) -> list[Problem]:
+    """Return the first faults of a file, and how many more there are: it need not be such a file at all."""
+    problems: list[Problem] = []
+    more = 0
+    for number, line in enumerate(lines, 1):
+        fault = _fault(line.removesuffix("\r"))
+        if fault is None:
+            continue
+        if len(problems) == _MOST_LINES:
+            more += 1
+            continue
+        where = f"{path} line {number}: {_shown(line.strip())!r}"
+        problems.append(config_value("NCCL_FILE_LINE", f"{where} {fault}", "write NAME=value without spaces"))
+    if more:
+        message = f"{path} has {more} more lines of this kind: is it a configuration file of NCCL?"
+        problems.append(config_value("NCCL_FILE_LINE", message, "write NAME=value without spaces"))
     return problems
 
 

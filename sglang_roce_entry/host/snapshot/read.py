@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 
 from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.named_file import read_bytes
 from sglang_roce_entry.host.snapshot.format import FACTS, PACKAGED, TOP, Document, SnapshotError, packaged_names
 from sglang_roce_entry.host.snapshot.recorded import MemoryTree, RecordedAnswers
 
@@ -38,8 +39,7 @@ def load(name: str) -> tuple[Host, dict[str, str]]:
         if os.path.isdir(path):
             files, links, directories = _from_folder(name, path)
         else:
-            with open(path, "rb") as archive:
-                files, links, directories = _from_archive(name, archive.read(_MAX_UNPACKED_BYTES))
+            files, links, directories = _from_archive(name, read_bytes(path, _MAX_UNPACKED_BYTES))
     except OSError as error:
         raise SnapshotError(name, error.strerror or str(error)) from error
     document = Document.parsed(name, files.pop(f"/{FACTS}", None))

@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sglang_roce_entry.host.named_file import read_named
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import http_port
@@ -143,7 +144,6 @@ def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdi
     limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
 
     def read_file(folder: str | None, path: str) -> str:
-        with open(os.path.join(folder or ".", path), encoding="utf-8") as file:
-            return file.read()
+        return read_named(os.path.join(folder or ".", path))
 
     return probe(kind, given, running_here(), lambda target, path: ask(target, path, limit_s), read_file)
