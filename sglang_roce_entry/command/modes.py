@@ -11,7 +11,8 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import Host, live_host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.snapshot.read import load
-from sglang_roce_entry.host.snapshot.write import is_recorded, pack, record
+from sglang_roce_entry.host.snapshot.variables import is_recorded
+from sglang_roce_entry.host.snapshot.write import pack, record
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log, write_stdout
 from sglang_roce_entry.plan.bare_word import taken_as_launch
@@ -130,7 +131,7 @@ def _save(
     count = sum(not name.endswith("/") for name in files)
     log.say(
         f"recorded {count} files, {len(facts['interfaces'])} interfaces, {len(facts['verbs'])} verbs "
-        f"devices, {len(facts['environ'])} variables (none with a name of a secret); "
+        f"devices, {len(facts['environ'])} variables (only those that decide something here); "
         f"{len(archive)} bytes"
     )
     log.say(

@@ -13,7 +13,8 @@ from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import folded_names
-from sglang_roce_entry.server.spellings import find_option, redacted
+from sglang_roce_entry.server.redaction import redacted
+from sglang_roce_entry.server.spellings import find_option
 
 #: What differs between the nodes of a group by design.
 _OF_THE_NODE = ("node_rank", "host")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from sglang_roce_entry.plan.bare_word import shown_program
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.shell import as_words, quoted
-from sglang_roce_entry.server.spellings import redacted
-
-_SECRET_ENDINGS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY", "CREDENTIALS")
+from sglang_roce_entry.server.redaction import is_secret_name, redacted
 
 
 def is_secret_variable(name: str) -> bool:
     """Return whether the value of an environment variable must not be shown."""
-    return name.upper().endswith(_SECRET_ENDINGS) and not name.startswith("NCCL_")
+    return is_secret_name(name) and not name.startswith("NCCL_")
 
 
 def shown_argv(plan: Plan) -> tuple[str, ...]:

@@ -108,18 +108,3 @@ def is_ignored_config(token: str) -> bool:
     if not (CONFIG.startswith(name) and name.startswith(_CONFIG_PREFIX)):
         return False
     return bool(equals) or name != CONFIG
-
-
-def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``argv`` with the values of secret options replaced by ``***``."""
-    shown: list[str] = []
-    hide_next = False
-    for token in argv:
-        name, equals, _ = token.partition("=")
-        # SGLang refuses --api_key, but its value is still a key.
-        option = find_option(name.replace("_", "-")) if name.startswith("--") else None
-        secret = option is not None and option.secret
-        # Whatever follows is hidden: a key that looks like an option is refused, but is still a key.
-        shown.append("***" if hide_next else f"{name}=***" if secret and equals else token)
-        hide_next = secret and not equals
-    return tuple(shown)

@@ -213,7 +213,7 @@ def test_a_name_that_no_host_has_is_not_resolved(run: Run, found: list[str], wor
     assert ran.document["environment"]["GLOO_SOCKET_IFNAME"]["value"] is None
 
 
-POLICY = {
+POLICY: dict[str, tuple[str, int | str]] = {
     "a port with a zero": ("dist_init: 020300", 20300),
     "a port in octal": ("dist_init: 0o20300", "not a port number"),
     "a port in hexadecimal": ("dist_init: 0x4e20", "not a port number"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,8 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.codes import BY_CODE
+from sglang_roce_entry.host.snapshot.variables import is_recorded
 from tests.command.conftest import clean_environment
 from tests.healthy import LEADER, healthy
+from tests.test_architecture import PACKAGE
 from tests.trees import Node
 
 if TYPE_CHECKING:
@@ -53,6 +58,11 @@ def identified() -> Node:
 ENVIRON = {
     "HF_TOKEN": "s3cr3t-token",
     "MC_PASSWORD": "s3cr3t-password",
+    "MC_METADATA_SERVER": "redis://:s3cr3t@h:6379",
+    "MOONCAKE_PRIVATE_KEY": "s3cr3t",
+    "SGLANG_PASSWORD_1": "s3cr3t",
+    "SGLANG_S3_SECRET_KEY": "s3cr3t",
+    "UCX_TLS": "s3cr3t-but-read-by-nothing-here",
     "HOSTNAME": "s3cr3t-host",
     "NCCL_IB_TC": "106",
     "NVIDIA_VISIBLE_DEVICES": f"{UUID},{UUID[:-1]}6",
@@ -88,6 +98,22 @@ def test_nothing_that_identifies(run: Run, tmp_path: Path) -> None:
     gids = {name: data for name, data in _members(archive).items() if name.endswith("mlx5_0/ports/1/gids/1")}
     assert list(gids.values()) == [f"fe80:0000:0000:0000:0000:0000:0000:{number:04x}".encode()]
     assert document["files"] == {"/etc/nccl.conf": "#\nNCCL_IB_TC=106\n#\n"}
+
+
+def test_a_snapshot_holds_each_variable_that_something_here_reads() -> None:
+    """Each constant of a decision that looks like a variable of a library, but for the codes of problems."""
+    names = {
+        node.value
+        for room in ("check", "fabric", "group", "host", "plan", "server")
+        for path in (PACKAGE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    pattern = re.compile(
+        r"(CUDA|GLOO|HIP|LWS|MC|MOONCAKE|NCCL|NVIDIA|NVSHMEM|POD|ROCR|SGLANG|UCX)_[A-Z0-9_]*[A-Z0-9]"
+    )
+    variables = {name for name in names if pattern.fullmatch(name)} - set(BY_CODE) | {"NCCL_CONF_FILE"}
+    assert not [name for name in sorted(variables) if not is_recorded(name)]
 
 
 def test_identifiers_are_kept_when_asked(run: Run, tmp_path: Path) -> None:

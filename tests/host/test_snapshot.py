@@ -261,7 +261,7 @@ def test_this_machine_records_and_replays(tmp_path: Path) -> None:
     path = tmp_path / "here.tar.gz"
     path.write_bytes(archive)
     again, recorded = load(str(path))
-    assert recorded == {"NCCL_AUTH_TOKEN": "x", "NCCL_DEBUG": "INFO"}
+    assert recorded == {"NCCL_DEBUG": "INFO"}, "what nothing here reads stays on the node"
     first, second = collect(host, environ), collect(again, environ)
     assert second.interfaces == first.interfaces
     assert second.hcas == first.hcas

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
-from sglang_roce_entry.server.spellings import OPTIONS, find_option, redacted
+from sglang_roce_entry.server.redaction import is_secret_name, redacted
+from sglang_roce_entry.server.spellings import OPTIONS, find_option
 
 
 def read(*argv: str, config: str | None = None) -> UserArguments:
@@ -156,10 +157,61 @@ def test_config_forms_that_sglang_never_reads(argv: tuple[str, ...]) -> None:
         (("--api-key", "--my secret"), ("--api-key", "***")),
         (("--api-key", "-my secret"), ("--api-key", "***")),
         (("--api-key", "--secret"), ("--api-key", "***")),
+        # Options that SGLang refuses, whose value is a key all the same.
+        (("--hf-token", "s"), ("--hf-token", "***")),
+        (("--db_password=s",), ("--db_password=***",)),
+        (("--redis-secret", "s", "--tp", "8"), ("--redis-secret", "***", "--tp", "8")),
+        (("--tokenizer-path", "/t"), ("--tokenizer-path", "/t")),
+        (("--speculative-token-map", "/t"), ("--speculative-token-map", "/t")),
+        # Credentials inside a value.
+        (("--model-path", "redis://user:s@host:6379/m"), ("--model-path", "redis://***@host:6379/m")),
+        (("--model-path=https://:s@h/m",), ("--model-path=https://***@h/m",)),
+        (("--model-path", "https://s@h/m"), ("--model-path", "https://***@h/m")),
+        (("--model-path", "redis://u:s/s@h/m"), ("--model-path", "redis://***@h/m")),
+        (("--model-path", "http://h:80/m@v2"), ("--model-path", "http://h:80/m@v2")),
+        (("--model-path", "s3://bucket/m@v2"), ("--model-path", "s3://bucket/m@v2")),
+        (("--x", "user:s@host:6379"), ("--x", "***@host:6379")),
+        (("--x", "https://h/m?a=1&token=s&b=2"), ("--x", "https://h/m?a=1&token=***&b=2")),
+        (("--x", "https://h/m?X-Amz-Signature=s"), ("--x", "https://h/m?X-Amz-Signature=***")),
+        (("--x", "host=h password=s user=u"), ("--x", "host=h password=*** user=u")),
+        (("--x", "Authorization: Bearer s"), ("--x", "Authorization: Bearer ***")),
+        (
+            ("--json-model-override-args", '{"api_key": "s", "n": 1}'),
+            ("--json-model-override-args", '{"api_key": "***", "n": 1}'),
+        ),
+        (
+            ("--x", '{"a": [{"secretKey": "s"}], "url": "redis://u:s@h"}'),
+            ("--x", '{"a": [{"secretKey": "***"}], "url": "redis://***@h"}'),
+        ),
+        (('--x={"credentials": {"a": "s"}}',), ('--x={"credentials": "***"}',)),
+        (("--x", '{"eos_token_id": 2, "max_tokens":7}'), ("--x", '{"eos_token_id": 2, "max_tokens":7}')),
+        (("--x", "{'access_key': 's', 'n': 1}"), ("--x", "{'access_key': ***, 'n': 1}")),
+        (("--x", '{"a": "{\\"token\\": \\"s\\"}"}'), ("--x", '{"a": "{\\"token\\": \\"***\\"}"}')),
+        (("--x", '{"secret\\u005fkey": "s"}'), ("--x", '{"secret_key": "***"}')),
     ],
 )
 def test_secrets_are_hidden(argv: tuple[str, ...], shown: tuple[str, ...]) -> None:
     assert redacted(argv) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("SGLANG_S3_SECRET_KEY", True), ("MOONCAKE_PRIVATE_KEY", True), ("SGLANG_PASSWORD_1", True),
+        ("AWS_ACCESS_KEY_ID", True), ("awsSecretKey", True), ("DB_PASSWD", True), ("apiKey", True),
+        ("--max-total-tokens", False), ("NCCL_IB_PKEY", False), ("--ssl-keyfile", False), ("tokenizer", False),
+        ("monkey", False), ("", False), ("_", False), ("KEY", True),
+    ],
+)  # fmt: skip
+def test_a_name_says_whether_it_is_a_secret(name: str, secret: bool) -> None:
+    assert is_secret_name(name) is secret
+
+
+@given(st.text(max_size=40))
+def test_no_password_of_a_url_is_shown(password: str) -> None:
+    plain = "".join(one for one in password if one.isalnum()) + "S3CRET"
+    for text in (f"redis://u:{plain}@h:1/m", f'{{"url": "redis://u:{plain}@h"}}', f"http://h/?token={plain}"):
+        assert plain not in " ".join(redacted(("--model-path", text)))
 
 
 @given(st.lists(st.one_of(st.text(max_size=12), st.sampled_from(["--tp", "--", "--api-key", "--config=x", "-1"]))))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
-from sglang_roce_entry.server.spellings import OPTIONS, redacted
+from sglang_roce_entry.server.redaction import redacted
+from sglang_roce_entry.server.spellings import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

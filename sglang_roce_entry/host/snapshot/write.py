@@ -18,33 +18,10 @@ from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.format import FACTS, FORMAT, TOP
 from sglang_roce_entry.host.snapshot.masking import Mask, needed_lines
+from sglang_roce_entry.host.snapshot.variables import is_recorded
 from sglang_roce_entry.host.tree import ABSENT, Tree, errno_name, lines_or_empty
 
-#: Variables that decide something here; others stay on the node.
-_ENVIRON_PREFIXES = (
-    "LWS_", "NCCL_", "SGLANG_", "NVSHMEM_", "UCX_", "MC_", "GLOO_", "MOONCAKE_",
-)  # fmt: skip
-_ENVIRON_NAMES = frozenset(
-    {
-        "CUDA_DEVICE_ORDER",
-        "CUDA_VISIBLE_DEVICES",
-        "HIP_VISIBLE_DEVICES",
-        "HOST_IP",
-        "LD_LIBRARY_PATH",
-        "NVIDIA_VISIBLE_DEVICES",
-        "POD_IP",
-        "POD_NAME",
-        "ROCR_VISIBLE_DEVICES",
-    }
-)
-
-
 _Read = TypeVar("_Read")
-
-
-def is_recorded(name: str) -> bool:
-    """Return whether a variable of this name decides something here."""
-    return name.startswith(_ENVIRON_PREFIXES) or name in _ENVIRON_NAMES
 
 
 def record(
@@ -66,6 +43,9 @@ def record(
     def kept(name: str) -> bool:
         return is_recorded(name) and not is_secret(name)
 
+    def of_nccl(name: str) -> bool:
+        return name.startswith("NCCL_") or kept(name)  # what is wrong with a line is said of each
+
     tree, mask = RecordingTree(host.tree), Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
     facts = replace(collect(recording, environ), gpus=read_gpus(recording, places=True))
@@ -84,7 +64,7 @@ def record(
     # After the files: a list of visible devices may hold the start of a UUID in them.
     document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
-    tree.files = {path: needed_lines(path, text, nccl_files, kept) for path, text in masked_files.items()}
+    tree.files = {path: needed_lines(path, text, nccl_files, of_nccl) for path, text in masked_files.items()}
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other
