@@ -19,7 +19,7 @@ PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"
 
 #: What everything may import; of ours they import only each other.
-VOCABULARY = {"invocation", "problems", "codes", "log", "natural", "yaml_text"}
+VOCABULARY = {"invocation", "problems", "codes", "log", "named_file", "natural", "yaml_text"}
 #: The values that a user's command line becomes: read where they are used, made in command/ alone.
 SETTINGS = ("command.settings", "command.command_line")
 #: What a room may import beside itself and the vocabulary: rooms, or of a room these modules only.
@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "fabric.consumers": ("fabric", "host.facts"),
     "group": (),
     # What it tells fabric is one value, whose type is fabric's.
-    "server": ("group", "host.facts", "host.installed", "host.named_file", "fabric.use"),
+    "server": ("group", "host.facts", "host.installed", "fabric.use"),
     "plan": ("host", "fabric", "group", "server"),
     "report": ("host", "fabric", "group", "server", "plan"),
     "check": ("host", "fabric", "group", "server", "plan", "report"),

@@ -12,8 +12,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from sglang_roce_entry.command.policy_file import read_policy
-from sglang_roce_entry.host.named_file import read_named
 from sglang_roce_entry.invocation import Settings
+from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
 
 PREFIX = "SGLANG_ROCE_"

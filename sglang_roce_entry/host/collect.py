@@ -8,9 +8,9 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import oldest_version
-from sglang_roce_entry.host.named_file import NotAFileError
 from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
+from sglang_roce_entry.named_file import NotAFileError
 from sglang_roce_entry.problems import ConfigurationError
 
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"

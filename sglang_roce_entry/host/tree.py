@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Protocol
 
-from sglang_roce_entry.host.named_file import read_bytes
+from sglang_roce_entry.named_file import read_bytes
 from sglang_roce_entry.natural import whole_number
 
 #: A sysfs attribute is at most one page (Documentation/filesystems/sysfs.rst).

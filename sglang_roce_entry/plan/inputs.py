@@ -20,8 +20,8 @@ from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
-from sglang_roce_entry.host.named_file import read_named
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
+from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.plan.bare_word import not_executed
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments

@@ -491,7 +491,7 @@ def test_a_probe_loads_http_only_to_ask_a_server_and_nothing_of_a_launch() -> No
     assert not loaded & {"requests", "urllib3", "http.client", "ssl", "yaml"}
     rooms = {name.split(".")[1] for name in loaded if name.startswith("sglang_roce_entry.")}
     # What was asked is read before anything is chosen: ``invocation`` is loaded by every run.
-    assert rooms == {"server", "group", "problems", "invocation"}
+    assert rooms == {"server", "group", "problems", "invocation", "named_file"}
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:

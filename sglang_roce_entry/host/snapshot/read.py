@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterable
 
 from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.named_file import read_bytes
 from sglang_roce_entry.host.snapshot.format import FACTS, PACKAGED, TOP, Document, SnapshotError, packaged_names
 from sglang_roce_entry.host.snapshot.recorded import MemoryTree, RecordedAnswers
+from sglang_roce_entry.named_file import read_bytes
 
 #: 32 HCAs with 1,024 slots and all their attributes are 100,000 members in 100 MB of tar.
 _MAX_UNPACKED_BYTES = 256 << 20

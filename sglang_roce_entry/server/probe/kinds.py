@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.host.named_file import read_named
+from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.ports import http_port
