@@ -908,13 +908,13 @@ _EXITS = Group(
         Entry("126", "The command cannot be executed.", do="See EXEC."),
         Entry("127", "The command was not found.", do="See EXEC_NOT_FOUND."),
         Entry("130", "Interrupted by SIGINT (Ctrl-C) before exec."),
-        Entry("141", "The reader of stdout ended before the output did (`| head`); nothing is wrong."),
         Entry(
             "143",
             "Ended by SIGTERM before exec: Kubernetes deletes the pod, or LeaderWorkerSet recreates the group.",
             see="kubectl get events",
             do="Look for the pod of the group that failed first.",
         ),
+        Entry("141", "The reader of stdout ended before the output did (`| head`); nothing is wrong."),
     ),
 )
 

@@ -111,4 +111,4 @@ def reason_codes() -> set[str]:
 def exit_codes() -> set[str]:
     """Return the exit codes: the constants of the package, and those of the two signals that it handles."""
     constants = {value for value in vars(problems).values() if type(value) is int}
-    return {str(code) for code in constants | {128 + 2, 128 + 15}}
+    return {str(code) for code in constants | {128 + 2, 128 + 13, 128 + 15}}
