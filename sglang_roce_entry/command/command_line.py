@@ -210,7 +210,7 @@ def _check(invocation: Invocation) -> None:
         raise UsageError("--probe asks a running server; a snapshot has none", "leave out --snapshot")
     if invocation.mode == "probe" and invocation.form == BARE_WORD:
         raise UsageError(
-            f"{invocation.rest[0]} after --probe is not an argument of SGLang",
+            f"{_hidden(invocation.rest[0])} after --probe is not an argument of SGLang",
             "give its arguments after --: -- --port 30000",
         )
     if invocation.form == LAUNCH:
@@ -276,9 +276,9 @@ def _refuse_first(token: str, form: str, *, marked: bool) -> None:
 
 
 def _hidden(token: str) -> str:
-    """Return what of a token can be shown: what follows its first word may be a key."""
-    words = token.split(None, 1)
-    return f"{words[0]} ..." if len(words) > 1 else token.partition("=")[0]
+    """Return what of a token can be shown: what follows its first word, or a ``=``, may be a key."""
+    words = token.partition("=")[0].split(None, 1)
+    return f"{words[0]} ..." if len(words) > 1 else "".join(words)
 
 
 def _refuse_dash(token: str) -> None:

@@ -60,7 +60,7 @@ def check_wrapped(words: Sequence[str], nodes: int | None) -> Iterator[Problem]:
     if nodes == 1 or not starts_sglang(words):
         return
     option = words[1] if words[1].startswith("-") and words[1].endswith("c") else ""
-    name = " ".join(word for word in (words[0], option) if word)
+    name = " ".join(word for word in (shown_program(words[0]), option) if word)
     group = f"a group of {nodes}" if nodes is not None else "a group"
     yield config_value(
         "SGLANG_WRAPPED",

@@ -267,12 +267,13 @@ SECRET = "S3CRET"
         ("env", f"DB_PASS={SECRET}", "true"),
         ("true", SECRET),
         (f"DB_PASS={SECRET}", "true"),
+        (f"DB_PASS={SECRET}", "python3", "-m", "sglang.launch_server"),
     ],
 )
 def test_of_another_program_only_its_name_is_shown(run: Run, words: tuple[str, ...]) -> None:
     count = f"({len(words) - 1} argument"
     for mode in ((), ("--dry-run",), ("--check",), ("--print-env",)):
-        ran = run(*OFF, *mode, *words)
+        ran = run(*OFF, *mode, *words, environ=GROUP)
         assert SECRET not in ran.out + ran.err, mode
         if words[0] == "bash" and not mode:
             assert f"exec bash {count}s, not shown)" in ran.err

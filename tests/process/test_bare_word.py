@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.command import START_S, Finished, base_environment, run_entry, without_times
+from tests.process.command import (
+    START_S,
+    Finished,
+    base_environment,
+    install_standin,
+    run_entry,
+    without_times,
+)
 from tests.process.group import lws
 
 if TYPE_CHECKING:
@@ -151,6 +159,23 @@ def test_sglang_is_not_installed(run: Run) -> None:
     done = run(["--rdma", "off", "--linger", "0", "--model-path", "/models/none"])
     assert done.code == 78, done.stderr
     assert "sglang" in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("python3", "-u", "-m", "sglang.launch_server"), ("sglang", "serve"), ("/a/sglang/launch_server.py",)],
+    ids=" ".join,
+)
+def test_sglangs_own_command_is_launched(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """No other program: SGLang of this interpreter gets the launcher's arguments and the user's."""
+    record = tmp_path / "record"
+    environment = base_environment(tmp_path, sglang=install_standin(tmp_path)) | {
+        "STANDIN_RECORD": str(record), "STANDIN_BEHAVIOUR": "exit:7",
+    }  # fmt: skip
+    done = run_entry(["--rdma", "off", *words, "--model-path", "/m"], environment, cwd=tmp_path)
+    assert done.code == 7, done.stderr
+    assert json.loads(record.read_text())["argv"] == ["--host", "0.0.0.0", "--model-path", "/m"]
+    assert without_times(done.stderr).count(f"{' '.join(words)} starts SGLang itself: taken as a launch") == 1
 
 
 def test_launch_without_arguments(run: Run) -> None:
