@@ -357,8 +357,14 @@ _LIBRARIES = Group(
             "NVSHMEM looks only at HCAs whose name has NVSHMEM_HCA_PREFIX (mlx5) in it and skips the others.",
             "DeepEP finds no HCA, or fewer than there are.",
             "ls /sys/class/infiniband",
-            "If they are ConnectX, set NVSHMEM_HCA_PREFIX to what their names have in common; other vendors' "
-            "HCAs do not run its GPU-initiated mode.",
+            "If they are ConnectX, set NVSHMEM_HCA_PREFIX to what their names have in common.",
+        ),
+        Entry(
+            "NVSHMEM_VENDOR",
+            "DeepEP is asked for, and the HCAs are no ConnectX, whose work requests its GPUs write (IBGDA).",
+            "SGLang ends when DeepEP makes its first buffer (deepseek-ai/DeepEP#202, #759).",
+            "cat /sys/class/infiniband/*/device/vendor (0x15b3 is ConnectX)",
+            "Use another --moe-a2a-backend on these cards.",
         ),
         Entry(
             "UCX_GID",

@@ -116,6 +116,7 @@ def h20_roce() -> Node:
         nvidia="x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024",
     )
     node.files["/sys/module/nvidia_peermem/version"] = "535.183.01\n"
+    node.iommu()
     return node.set(
         memlock="unlimited",
         resolve={"sglang-0.sglang.default": ["10.0.0.11"]},

@@ -225,6 +225,20 @@ class Node:
         self.facts.setdefault("open", {})[f"/dev/dri/renderD{128 + number}"] = answer
         return self
 
+    def iommu(self, kind: str = "identity", *, apart: bool = False) -> Node:
+        """Put every PCI function into an IOMMU group: one for all below a root port, or each ``apart``."""
+        groups: dict[str, int] = {}
+        for link, target in list(self.links.items()):
+            if not link.startswith("/sys/bus/pci/devices/"):
+                continue
+            path = os.path.normpath(f"{os.path.dirname(link)}/{target}")
+            number = groups.setdefault(path if apart else path.split("/")[4], len(groups))
+            group = f"/sys/kernel/iommu_groups/{number}"
+            self.files[f"{group}/type"] = f"{kind}\n"
+            self.links[f"{group}/devices/{os.path.basename(path)}"] = os.path.relpath(path, f"{group}/devices")
+            self.links[f"{path}/iommu_group"] = os.path.relpath(group, path)
+        return self
+
     def default_route(self, interface: str) -> Node:
         """Give ``interface`` the IPv4 default route."""
         head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"

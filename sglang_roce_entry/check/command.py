@@ -34,6 +34,7 @@ _PLACES = {
         "NVSHMEM_ONE_HCA",
         "NVSHMEM_PE_MAPPING",
         "NVSHMEM_PREFIX",
+        "NVSHMEM_VENDOR",
         "UCX_GID",
         "UCX_GID_CONFLICT",
         "UCX_NET_DEVICES_UNKNOWN",

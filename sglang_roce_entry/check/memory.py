@@ -1,10 +1,9 @@
-"""Locked memory, libibverbs, shared memory, GPUDirect."""
+"""Locked memory and shared memory."""
 
 from __future__ import annotations
 
 from sglang_roce_entry.check.items import CheckItem, Examined, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
-from sglang_roce_entry.host.installed import parse_version
 
 _GIB = 1 << 30
 #: docker's and containerd's own 64 MiB are too small for NCCL and SGLang's processes.
@@ -19,7 +18,6 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
     return (
         *_memlock(examined),
         _shared(examined),
-        *_gpudirect(examined),
     )
 
 
@@ -55,34 +53,3 @@ def _shared(examined: Examined) -> CheckItem:
 
 def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count >> 20} MiB"
-
-
-def _gpudirect(examined: Examined) -> tuple[CheckItem, ...]:
-    inspection, plan = examined.inspection, examined.plan
-    if not plan.choice.satisfied:
-        return ()
-    if inspection.peer_memory:
-        return (ok("gpudirect", "the nvidia-peermem module is loaded"),)
-    if inspection.nvidia_driver is None:
-        if not examined.live or not plan.gpus.count:
-            return (skip("gpudirect", "no NVIDIA driver is visible here (/proc/driver/nvidia)"),)
-        return (skip("gpudirect", "/proc/driver/nvidia/version is not visible in this container"),)
-    missing = []
-    if "Open Kernel Module" not in inspection.nvidia_driver:
-        missing.append("the open kernel module of the NVIDIA driver")
-    kernel = parse_version(inspection.kernel)
-    if kernel is not None and kernel < (5, 12):
-        missing.append(f"a kernel from 5.12 on (here {inspection.kernel})")
-    rdma_core = parse_version(inspection.rdma_core)
-    if rdma_core is not None and rdma_core < (34,):
-        missing.append(f"rdma-core from 34 on in the image (here {inspection.rdma_core})")
-    if missing:
-        return (
-            warn(
-                "gpudirect",
-                f"nvidia-peermem is not loaded, and DMA-BUF lacks {', '.join(missing)}: "
-                "data is copied through host memory",
-                "modprobe nvidia-peermem on the node, or use the driver's open kernel module",
-            ),
-        )
-    return (ok("gpudirect", "by DMA-BUF: open kernel module of the NVIDIA driver"),)

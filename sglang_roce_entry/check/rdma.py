@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, ok, skip, warn
 from sglang_roce_entry.fabric import requirements
@@ -10,6 +11,7 @@ from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE
+from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import names_by_text
 from sglang_roce_entry.report.text import left_out
@@ -25,6 +27,9 @@ _PLACE = (
 )
 #: The least netdev MTU for the largest RoCE packets: 4096 bytes and 96 of headers.
 _FULL_PACKET, _FULL_MTU = 4096, 4192
+
+#: How an interface answers ARP: for its own address, for those of the others too, or perhaps not at all.
+_OWN, _MIXED, _SILENT = "own", "mixed", "silent"
 
 _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
 
@@ -46,6 +51,7 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
         *_link(examined),
         *_rate(examined),
         *_mtu(examined),
+        *_one_network(examined),
         *_pci(examined),
         *_counters(examined),
     )
@@ -113,7 +119,7 @@ def _gid(examined: Examined) -> tuple[CheckItem, ...]:
         for row in bare
     ]
     fine = ok("gid", f"own RoCE v2 GIDs: {listed(found)}" if found else "no port is used")
-    return (*examined.lines("gid", fine), *lines)
+    return examined.lines("gid", fine, lines)
 
 
 def _link(examined: Examined) -> tuple[CheckItem, ...]:
@@ -156,13 +162,109 @@ def _mtu(examined: Examined) -> tuple[CheckItem, ...]:
     shown = ", ".join(f"{netdevs} {mtu}" for netdevs, mtu in by_mtu)
     packet = requirements.roce_mtu(min(mtus.values()))
     if packet < _FULL_PACKET and not problems:
-        evidence = f"{shown}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}"
+        evidence = f"{shown}: RoCE packets of {packet} bytes instead of {_FULL_PACKET}{_gin(plan)}"
         remedy = (
             f"set the MTU of the interface (in a pod: in its network's CNI configuration) and of the switches to "
             f"{_FULL_MTU} or more, the same on all rails and nodes"
         )
         return (warn("mtu", evidence, remedy),)
     return examined.lines("mtu", ok("mtu", f"{shown}: RoCE packets of {packet} bytes"))
+
+
+def _gin(plan: Plan) -> str:
+    """Return what a smaller MTU means for NCCL's device-initiated path, where DeepEP may take it.
+
+    2.28.9 to 2.30.7 set its queue pairs to 4096 whatever the port has (NVIDIA/nccl#1957).
+    """
+    nccl = oldest_version(plan.facts.nccl_versions)
+    if not plan.deepep or nccl is None or not (2, 28) <= nccl < (2, 31):
+        return ""
+    return f"; a DeepEP built on NCCL's GIN hangs, since that always sends {_FULL_PACKET} (NVIDIA/nccl#1957)"
+
+
+def _one_network(examined: Examined) -> tuple[CheckItem, ...]:
+    """Return what becomes of several used rails in one IPv4 network.
+
+    IPv6 answers a solicitation only on the interface that has the address (``ndisc_recv_ns``).
+    """
+    networks: dict[IPv4Network | IPv6Network, list[str]] = {}
+    addresses = {interface.name: interface.addresses for interface in examined.plan.facts.interfaces}
+    for row in examined.plan.choice.used_rows:
+        gid, netdev = row.decision.gid, row.netdev or ""
+        for own in addresses.get(netdev, ()):
+            if gid is not None and own.ip == gid.ip:
+                networks.setdefault(own.network, []).append(netdev)
+    return tuple(
+        _rails_in(examined, network, netdevs)
+        for network, every in networks.items()
+        if len(netdevs := list(dict.fromkeys(every))) > 1
+    )
+
+
+def _rails_in(examined: Examined, network: IPv4Network | IPv6Network, netdevs: Sequence[str]) -> CheckItem:
+    where = f"{len(netdevs)} used rails are in one network ({network})"
+    if network.version == 6:
+        return ok("rails", f"{where}; IPv6 answers only on the interface that has the address")
+    known = examined.inspection.arp
+    states = {netdev: _arp_state(examined, netdev) for netdev in netdevs}
+    if None in states.values() or not known:
+        what = "arp_ignore, rp_filter and the routing rules"
+        return skip("rails", f"{where}: {what} are not {'readable' if examined.live else 'in this recording'}")
+    shown = "; ".join(
+        f"{names} {text}"
+        for names, text in names_by_text((netdev, _arp_values(known, netdev)) for netdev in netdevs)
+    )
+    silent = [netdev for netdev, state in states.items() if state == _SILENT]
+    if not silent and _MIXED not in states.values():
+        return ok("rails", f"{where}, each answers for its own address ({shown})")
+    if silent:
+        evidence = (
+            f"and {','.join(silent)} have no rule for their source address: behind rp_filter 1 or arp_filter "
+            "only one of them answers ARP, NCCL ends with errno 110 (Connection timed out) of ibv_modify_qp"
+        )
+    else:
+        evidence = (
+            "and ARP for one's address is answered with another's MAC (arp_ignore 0): peers send to a wrong card, "
+            "NCCL ends with status 12, or sends everything over one rail"
+        )
+    return warn(
+        "rails",
+        f"{where}, {evidence} ({shown})",
+        "give each rail a network of its own; or set arp_ignore=1, arp_announce=2 and rp_filter=2 on them (sysctl "
+        "net.ipv4.conf; in a pod: the tuning plugin of its CNI), and a rule for each source address (ip rule)",
+    )
+
+
+def _arp_state(examined: Examined, netdev: str) -> str | None:
+    """Return how an interface answers ARP beside others of its network, ``None`` where that is not known.
+
+    Of ``conf/all`` and ``conf/<interface>`` the larger counts (Documentation/networking/ip-sysctl.rst).
+    ``arp_process`` drops a request whose sender is not routed back by the same interface under rp_filter 1,
+    and does not answer under arp_filter; a rule for the address asked for decides that route.
+    """
+    arp, rules = examined.inspection.arp, examined.inspection.source_rules
+    ignore, by_route, reverse = (
+        _effective(arp, netdev, name) for name in ("arp_ignore", "arp_filter", "rp_filter")
+    )
+    if ignore is None or reverse is None:
+        return None
+    routed = reverse == 1 or bool(by_route)
+    if routed and rules is None:
+        return None
+    if routed and netdev not in (rules or ()):
+        return _SILENT if ignore else _MIXED
+    return _OWN if routed or ignore else _MIXED
+
+
+def _effective(arp: Mapping[str, Mapping[str, int]], netdev: str, name: str) -> int | None:
+    values = [arp.get(one, {}).get(name) for one in ("all", netdev)]
+    return max((value for value in values if value is not None), default=None) if None not in values else None
+
+
+def _arp_values(arp: Mapping[str, Mapping[str, int]], netdev: str) -> str:
+    names = ("arp_ignore", "arp_announce", "rp_filter")
+    values = {name: _effective(arp, netdev, name) for name in names}
+    return " ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
@@ -195,7 +297,7 @@ def _counters(examined: Examined) -> tuple[CheckItem, ...]:
     }
     if not counters:
         why = "no counters in this container (the kernel shows them with the host network or in exclusive mode)"
-        return (skip("congestion", why),)
+        return (skip("congestion", why if examined.live else "not in this recording"),)
     lost, marked = [], []
     for label, values in counters.items():
         for name, value in values.items():

@@ -9,7 +9,7 @@ from dataclasses import replace
 from time import monotonic
 
 from sglang_roce_entry import __version__
-from sglang_roce_entry.check import command, environment, leader_path, memory, names, rdma, versions
+from sglang_roce_entry.check import command, environment, gpudirect, leader_path, memory, names, rdma, versions
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
@@ -54,6 +54,7 @@ def run_check(
         *command.items(examined),
         *rdma.items(examined),
         *memory.items(examined),
+        *gpudirect.items(examined),
         *names.items(examined),
         *environment.items(examined),
         *versions.items(examined),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sglang_roce_entry.check.items import (
     CheckItem,
     Examined,
@@ -24,6 +26,10 @@ _PROVIDERS = {
 }
 #: torch's wheels ask for it from 2.6 on (manylinux_2_28); Ubuntu 18.04 has 2.27.
 _OLDEST_GLIBC = (2, 28)
+_HPCX = "/nccl_rdma_sharp_plugin"  # its folder, of which a recording may hold no more than the name
+_NVSHMEM = ("nvidia-nvshmem-cu13", "nvidia-nvshmem-cu12")
+_CPU_ASSISTED = (3, 4, 5)
+_BROADCOM, _GOOD_BNXT = "0x14e4", (63,)
 _REBUILD = "build on a current SGLang image (Ubuntu 22.04 or later)"
 
 
@@ -32,6 +38,8 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
     return (
         *_sglang(examined),
         _nccl(examined),
+        *_net_plugin(examined),
+        *_ibgda(examined),
         _torch(examined),
         *_image(examined),
     )
@@ -93,6 +101,54 @@ def _nccl(examined: Examined) -> CheckItem:
     return ok("nccl", shown)
 
 
+def _net_plugin(examined: Examined) -> tuple[CheckItem, ...]:
+    """Return what becomes of a net plugin of the image, as HPC-X has one (NVIDIA/nccl#1814).
+
+    ``NCCL_NET=IB`` names NCCL's own transport, so that a plugin of another name ("IBext") is not asked.
+    """
+    plan, searched = examined.plan, examined.environ.get("LD_LIBRARY_PATH", "").split(":")
+    path = examined.inspection.net_plugin or next((part for part in searched if _HPCX in part), None)
+    net = plan.environment().get("NCCL_NET") or examined.environ.get("NCCL_NET", "")
+    if path is None or plan.choice.plugin is not None or net.lower() != "ib":
+        return ()
+    return (
+        ok("net plugin", f"NCCL_NET={net} keeps {path} out: NCCL's own transport is used, with its variables"),
+    )
+
+
+def _ibgda(examined: Examined) -> tuple[CheckItem, ...]:
+    """Return whether NVIDIA's driver lets DeepEP's GPUs drive the HCAs (NVSHMEM's IBGDA).
+
+    Up to NVSHMEM 3.4.4 it needs both options; from 3.4.5 on a CPU-assisted way is taken without them
+    (NVIDIA/nvshmem#23, #34; deepseek-ai/DeepEP#139, #163).
+    """
+    inspection, plan = examined.inspection, examined.plan
+    if not plan.deepep or not plan.choice.used or plan.facts.gpus.vendor != "nvidia":
+        return ()
+    options, packages = inspection.nvidia_options, inspection.packages or {}
+    shown = next((packages[name] for name in _NVSHMEM if name in packages), None)
+    version = parse_version(shown)
+    if options is None:
+        return (skip("ibgda", "/proc/driver/nvidia/params is not visible here"),)
+    words = re.split(r"[;,\s]+", options.get("RegistryDwords", ""))
+    missing = [] if options.get("EnableStreamMemOPs") == "1" else ["NVreg_EnableStreamMemOPs=1"]
+    missing += [] if "PeerMappingOverride=1" in words else ['NVreg_RegistryDwords="PeerMappingOverride=1;"']
+    if not missing:
+        return (ok("ibgda", "the NVIDIA driver has EnableStreamMemOPs=1 and PeerMappingOverride=1"),)
+    lacks = f"the NVIDIA driver lacks {' and '.join(missing)}"
+    if version is None:
+        return (skip("ibgda", f"{lacks}, and NVSHMEM's version is not known: it needs them up to 3.4.4"),)
+    if version >= _CPU_ASSISTED:
+        return (ok("ibgda", f"{lacks}: NVSHMEM {shown} does without them, through the CPU, which is slower"),)
+    return (
+        warn(
+            "ibgda",
+            f"{lacks}, which NVSHMEM {shown} needs: DeepEP's transport between nodes (IBGDA) does not start",
+            f"on the node: options nvidia {' '.join(missing)} in /etc/modprobe.d and a reboot, or NVSHMEM 3.4.5",
+        ),
+    )
+
+
 def _torch(examined: Examined) -> CheckItem:
     packages = examined.inspection.packages
     if packages is None:
@@ -123,6 +179,17 @@ def _image(examined: Examined) -> tuple[CheckItem, ...]:
             f"{', '.join(parts)}: NCCL misses ibv_reg_mr_iova2 (relaxed ordering) and its provider may be too old"
         )
         found.append(warn("image", evidence, _REBUILD))
+    used = {port.hca.model for port in examined.plan.choice.used}
+    broadcom = any((model or "").startswith(_BROADCOM) for model in used)
+    if broadcom and rdma_core is not None and (28,) <= rdma_core < _GOOD_BNXT:
+        found.append(
+            warn(
+                "image",
+                f"{', '.join(parts)}: its bnxt_re provider fails to create queue pairs from several threads "
+                "(ROCm/MAD#215: EFAULT with 39 and 50, none with 63)",
+                "use an image with rdma-core 63 or later, or with Broadcom's own libbnxt_re",
+            )
+        )
     missing = _missing_providers(examined)
     if missing:
         found.append(

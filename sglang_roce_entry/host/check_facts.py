@@ -6,7 +6,7 @@ No decision of a launch rests on these facts, and a launch does not read them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -14,17 +14,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.facts import Hca, IpAddress
+from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
+from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import distribution_versions, rdma_core_version
+from sglang_roce_entry.host.rdma import pci_function_path
+from sglang_roce_entry.host.source_rules import with_source_rule
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import whole_number
 
-#: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``).
-_PEER_MEMORY = (
-    "/sys/kernel/mm/memory_peers/nv_mem/version",
-    "/sys/kernel/mm/memory_peers/nv_mem_nc/version",
-    "/sys/module/nvidia_peermem/version",
+#: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``): by the RDMA core's
+#: registry, and from 2.23 on also by the module itself. 2.18 to 2.21 knew a third name in the registry.
+REGISTERED_PEERS = tuple(
+    f"/sys/kernel/mm/memory_peers/{name}/version" for name in ("nv_mem", "nv_mem_nc", "nvidia-peermem")
 )
+PEER_MODULE = "/sys/module/nvidia_peermem/version"
+_IOMMU_GROUPS = "/sys/kernel/iommu_groups"
+_ARP = ("arp_ignore", "arp_announce", "arp_filter", "rp_filter")
 _PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
 #: Counters of lost and of marked packets. The names are mlx5's (drivers/infiniband/hw/mlx5/counters.c),
@@ -42,6 +47,8 @@ DISTRIBUTIONS = (
     "nvidia-nvshmem-cu13",
     "netifaces",
 )
+#: NCCL's net plugin without a name (``src/plugin/net.cc``), in HPC-X built on UCX or on verbs ("IBext").
+_NET_PLUGIN = "libnccl-net.so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,18 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class Iommu:
+    """IOMMU groups (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+
+    ``groups``: how many there are, ``None`` where the folder cannot be listed. ``of``: number and type of
+    a PCI function's group (the type ``None`` where it cannot be read), by its address.
+    """
+
+    groups: int | None = None
+    of: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class CheckFacts:
     """The further facts of one node. ``None`` is "not known" throughout."""
 
@@ -81,8 +100,16 @@ class CheckFacts:
     kernel: str | None = None
     rdma_core: str | None = None
     verbs_providers: tuple[str, ...] | None = None
-    peer_memory: bool = False
+    peer_memory: tuple[str, ...] = ()  # those of NCCL's files for it that exist
     nvidia_driver: str | None = None  # the first line of /proc/driver/nvidia/version
+    nvidia_options: Mapping[str, str] | None = None  # /proc/driver/nvidia/params
+    gpus: Gpus = field(default_factory=Gpus)  # with their places
+    iommu: Iommu = Iommu()
+    #: By interface, and "all": arp_ignore and the like of IPv4, as written.
+    arp: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: Interfaces with an IPv4 address that a routing rule names as the source.
+    source_rules: tuple[str, ...] | None = None
+    net_plugin: str | None = None  # the libnccl-net.so that LD_LIBRARY_PATH leads to
     drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver, version, firmware
     pci_links: Mapping[str, PciLink] = field(default_factory=dict)  # by HCA
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by mlx5_0:1
@@ -95,7 +122,10 @@ class CheckFacts:
             "glibc": self.glibc,
             "packages": dict(self.packages) if self.packages is not None else None,
             "rdma_core": self.rdma_core,
+            "net_plugin": self.net_plugin,
         }
+        if self.source_rules is not None:
+            found["source_rules"] = list(self.source_rules)
         if self.own_name is not None:
             found["own_name"] = [str(address) for address in self.own_name]
         if self.proxy is not None:
@@ -113,24 +143,34 @@ def read_check_facts(
     caller's business. A recording answers from itself.
     """
     tree, devices = host.tree, tuple(hcas)
-    recorded = host.answers.recorded_check()
-    answers = _live_answers(environ) if recorded is None else _recorded_answers(recorded)
+    recorded, interfaces = host.answers.recorded_check(), host.answers.interfaces()
+    answers = _live_answers(environ, interfaces) if recorded is None else _recorded_answers(recorded)
+    gpus = read_gpus(host, places=True)
+    functions = {hca.pci_address: pci_function_path(hca.path or "") for hca in devices if hca.pci_address}
+    functions |= {gpu.pci_address: gpu.path for gpu in gpus.devices if gpu.pci_address}
     return CheckFacts(
-        **{"own_name": own_name, **answers},
+        **{"own_name": own_name, "net_plugin": _net_plugin(tree, environ), **answers},
         distribution=_distribution(tree),
         kernel=attribute_or_none(tree, "/proc/sys/kernel/osrelease"),
         verbs_providers=_verbs_providers(tree),
-        peer_memory=any(attribute_or_none(tree, path) is not None for path in _PEER_MEMORY),
+        peer_memory=tuple(
+            path for path in (*REGISTERED_PEERS, PEER_MODULE) if attribute_or_none(tree, path) is not None
+        ),
         nvidia_driver=next(iter(lines_or_empty(tree, "/proc/driver/nvidia/version")), None),
+        nvidia_options=_nvidia_options(tree),
+        gpus=gpus,
+        iommu=_iommu(tree, functions),
+        arp=_arp(tree, interfaces) if len(devices) > 1 else {},
         drivers={hca.name: driver for hca in devices if (driver := _driver(tree, hca))},
         pci_links={hca.name: _pci_link(tree, hca.path) for hca in devices if hca.path and hca.pci_address},
         counters=_counters(tree, devices),
     )
 
 
-def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
+def _live_answers(environ: Mapping[str, str], interfaces: Sequence[Interface]) -> dict[str, Any]:
     total, free = _shared_memory()
     return {
+        "source_rules": with_source_rule(interfaces),
         "shm_bytes": total,
         "shm_free_bytes": free,
         "glibc": _glibc(),
@@ -142,7 +182,7 @@ def _live_answers(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded answers that have the right form; others are not known."""
-    kinds = {"shm_bytes": int, "shm_free_bytes": int, "glibc": str, "rdma_core": str}
+    kinds = {"shm_bytes": int, "shm_free_bytes": int, "glibc": str, "rdma_core": str, "net_plugin": str}
     found: dict[str, Any] = {
         name: recorded[name] for name, kind in kinds.items() if isinstance(recorded.get(name), kind)
     }
@@ -154,11 +194,53 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
         variable = proxy.get("variable")
         texts = (str(proxy.get("host") or ""), str(proxy.get("no_proxy") or ""))
         found["proxy"] = Proxy(str(variable) if variable else None, *texts)
+    rules = recorded.get("source_rules")
+    if isinstance(rules, list):
+        found["source_rules"] = tuple(map(str, rules))
     own_name = recorded.get("own_name")
     if isinstance(own_name, list):
         with suppress(ValueError):
             found["own_name"] = tuple(ip_address(str(text)) for text in own_name)
     return found
+
+
+def _nvidia_options(tree: Tree) -> dict[str, str] | None:
+    pairs = [line.partition(":") for line in lines_or_empty(tree, "/proc/driver/nvidia/params")]
+    return {name: value.strip().strip('"') for name, _, value in pairs} or None
+
+
+def _iommu(tree: Tree, functions: Mapping[str, str | None]) -> Iommu:
+    try:
+        groups = tree.names(_IOMMU_GROUPS)
+    except OSError:
+        return Iommu()
+    found = {}
+    for address, path in functions.items():
+        link = tree.real(f"{path}/iommu_group") if path else None
+        group = link.rpartition("/")[2] if link else _group_with(tree, groups, address)
+        if group is not None:
+            found[address] = (group, attribute_or_none(tree, f"{_IOMMU_GROUPS}/{group}/type"))
+    return Iommu(len(groups), found)
+
+
+def _group_with(tree: Tree, groups: Iterable[str], address: str) -> str | None:
+    folders = ((group, f"{_IOMMU_GROUPS}/{group}/devices") for group in groups)
+    return next((group for group, folder in folders if address in names_or_empty(tree, folder)), None)
+
+
+def _arp(tree: Tree, interfaces: Iterable[Interface]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for name in ("all", *(interface.name for interface in interfaces)):
+        texts = {one: attribute_or_none(tree, f"/proc/sys/net/ipv4/conf/{name}/{one}") or "" for one in _ARP}
+        values = {one: int(text) for one, text in texts.items() if text.isdecimal() and len(text) < 6}
+        if values:
+            found[name] = values
+    return found
+
+
+def _net_plugin(tree: Tree, environ: Mapping[str, str]) -> str | None:
+    folders = (part.rstrip("/") for part in environ.get("LD_LIBRARY_PATH", "").split(":") if part.startswith("/"))
+    return next((path for folder in folders if tree.real(path := f"{folder}/{_NET_PLUGIN}")), None)
 
 
 def _proxy(environ: Mapping[str, str]) -> Proxy:

@@ -81,6 +81,7 @@ class Plan:
     gpus: GpuCount
     #: A bare word of which a recording does not tell whether the node has it.
     unproven: str | None = None
+    deepep: bool = False  # SGLang's arguments ask for it
 
     @property
     def facts(self) -> HostFacts:
@@ -147,6 +148,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         problems=_in_force(problems, request),
         gpus=visible.count,
         unproven=None if request.exec_known else shown_program(request.bare_word[0]),
+        deepep=use.nvshmem,
     )
 
 

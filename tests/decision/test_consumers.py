@@ -270,6 +270,16 @@ def test_a_value_that_a_flag_overrides_is_not_held_against_the_node() -> None:
     assert codes(plan) == []
 
 
+@pytest.mark.parametrize("vendor", ["0x1ded", "0x14e4", "0x1dd8"])
+def test_deepep_drives_connectx_only(vendor: str) -> None:
+    node = Node()
+    node.hca("rdma0", pci="0000:1a:00.0", vendor=vendor).port().pair("10.8.0.1", "net0", 2)
+    node.interface("net0", "10.8.0.1/24")
+    plan = plan_of(finished(node), *DEEPEP)
+    assert codes(plan) == ["NVSHMEM_VENDOR"]
+    assert vendor in message(plan, "NVSHMEM_VENDOR")
+
+
 def test_names_that_nvshmem_passes_over() -> None:
     node = Node()
     node.hca("rocep26s0", pci="0000:1a:00.0").port().pair("10.8.0.1", "net0", 2)

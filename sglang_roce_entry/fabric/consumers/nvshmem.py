@@ -92,16 +92,42 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
 
 
 def _check_prefix(given: Given | None, choice: Choice) -> Iterator[Problem]:
-    """Return a warning if NVSHMEM skips HCAs because of their names (``NVSHMEM_HCA_PREFIX``, mlx5)."""
+    """Return warnings on HCAs that NVSHMEM cannot drive, or skips by name (``NVSHMEM_HCA_PREFIX``, mlx5).
+
+    GPUs drive ConnectX only: IBGDA writes mlx5's own work requests (NVIDIA/nvshmem#90;
+    deepseek-ai/DeepEP#202, #759). On AMD's GPUs DeepEP runs on another library.
+    """
+    if choice.facts.gpus.vendor != "nvidia":
+        return
+    others = [
+        port.hca
+        for port in choice.used
+        if (port.hca.model or "").startswith("0x") and not _is_connectx(port.hca.model)
+    ]
+    if others:
+        vendors = ", ".join(sorted({(hca.model or "").partition(":")[0] for hca in others}))
+        yield warning(
+            "NVSHMEM_VENDOR",
+            f"DeepEP's transport between nodes (IBGDA) drives ConnectX only, and PCI vendor {vendors} is none: "
+            f"{', '.join(dict.fromkeys(hca.name for hca in others))}",
+            "use another --moe-a2a-backend on these cards: SGLang ends when DeepEP makes its first buffer",
+        )
     prefix = given.value if given is not None else "mlx5"
-    missed = sorted({port.hca.name for port in choice.used if prefix not in port.hca.name})
+    missed = sorted(
+        {port.hca.name for port in choice.used if prefix not in port.hca.name and port.hca not in others}
+    )
     if not missed:
         return
+    connectx = "" if all(_is_connectx(port.hca.model) for port in choice.used) else "if they are ConnectX, "
     yield warning(
         "NVSHMEM_PREFIX",
         f"NVSHMEM looks only at HCAs with {prefix!r} in their name and skips {', '.join(missed)}",
-        f"if they are ConnectX, set {_PREFIX} to what their names have in common",
+        f"{connectx}set {_PREFIX} to what their names have in common",
     )
+
+
+def _is_connectx(model: str | None) -> bool:
+    return (model or "").startswith("0x15b3:")
 
 
 def _check_hcas(given: Mapping[str, Given], names: Sequence[str], use: Use) -> Iterator[Problem]:

@@ -1,0 +1,186 @@
+"""Lines of ``--check`` on GPUDirect, IOMMU, ARP and the driver, each on a node built for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.healthy import healthy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tests.command.conftest import Run
+    from tests.trees import Node
+
+MODEL = ("--", "--model-path", "/m")
+DEEPEP = (*MODEL, "--moe-a2a-backend", "deepep")
+SWITCH = "pci0000:15/0000:15:01.0/0000:16:00.0"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05\n"
+PARAMS = (
+    'ResmanDebugLevel: 4294967295\nEnableStreamMemOPs: {}\nRegistryDwords: "{}"\nRegistryDwordsPerDevice: ""\n'
+)
+
+
+def lines(run: Run, node: Node, name: str, *argv: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return status and evidence of the lines ``name``."""
+    ran = run("--check=json", *(argv or MODEL), node=node, environ=environ)
+    return [f"{one['status']} {one['evidence']}" for one in ran.document["items"] if one["name"] == name]
+
+
+@pytest.mark.parametrize(
+    ("nccl", "file", "said"),
+    [
+        ("2.19.3", "/sys/kernel/mm/memory_peers/nv_mem/version", "ok the nvidia-peermem module is loaded"),
+        ("2.22.3", "/sys/kernel/mm/memory_peers/nv_mem_nc/version", "ok the nvidia-peermem module is loaded"),
+        ("2.22.3", "/sys/module/nvidia_peermem/version", "warn nvidia-peermem is loaded, but not registered"),
+        ("2.23.4", "/sys/module/nvidia_peermem/version", "ok the nvidia-peermem module is loaded"),
+    ],
+)
+def test_peer_memory_as_the_release_of_nccl_looks_for_it(run: Run, nccl: str, file: str, said: str) -> None:
+    node = healthy().set(versions={"sglang": "0.5.10", "nccl": nccl})
+    del node.files["/sys/module/nvidia_peermem/version"]
+    node.files[file] = "570.86\n"
+    (line,) = lines(run, node, "gpudirect")
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("NVIDIA GB10", "ok NVIDIA GB10 has no GPUDirect RDMA"),
+        ("NVIDIA GeForce RTX 4090", "ok NVIDIA GeForce RTX 4090 has no GPUDirect RDMA"),
+        ("NVIDIA GB100", "ok nothing stands against it by DMA-BUF"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "ok nothing stands against it by DMA-BUF"),
+    ],
+)
+def test_gpus_without_gpudirect(run: Run, model: str, said: str) -> None:
+    node = healthy(rails=1).gpu("0000:65:00.0", answer="ok", model=model)
+    del node.files["/sys/module/nvidia_peermem/version"]
+    node.files["/proc/driver/nvidia/version"] = OPEN
+    (line,) = lines(run, node, "gpudirect")
+    assert line.startswith(said)
+
+
+def switched() -> Node:
+    """Return a node with one HCA and one GPU under one PCIe switch."""
+    node = healthy(rails=0).gpu("0000:18:00.0", f"{SWITCH}/0000:17:00.0", answer="ok")
+    hca = node.hca("mlx5_0", pci="0000:1a:00.0", bridge=f"{SWITCH}/0000:17:01.0", netdevs=("net0",))
+    hca.port(gbps=400).pair("10.1.0.1", "net0")
+    return node.interface("net0", "10.1.0.1/24")
+
+
+@pytest.mark.parametrize(
+    ("kind", "apart", "said"),
+    [
+        ("identity", False, "ok type identity"),
+        ("DMA", False, "warn the IOMMU translates every access of 1 GPU and mlx5_0 (type DMA)"),
+        ("DMA-FQ", False, "warn the IOMMU translates every access of 1 GPU and mlx5_0 (type DMA-FQ)"),
+        ("identity", True, "warn GPU 0000:18:00.0 and mlx5_0 under one PCIe switch, but in separate IOMMU groups"),
+    ],
+)
+def test_iommu_groups(run: Run, tmp_path: Path, kind: str, apart: bool, said: str) -> None:
+    node = switched().iommu(kind, apart=apart)
+    (line,) = lines(run, node, "iommu")
+    assert line.startswith(said)
+    again = tmp_path / "again.tar.gz"
+    assert run("--save-snapshot", str(again), node=node).code == 0
+    replayed = run("--snapshot", str(again), "--check=json", *MODEL).document["items"]
+    assert [f"{one['status']} {one['evidence']}" for one in replayed if one["name"] == "iommu"] == [line]
+
+
+def test_without_an_iommu_nothing_is_claimed(run: Run) -> None:
+    node = switched()
+    assert lines(run, node, "iommu") == ["skip not in this recording"]
+
+
+def one_network(**values: int) -> Node:
+    """Return a healthy node whose two rails are in one network, with these values of ``conf/all``."""
+    node = healthy()
+    for rail in range(2):
+        node.facts["interfaces"][f"net{rail}"]["addresses"][0] = f"10.1.{rail}.1/16"
+    for netdev in ("all", "net0", "net1"):
+        for name in ("arp_ignore", "arp_announce", "arp_filter", "rp_filter"):
+            value = values.get(name, 0) if netdev == "all" else 0
+            node.files[f"/proc/sys/net/ipv4/conf/{netdev}/{name}"] = f"{value}\n"
+    return node
+
+
+@pytest.mark.parametrize(
+    ("values", "rules", "said"),
+    [
+        ({}, [], "warn 2 used rails are in one network (10.1.0.0/16), and ARP for one's address is answered"),
+        ({"arp_ignore": 1, "arp_announce": 2, "rp_filter": 2}, [], "ok 2 used rails are in one network"),
+        (
+            {"arp_ignore": 1, "rp_filter": 1},
+            [],
+            "warn 2 used rails are in one network (10.1.0.0/16), and net0,net1 have",
+        ),
+        ({"arp_ignore": 1, "rp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
+        ({"rp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
+        ({"arp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
+        ({"rp_filter": 1}, None, "skip 2 used rails are in one network"),
+    ],
+)
+def test_rails_in_one_network(run: Run, values: dict[str, int], rules: list[str] | None, said: str) -> None:
+    # Each row as Debian's kernel answered ARP between two network namespaces with two links.
+    node = one_network(**values)
+    if rules is not None:
+        node.facts["check"]["source_rules"] = rules
+    (line,) = lines(run, node, "rails")
+    assert line.startswith(said)
+    assert ("errno 110" in line) == (values.get("arp_ignore") == 1 and line.startswith("warn"))
+
+
+@pytest.mark.parametrize(
+    ("nvshmem", "memops", "dwords", "said"),
+    [
+        ("3.3.9", "0", "", "warn the NVIDIA driver lacks NVreg_EnableStreamMemOPs=1 and NVreg_RegistryDwords="),
+        ("3.3.9", "1", "RMx=2;PeerMappingOverride=0", "warn the NVIDIA driver lacks NVreg_RegistryDwords="),
+        ("3.3.9", "1", "RMx=2;PeerMappingOverride=1;", "ok the NVIDIA driver has"),
+        ("3.4.5", "0", "", "ok the NVIDIA driver lacks"),
+        (None, "0", "", "skip the NVIDIA driver lacks"),
+    ],
+)
+def test_driver_options_of_ibgda(run: Run, nvshmem: str | None, memops: str, dwords: str, said: str) -> None:
+    node = healthy()
+    node.files["/proc/driver/nvidia/params"] = PARAMS.format(memops, dwords)
+    if nvshmem:
+        node.facts["check"]["packages"]["nvidia-nvshmem-cu12"] = nvshmem
+    (line,) = lines(run, node, "ibgda", *DEEPEP)
+    assert line.startswith(said)
+
+
+def test_hpcx_plugin_beside_nccl_net(run: Run) -> None:
+    environ = {"LD_LIBRARY_PATH": "/opt/hpcx/nccl_rdma_sharp_plugin/lib"}
+    (line,) = lines(run, healthy(), "net plugin", environ=environ)
+    assert line.startswith("ok NCCL_NET=IB keeps /opt/hpcx/nccl_rdma_sharp_plugin/lib out")
+
+
+@pytest.mark.parametrize(("rdma_core", "warns"), [("50.0", True), ("62.0", True), ("63.0", False)])
+def test_bnxt_before_rdma_core_63(run: Run, rdma_core: str, warns: bool) -> None:
+    node = healthy()
+    for path in [path for path in node.files if path.endswith("/vendor")]:
+        node.files[path] = "0x14e4\n"
+    node.files["/etc/libibverbs.d/bnxt_re.driver"] = "driver bnxt_re\n"
+    node.facts["check"]["rdma_core"] = rdma_core
+    assert any("ROCm/MAD#215" in line for line in lines(run, node, "image")) == warns
+
+
+def test_the_mtu_says_what_gin_does_with_it(run: Run) -> None:
+    (line,) = lines(run, healthy(mtu=1500), "mtu", *DEEPEP)
+    assert "GIN hangs" in line
+
+
+def test_a_replay_without_counters_says_so(run: Run) -> None:
+    node = healthy()
+    node.files = {path: text for path, text in node.files.items() if "counters" not in path}
+    assert lines(run, node, "congestion") == ["skip not in this recording"]
+
+
+def test_no_ok_beside_a_warning_on_gids(run: Run) -> None:
+    node = healthy()
+    node.facts["interfaces"]["net1"]["addresses"] = ["fe80::2/64"]
+    assert [line[:4] for line in lines(run, node, "gid")] == ["warn"]
