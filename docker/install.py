@@ -37,6 +37,12 @@ PEP_440 = re.compile(
     r"(\+[a-z0-9]+([-_.][a-z0-9]+)*)?",
     re.IGNORECASE,
 )
+#: What NVIDIA's images start with. It sources entrypoint.d/*.sh in its own shell, then runs the command.
+BASE_ENTRYPOINT = Path("/opt/nvidia/nvidia_entrypoint.sh")
+#: A variable that a script exports, or a library path that it changes (which is exported already).
+EXPORTED = re.compile(r"(?:\bexport[ \t]+|^[ \t]*(?=LD_LIBRARY_PATH=))([A-Z][A-Z0-9_]*)", re.MULTILINE)
+#: Set where there is no GPU, and read by nothing here.
+HARMLESS = {"NVIDIA_CPU_ONLY"}
 #: An arbitrary user without rights: what a pod with runAsUser gets.
 NOBODY = 65534
 
@@ -111,7 +117,9 @@ def install(checkout: Path) -> None:
         pip("uninstall", "--yes", COMMAND)
     with tempfile.TemporaryDirectory() as scratch:
         wheels = checkout / "wheels"
-        if not wheels.is_dir():
+        if wheels.is_dir():
+            require_own_wheel(wheels, checkout)
+        else:
             wheels = Path(scratch, "wheels")
             build_wheel_into(wheels, checkout)
         constraints = Path(scratch, "constraints.txt")
@@ -127,6 +135,32 @@ def install(checkout: Path) -> None:
     if changed:
         raise RefusedBuildError(f"pip changed {', '.join(changed)} of the base image")
     require_command(after[canonical(COMMAND)])
+    report_base_entrypoint(BASE_ENTRYPOINT)
+
+
+def require_own_wheel(wheels: Path, checkout: Path) -> None:
+    """Raise ``RefusedBuildError`` unless ``wheels`` holds the launcher of ``checkout`` and nothing else."""
+    source = (checkout / "sglang_roce_entry/__init__.py").read_text()
+    version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+    found = sorted(path.name for path in wheels.glob("*.whl"))
+    wanted = f"sglang_roce_entry-{version[1] if version else '?'}-"
+    if len(found) != 1 or not found[0].startswith(wanted):
+        raise RefusedBuildError(
+            f"{wheels} holds {', '.join(found) or 'no wheel'}, and the checkout is {wanted.rstrip('-')}: "
+            "delete that folder, it is left over from another build"
+        )
+
+
+def report_base_entrypoint(entrypoint: Path) -> None:
+    """Say on stderr which variables the base image's ``entrypoint`` would have set, if it is there."""
+    for script in sorted(entrypoint.with_name("entrypoint.d").glob("*.sh")):
+        names = sorted(set(EXPORTED.findall(script.read_text(errors="replace"))) - HARMLESS)
+        if names and entrypoint.is_file():
+            sys.stderr.write(
+                f"docker/install.py: note: this base image's entrypoint runs {script}, which sets "
+                f"{', '.join(names)}; to keep that, put {entrypoint} before sglang-roce-entry: "
+                "docker/README.md, The base image's entrypoint\n"
+            )
 
 
 def why_refused(before: dict[str, str], report: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import sglang_roce_entry
-from tests.container.conftest import BARE, ODD_VERSION, REVISION, write_metadata
+from tests.container.conftest import BARE, ODD_VERSION, REVISION, Checkout, write_metadata
 from tests.container.pods import SGLANG_ARGUMENTS, events
 from tests.layers import skip_or_fail
 from tests.sources import CHECKOUT
@@ -21,10 +21,11 @@ from tests.sources import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.container.conftest import Checkout
     from tests.container.enclosure import Enclosure, Finished
 
 pytestmark = pytest.mark.container
+
+UPGRADED = ("-c", "import sglang_roce_entry; print(sglang_roce_entry.UPGRADED)")
 
 
 def build(enclosure: Enclosure, checkout: Checkout, tag: str, base: str, *options: str) -> Finished:
@@ -120,21 +121,64 @@ def test_a_base_image_with_another_user_than_root_fails_with_a_sentence(
     assert "docker/install.py: user 1000 of this base image cannot write /usr/local/lib/python3" in built.log
 
 
+def _recipes() -> list[str]:
+    """Return the Dockerfiles of docker/README.md."""
+    return re.findall(r"```dockerfile\n(.*?)```", (CHECKOUT / "docker" / "README.md").read_text(), re.DOTALL)
+
+
 def test_the_dockerfile_of_the_readme(enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path) -> None:
-    block = re.search(r"```dockerfile\n(.*?)```", (CHECKOUT / "docker" / "README.md").read_text(), re.DOTALL)
-    assert block is not None
+    """Files of one's own, the launcher from a second context, and never an old one after an upgrade."""
     default = _default_base(checkout)
-    assert default in block[1]
+    (recipe,) = [text for text in _recipes() if default in text]
     derive(enclosure, base, "localhost/offline:1", tmp_path, "ENV PIP_NO_INDEX=1")
     own = tmp_path / "own"
-    own.write_text(block[1].replace(default, "localhost/offline:1"))
-    built = enclosure.build(checkout.path, "localhost/own:1", own)
-    assert built.code == 0, built.log
+    own.mkdir()
+    (own / "my-chat-template.jinja").write_text("{{ messages }}\n")
+    (own / "Dockerfile").write_text(recipe.replace(default, "localhost/offline:1"))
+    versions = {"localhost/own:1": checkout, "localhost/own:2": changed(checkout, tmp_path / "upgrade")}
+    for number, (tag, launcher) in enumerate(versions.items()):
+        options = (f"--build-context=launcher={launcher.path}", f"--build-arg=LAUNCHER={number} -")
+        built = enclosure.build(own, tag, own / "Dockerfile", *options)
+        assert built.code == 0, built.log
     assert sorted(path.name for path in checkout.path.iterdir()) == sorted(checkout.names)  # as it was
     done = enclosure.run_container("localhost/own:1", SGLANG_ARGUMENTS, "--env=STAND_IN_MODE=exit")
     assert events(done.out)["started"]["pid"] == 1, done.log
     before, after = _packages(enclosure, base), _packages(enclosure, "localhost/own:1")
     assert {name: after[name] for name in before} == before
+    done = enclosure.run_container("localhost/own:2", UPGRADED, "--entrypoint=python3")
+    assert done.out == "True\n", done.log
+    done = enclosure.run_container("localhost/own:2", ["/templates/my-chat-template.jinja"], "--entrypoint=cat")
+    assert done.out == "{{ messages }}\n"
+    context = f"--build-context=launcher={checkout.path}"
+    refused = enclosure.build(own, "localhost/refused:1", own / "Dockerfile", context)
+    assert refused.code != 0
+    assert "LAUNCHER: is missing, see docker/README.md" in refused.out + refused.log
+
+
+def test_the_entrypoint_of_the_base_image_can_be_kept(
+    enclosure: Enclosure, base: str, checkout: Checkout, tmp_path: Path
+) -> None:
+    """NVIDIA's: it sources its parts, which may set variables, and hands over by ``exec``."""
+    nvidia = tmp_path / "nvidia"
+    (nvidia / "entrypoint.d").mkdir(parents=True)
+    (nvidia / "entrypoint.d/05-compat.sh").write_text("export LD_LIBRARY_PATH=/compat:${LD_LIBRARY_PATH}\n")
+    script = nvidia / "nvidia_entrypoint.sh"
+    script.write_text(
+        '#!/bin/bash\necho banner\nfor part in ${0%/*}/entrypoint.d/*.sh; do source "$part"; done\nexec "$@"\n'
+    )
+    script.chmod(0o755)
+    derive(enclosure, base, "localhost/ngc:1", tmp_path, 'COPY nvidia /opt/nvidia\nENTRYPOINT ["false"]')
+    built = build(enclosure, checkout, "localhost/on-ngc:1", "localhost/ngc:1")
+    assert built.code == 0, built.log
+    assert "entrypoint.d/05-compat.sh, which sets LD_LIBRARY_PATH; to keep that" in built.out + built.log
+    (recipe,) = [text for text in _recipes() if "nvidia_entrypoint" in text]
+    own = tmp_path / "own"
+    own.write_text(re.sub("FROM .*", "FROM localhost/on-ngc:1", recipe))
+    assert enclosure.build(tmp_path, "localhost/kept:1", own).code == 0
+    for image, path in (("localhost/on-ngc:1", "None"), ("localhost/kept:1", "/compat:")):
+        asked = ("python3", "-c", "import os; print(os.getpid(), os.environ.get('LD_LIBRARY_PATH'))")
+        done = enclosure.run_container(image, asked)
+        assert done.out.splitlines()[-1] == f"1 {path}", done.log
 
 
 def test_the_base_image_is_named_with_its_registry_and_its_version(checkout: Checkout) -> None:
@@ -187,6 +231,24 @@ def test_a_rebuild_from_the_cache_gets_the_new_labels(
     labels = _labels(enclosure, "localhost/rebuilt:1")
     assert labels["org.opencontainers.image.revision"] == "fedcba9876543210"
     assert labels["org.opencontainers.image.version"] == version
+
+
+def changed(checkout: Checkout, folder: Path) -> Checkout:
+    """Return a copy of the checkout with another line in one source file, as after an upgrade."""
+    shutil.copytree(checkout.path, folder)
+    source = folder / "sglang_roce_entry/__init__.py"
+    source.write_text(source.read_text() + "\nUPGRADED = True\n")
+    return Checkout(folder, checkout.names)
+
+
+def test_a_changed_launcher_is_never_taken_from_the_cache(
+    enclosure: Enclosure, image: str, base: str, checkout: Checkout, tmp_path: Path
+) -> None:
+    built = build(enclosure, changed(checkout, tmp_path / "upgrade"), "localhost/upgraded:1", base)
+    assert built.code == 0, built.log
+    assert "missing" not in built.log  # of build arguments
+    done = enclosure.run_container("localhost/upgraded:1", UPGRADED, "--entrypoint=python3")
+    assert done.out == "True\n", done.log
 
 
 def test_only_installed_files_are_left_in_the_layers(enclosure: Enclosure, image: str, base: str) -> None:

@@ -167,7 +167,7 @@ def groups_keep_apart(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def ports_are_kept_from_outgoing_connections(manifests: list[Manifest]) -> Iterator[str]:
-    """A listener above 29999 meets NodePorts (30000-32767) or the kernel's outgoing connections (32768-60999)."""
+    """Find listeners above 29999: among NodePorts (30000-32767) or outgoing connections (32768-60999)."""
     for pod, container in containers(manifests):
         for declared in container.get("ports", []):
             if declared["containerPort"] >= 30000:
