@@ -289,9 +289,10 @@ _NCCL = Group(
         ),
         Entry(
             "SERVICE_LINK",
-            "SGLANG_PORT holds a URL: Kubernetes injects it for a Service named 'sglang'.",
+            "SGLANG_PORT (or SGLANG_GRPC_PORT, SGLANG_TCP_STORE_PORT) holds a URL: Kubernetes injects it for a "
+            "Service named 'sglang' ('sglang-grpc', 'sglang-tcp-store').",
             "SGLang reads it as a port number and exits.",
-            "env | grep ^SGLANG_PORT",
+            "env | grep ^SGLANG_",
             "Set enableServiceLinks: false in the pod spec, or rename the Service.",
         ),
         Entry(
@@ -519,9 +520,10 @@ _IDENTITY = Group(
             "PORT_TAKEN",
             "TCP ports that SGLang needs are held by another process: another pod on the host's network, or a "
             "predecessor that is still ending.",
-            "SGLang: `EADDRINUSE`, exit code 137.",
+            "SGLang: `EADDRINUSE`, exit code 137; with attention DP a worker too, after 3 s (0.5.23: 30 s). A "
+            "prefill server whose bootstrap port is taken logs it once and stays healthy: no KV cache is sent.",
             "ss -ltnp",
-            "End the other process, or choose others with --dist-init and SGLang's --port.",
+            "End the other process, or choose another port: the message names the option.",
         ),
     ),
 )
@@ -648,17 +650,41 @@ _SGLANG = Group(
         ),
         Entry(
             "PORTS_OUT_OF_RANGE",
-            "Attention DP needs the 14 ports from the rendezvous port on, and they end beyond 65535.",
+            "SGLang counts ports up from D or --port (attention DP: D to D+13), and they end beyond 65535.",
             "SGLang fails when it binds them.",
             _DRY_RUN,
-            "Choose a lower --dist-init.",
+            "Choose a lower --dist-init or --port.",
         ),
         Entry(
             "PORT_CLASH",
-            "SGLang's HTTP port is also one of its rendezvous ports.",
-            "One of the two cannot be bound: `EADDRINUSE`, after the imports.",
+            "SGLang needs one port for two purposes: HTTP, rendezvous, attention DP, bootstrap, gRPC, ...",
+            "One of the two cannot be bound: `EADDRINUSE`, after the imports; a bootstrap server then logs the "
+            "error and is missing for ever.",
             _DRY_RUN,
-            "Choose another --port, or another --dist-init.",
+            "Give one of the two another port; the message names both options.",
+        ),
+        Entry(
+            "USE_RAY",
+            "--use-ray in a group: Ray starts the ranks on all nodes from one SGLang.",
+            "Every pod starts a server of its own, and they compete for the GPUs of Ray's cluster.",
+            _DRY_RUN,
+            "Give the workers 'ray start --block --address=...' as args (a bare word), or remove --use-ray.",
+        ),
+        Entry(
+            "ATTENTION_DP_IPV6",
+            "SGLang 0.5.4 to 0.5.9 binds the sockets of its attention DP ranks to IPv4 only; this group has "
+            "IPv6 addresses.",
+            "It hangs for ever and logs nothing.",
+            "ss -ltnp; pip show sglang",
+            "Use SGLang 0.5.10 or later, or IPv4 addresses for the group.",
+        ),
+        Entry(
+            "RENDEZVOUS_OVERRIDDEN",
+            "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE sends torch to a store of somebody else's: no SGLang opens "
+            "the rendezvous port.",
+            "The ranks meet at MASTER_ADDR:MASTER_PORT, if something listens there.",
+            _ENV,
+            "Make sure that the store is there before the pods, or remove the variable.",
         ),
         Entry(
             "IB_DEVICE",

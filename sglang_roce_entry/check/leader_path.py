@@ -39,7 +39,7 @@ class Outside:
 
 def not_tried(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines of a replay: what was recorded, and that the path was not tried."""
-    found = tuple(of_problem(NAME, problem) for problem in examined.of(NAME))
+    found = (*(of_problem(NAME, problem) for problem in examined.of(NAME)), *_outgoing(examined, lambda *_: True))
     if not examined.in_group:
         return found
     leads = examined.plan.identity is not None and examined.plan.identity.is_leader
@@ -58,12 +58,12 @@ def items(
     if identity is None:
         return ()
     if not identity.in_group or identity.leader is None:
-        return (_ports(examined, outside),)
+        return _ports(examined, outside)
     named = _name(examined, identity.leader, addresses, failure)
     if identity.is_leader:
-        return (named, *_workers(identity.leader, outside), _ports(examined, outside))
+        return (named, *_workers(identity.leader, outside), *_ports(examined, outside))
     path = _path(examined, addresses, outside) if addresses else ()
-    return (named, *path, _ports(examined, outside))
+    return (named, *path, *_ports(examined, outside))
 
 
 def _name(examined: Examined, leader: str, addresses: Sequence[IpAddress], failure: str | None) -> CheckItem:
@@ -93,7 +93,7 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     ports = wait.ports if wait is not None else ()
     limit = min(_CONNECT_S, outside.remaining_s())
     if not ports or limit <= 0:
-        return (skip(PORT, "no time was left"),)
+        return (skip(PORT, "no time was left" if ports else "no SGLang opens the rendezvous port"),)
     probe = outside.connect(addresses, ports, limit)
     where = listed([str(address) for address in addresses])
     on = ", ".join(str(port) for port in ports)
@@ -166,22 +166,56 @@ def _workers(leader: str, outside: Outside) -> tuple[CheckItem, ...]:
     return (ok(GROUP, f"{worker} is {listed([str(address) for address in addresses])}"),)
 
 
-def _ports(examined: Examined, outside: Outside) -> CheckItem:
-    command, identity = examined.plan.command, examined.plan.identity
+def _ports(examined: Examined, outside: Outside) -> tuple[CheckItem, ...]:
+    return (*_outgoing(examined, outside.is_free), _free(examined, outside))
+
+
+def _outgoing(examined: Examined, is_free: Callable[[str, int], bool]) -> tuple[CheckItem, ...]:
+    """Return a warning about ports that the kernel may have given to an outgoing connection (sglang#37215)."""
+    command, inspection = examined.plan.command, examined.inspection
+    bounds = [int(text) for text in (inspection.outgoing_ports or "").split() if text.isdecimal()]
+    if command is None or len(bounds) != 2:
+        return ()
+    low, high = bounds
+    reserved = _reserved(inspection.reserved_ports or "")
+    own = {port for _, port, _ in command.ports}
+    within = [(port, why) for _, port, why in command.ports if low <= port <= high and port not in reserved]
+    if not within:
+        return ()
+    # 30000 to 32767 are Kubernetes' NodePorts; below 1024 a user needs a capability.
+    below = (*range(8100, min(low, 30000), 100), *range(min(low, 30000) - 1, 1023, -1))
+    better = next((port for port in below if port not in own and is_free("*", port)), None)
+    advice = f"choose a port below {low}, such as {better} (D: --dist-init); or reserve" if better else "reserve"
+    ports = ",".join(str(port) for port, _ in within)
+    evidence = (
+        f"{listed([f'{port} ({why})' for port, why in within])} in the range {low}-{high} of the kernel's "
+        "outgoing connections: sometimes such a port is in use when SGLang binds it"
+    )
+    return (warn(PORTS, evidence, f"{advice} them: sysctl net.ipv4.ip_local_reserved_ports={ports}"),)
+
+
+def _reserved(text: str) -> set[int]:
+    """Return the ports of a list like ``8080,9000-9010``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if first.isdecimal() and (last.isdecimal() or not dash):
+            found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _free(examined: Examined, outside: Outside) -> CheckItem:
+    command = examined.plan.command
     if command is None:
         return skip(PORTS, "no SGLang arguments were given")
     if outside.server_pid is not None:
         return ok(PORTS, f"in use by the SGLang server that runs here (process {outside.server_pid})")
-    leads = identity is not None and identity.in_group and identity.is_leader
-    wanted = command.leader_ports() if leads else command.http_ports()
+    wanted = command.ports
     taken = [f"{port} ({why})" for host, port, why in wanted if not outside.is_free(host, port)]
     if not taken:
         return ok(PORTS, f"free: {', '.join(str(port) for _, port, _ in wanted)}")
     remedy = (
-        "another process of this pod, or of this node with hostNetwork (ss -ltnp): end it, or choose others with "
-        "--dist-init and SGLang's --port"
+        "another process of this pod, or of this node with hostNetwork (ss -ltnp): end it, or choose another port "
+        "with the option in brackets (D with --dist-init)"
     )
-    if not leads:
-        # Only a leader waits for its ports; SGLang itself will end here.
-        return warn(PORTS, f"taken: {', '.join(taken)}", remedy)
     return fail(PORTS, f"taken: {', '.join(taken)}", remedy, CONFIGURATION)

@@ -253,7 +253,7 @@ def await_free_ports(
         raise EntryError(
             "PORT_TAKEN",
             f"ports that SGLang needs were not free within {seconds(policy.deadline_s)} s: {last.cause}",
-            f"{last.look_at}; choose others with --dist-init and SGLang's --port",
+            f"{last.look_at}; or choose another port with the option in brackets (D with --dist-init)",
             CONFIGURATION,
         ) from last
 

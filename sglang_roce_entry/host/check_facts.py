@@ -30,6 +30,8 @@ REGISTERED_PEERS = tuple(
 PEER_MODULE = "/sys/module/nvidia_peermem/version"
 _IOMMU_GROUPS = "/sys/kernel/iommu_groups"
 _ARP = ("arp_ignore", "arp_announce", "arp_filter", "rp_filter")
+#: Documentation/networking/ip-sysctl.rst; both are those of this network namespace, for IPv6 as well.
+_IPV4 = "/proc/sys/net/ipv4"
 _PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
 #: Counters of lost and of marked packets. The names are mlx5's (drivers/infiniband/hw/mlx5/counters.c),
@@ -111,6 +113,8 @@ class CheckFacts:
     source_rules: tuple[str, ...] | None = None
     net_plugin: str | None = None  # the libnccl-net.so that LD_LIBRARY_PATH leads to
     drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver, version, firmware
+    outgoing_ports: str | None = None  # ip_local_port_range: what the kernel gives outgoing connections
+    reserved_ports: str | None = None  # ip_local_reserved_ports: not these
     pci_links: Mapping[str, PciLink] = field(default_factory=dict)  # by HCA
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by mlx5_0:1
 
@@ -162,6 +166,8 @@ def read_check_facts(
         iommu=_iommu(tree, functions),
         arp=_arp(tree, interfaces) if len(devices) > 1 else {},
         drivers={hca.name: driver for hca in devices if (driver := _driver(tree, hca))},
+        outgoing_ports=attribute_or_none(tree, f"{_IPV4}/ip_local_port_range"),
+        reserved_ports=attribute_or_none(tree, f"{_IPV4}/ip_local_reserved_ports"),
         pci_links={hca.name: _pci_link(tree, hca.path) for hca in devices if hca.path and hca.pci_address},
         counters=_counters(tree, devices),
     )
@@ -231,7 +237,7 @@ def _group_with(tree: Tree, groups: Iterable[str], address: str) -> str | None:
 def _arp(tree: Tree, interfaces: Iterable[Interface]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for name in ("all", *(interface.name for interface in interfaces)):
-        texts = {one: attribute_or_none(tree, f"/proc/sys/net/ipv4/conf/{name}/{one}") or "" for one in _ARP}
+        texts = {one: attribute_or_none(tree, f"{_IPV4}/conf/{name}/{one}") or "" for one in _ARP}
         values = {one: int(text) for one, text in texts.items() if text.isdecimal() and len(text) < 6}
         if values:
             found[name] = values

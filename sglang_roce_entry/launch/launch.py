@@ -132,11 +132,12 @@ class _Launch:
 
     def _await_group(self, plan: Plan, facts: HostFacts) -> Leader | None:
         wait, identity = plan.wait, plan.identity
+        around = Surroundings(say=self.log.say, clock=monotonic, pause=sleep)
         if wait is None or identity is None:
-            return None
+            self._await_ports(plan, float(self.request.settings.wait_deadline), around)
+            return look_up_leader(self.member, facts, self.host)
         if wait.deadline_s == 0:
             return look_up_leader(self.member, facts, self.host)
-        around = Surroundings(say=self.log.say, clock=monotonic, pause=sleep)
         # There is only one leader, so its pauses need not grow with the group.
         policy = WaitPolicy.for_group(wait.deadline_s, 1 if identity.is_leader else identity.size)
         name = LeaderName(wait.host, Resolver(), around, _dns_hint(facts, wait.host))
@@ -145,6 +146,7 @@ class _Launch:
                 awaited = self._await_own_name(plan, name, policy, around)
             else:
                 awaited = self._await_leader(identity, wait.ports, name, policy, around)
+                self._await_ports(plan, policy.deadline_s - awaited.elapsed_s, around)
         except EntryError as failure:
             if self.request.settings.on_timeout != "exec" or failure.exit_code != DEADLINE:
                 raise
@@ -158,11 +160,15 @@ class _Launch:
 
     def _await_own_name(self, plan: Plan, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
         awaited = waiting.await_own_name(name, self._own_addresses, policy, around)
-        if plan.command is not None and plan.command.dist_init is not None:
-            limit_s = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, policy.deadline_s - awaited.elapsed_s))
-            waiting.await_free_ports(plan.command.leader_ports(), WaitPolicy(limit_s), around)
+        self._await_ports(plan, policy.deadline_s - awaited.elapsed_s, around)
         self.log.say(f"{name.host} is this pod ({awaited.address})")
         return awaited
+
+    def _await_ports(self, plan: Plan, within_s: float, around: Surroundings) -> None:
+        """Return as soon as SGLang can bind its ports here; a worker's as well: a predecessor may still end."""
+        if plan.command is not None and self.request.settings.wait_deadline:
+            limit_s = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, within_s))
+            waiting.await_free_ports(plan.command.ports, WaitPolicy(limit_s), around)
 
     def _own_addresses(self) -> list[IpAddress]:
         return [address.ip for interface in self.host.answers.interfaces() for address in interface.addresses]

@@ -155,6 +155,10 @@ def identify(request: Request) -> Member:
                 argument = request.user.values.get(dest)
                 if argument is not None:
                     arguments[field_name] = (argument.text, argument.where)
+        if request.user is not None and request.user.text("ep_join_mode") == "scale":
+            # It joins a group that serves already, as one node of its own: SGLang asserts --node-rank 1 and
+            # takes --nnodes 1 (srt/arg_groups/parallel_hook.py). The pods beside it are no peers of its ranks.
+            return Member(Identity(None, 1, 0, "--elastic-ep-join-mode"), (), port)
         alone = set(arguments) == {"leader"} and not written
         if alone and not _is_in_a_group(request):
             # SGLang's own --dist-init-addr on one node: a fixed port, no group.

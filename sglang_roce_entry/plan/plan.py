@@ -49,7 +49,16 @@ from sglang_roce_entry.problems import (
 )
 from sglang_roce_entry.server.command import Command, build_command
 from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
+from sglang_roce_entry.server.ports import overridden
 from sglang_roce_entry.server.transfer import read_use
+from sglang_roce_entry.server.traps import check_ipv6, check_override
+
+#: Variables that SGLang reads as numbers, and the Service for which Kubernetes injects each as a URL.
+_SERVICE_PORTS = {
+    "SGLANG_PORT": "sglang",
+    "SGLANG_GRPC_PORT": "sglang-grpc",
+    "SGLANG_TCP_STORE_PORT": "sglang-tcp-store",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +153,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         variables=variables,
         command=command,
         argv=request.bare_word or (command.argv(request.executable) if command else None),
-        wait=_wait_plan(request, member, command),
+        wait=_wait_plan(request, member, command, facts.sglang_version),
         problems=_in_force(problems, request),
         gpus=visible.count,
         unproven=None if request.exec_known else shown_program(request.bare_word[0]),
@@ -204,12 +213,18 @@ def _command(
             member.dist_init_port,
             _pod_interfaces(facts),
             compute_tp=request.settings.tp == "auto",
+            environ=request.environ,
+            version=facts.sglang_version,
         )
     except ConfigurationError as failure:
         return None, [*problems, as_problem(failure)]
     if leader is not None and leader.only_ipv6 and leader.address is not None:
         command = command.with_literal(leader.address)
-    return command, [*problems, *command.problems]
+    only_ipv6 = leader is not None and leader.only_ipv6
+    version, endpoint = facts.sglang_version, command.dist_init
+    trap = check_ipv6(request.user, identity, endpoint, version, only_ipv6=only_ipv6)
+    override = check_override(request.environ, version, identity, member.dist_init_port)
+    return command, [*problems, *command.problems, *trap, *override]
 
 
 def _pod_interfaces(facts: HostFacts) -> tuple[Interface, ...]:
@@ -270,13 +285,13 @@ def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[P
 
 def _surroundings(request: Request) -> Iterator[Problem]:
     environ = request.environ
-    port = environ.get("SGLANG_PORT", "")
-    if "://" in port:
-        yield warning(
-            "SERVICE_LINK",
-            f"SGLANG_PORT={port} comes from a Service named 'sglang', and SGLang reads it as a port",
-            "set enableServiceLinks: false in the pod spec, or rename the Service",
-        )
+    for name, service in _SERVICE_PORTS.items():
+        if "://" in environ.get(name, ""):
+            yield warning(
+                "SERVICE_LINK",
+                f"{name}={environ[name]} comes from a Service named '{service}', and SGLang reads it as a port",
+                "set enableServiceLinks: false in the pod spec, or rename the Service",
+            )
     if environ.get("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0":
         yield warning(
             "NONZERO_RANKS_RETURN",
@@ -285,7 +300,7 @@ def _surroundings(request: Request) -> Iterator[Problem]:
         )
 
 
-def _wait_plan(request: Request, member: Member, command: Command | None) -> WaitPlan | None:
+def _wait_plan(request: Request, member: Member, command: Command | None, version: str | None) -> WaitPlan | None:
     identity = member.identity
     if identity is None or not identity.in_group or identity.leader is None or request.bare_word:
         return None  # a bare word never waits
@@ -293,4 +308,8 @@ def _wait_plan(request: Request, member: Member, command: Command | None) -> Wai
     if identity.is_leader:
         return WaitPlan("own_name", identity.leader, (), deadline_s)
     port = command.dist_init.port if command and command.dist_init else member.dist_init_port
-    return WaitPlan("leader", identity.leader, life_ports(port), deadline_s)
+    ports = life_ports(port)
+    if overridden(request.environ, version):
+        # Nobody opens D; the rest only attention DP does.
+        ports = ports[1:] if command is not None and command.attention_dp else ()
+    return WaitPlan("leader", identity.leader, ports, deadline_s) if ports else None

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sglang_roce_entry.group.endpoint import MAX_PORT
 from sglang_roce_entry.problems import ConfigurationError, Problem, warning
 from sglang_roce_entry.server.spellings import CONFIG, Option, find_option, is_ignored_config, is_value
+
+DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,39 @@ class UserArguments:
             )
         return number
 
+    def tcp_port(self, dest: str, default: int) -> int:
+        """Return a port option or its default. Raises ``ConfigurationError`` if it is not a TCP port."""
+        port = self.number(dest, default)
+        argument = self.values.get(dest)
+        if argument is not None and port > MAX_PORT:
+            raise ConfigurationError(
+                "ARGUMENT",
+                f"{argument.where} {port} is out of range",
+                f"write a port from 1 to {MAX_PORT} after {argument.where}",
+            )
+        return port
+
+    @property
+    def http_port(self) -> int:
+        """The port of the HTTP server. Raises ``ConfigurationError`` if it is not a TCP port."""
+        return self.tcp_port("port", DEFAULT_HTTP_PORT)
+
     @property
     def attention_dp(self) -> bool:
-        """Whether attention data parallelism is asked for, in the old spelling or the new."""
-        return "enable_dp_attention" in self.values or self.number("attn_dp_size", 1) > 1
+        """Whether attention data parallelism is asked for, in the old spelling or the new, or implied.
+
+        ``--dwdp-size N`` is ``--attn-dp-size N`` (0.5.23, ``srt/arg_groups/parallel_hook.py``, ``handle_dwdp``).
+        """
+        return "enable_dp_attention" in self.values or max(map(self._size, ("attn_dp_size", "dwdp_size"))) > 1
+
+    @property
+    def attention_dp_size(self) -> int:
+        """The number of ranks of attention data parallelism, 1 without it."""
+        size = max(map(self._size, ("attn_dp_size", "dwdp_size")))
+        return self._size("dp_size") if size == 1 and self.attention_dp else size
+
+    def _size(self, dest: str) -> int:
+        return self.number(dest, 1, lowest=0)
 
 
 def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None = None) -> UserArguments:

@@ -7,8 +7,9 @@ of GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
 from sglang_roce_entry.group.identity import Identity
@@ -16,8 +17,9 @@ from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import ConfigurationError, Problem, config_error, warning
 from sglang_roce_entry.server.arguments import UserArguments
 from sglang_roce_entry.server.gpu_count import GpuCount
-from sglang_roce_entry.server.ports import check_ports, http_port, leader_ports
+from sglang_roce_entry.server.ports import Listener, Ports, check_ports
 from sglang_roce_entry.server.spellings import MODULE
+from sglang_roce_entry.server.traps import check_group
 
 #: SGLang gives late workers torch's default timeout unless --dist-timeout is given.
 DEFAULT_DIST_TIMEOUT_S = 600
@@ -35,6 +37,8 @@ class Command:
     attention_dp: bool
     dist_timeout_s: int
     problems: tuple[Problem, ...] = ()
+    #: What this node must be able to bind.
+    ports: tuple[Listener, ...] = ()
 
     def argv(self, executable: str) -> tuple[str, ...]:
         """Return the whole command."""
@@ -43,18 +47,6 @@ class Command:
     def with_added(self, *tokens: str) -> Command:
         """Return the command with more of our arguments."""
         return replace(self, added=(*self.added, *tokens))
-
-    def http_ports(self) -> list[tuple[str, int, str]]:
-        """Return what any node binds before others call: (host, port, purpose)."""
-        return [(self.http_host, self.http_port, "HTTP, --port")]
-
-    def leader_ports(self) -> list[tuple[str, int, str]]:
-        """Return what the leader of a group binds: (host, port, purpose)."""
-        if self.dist_init is None:
-            return self.http_ports()
-        first, *others = leader_ports(self.dist_init.port, attention_dp=self.attention_dp)
-        rendezvous = ("*", first, "rendezvous, --dist-init-addr")
-        return [rendezvous, *self.http_ports(), *(("*", port, "attention DP") for port in others)]
 
     def with_literal(self, address: IpAddress) -> Command:
         """Return the command with the leader as an address: a name with only IPv6 cannot be bound.
@@ -101,8 +93,13 @@ def build_command(
     interfaces: Sequence[Interface],
     *,
     compute_tp: bool = True,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    version: str | None = None,
 ) -> Command:
-    """Return the command for this node; what SGLang cannot run is in its ``problems``."""
+    """Return the command for this node; what SGLang cannot run is in its ``problems``.
+
+    ``version`` is SGLang's, ``None`` if it is not known; ``environ`` holds the variables that move ports.
+    """
     given = user_dist_init(user)
     endpoint = given
     added: list[str] = []
@@ -123,18 +120,19 @@ def build_command(
     if http_host is None:
         http_host = "::" if _only_ipv6(interfaces) else "0.0.0.0"  # noqa: S104 - probes reach the pod IP
         added += ["--host", http_host]
-    http = http_port(user)
-    if node.size > 1 and endpoint is not None:
-        problems += check_ports(endpoint.port, http, attention_dp=user.attention_dp)
+    ports = Ports(user, node, http_host, endpoint.port if endpoint is not None else None, environ, version)
+    problems += check_ports(ports.of_leader()) or check_ports(ports.bound())
+    problems += check_group(user, node)
     return Command(
         added=tuple(added),
         user=user.argv,
         dist_init=endpoint if node.size > 1 else None,
         http_host=http_host,
-        http_port=http,
+        http_port=user.http_port,
         attention_dp=user.attention_dp,
         dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
         problems=tuple(problems),
+        ports=ports.bound(),
     )
 
 
@@ -240,9 +238,15 @@ def _check_given(
 
 
 def _check_attention(user: UserArguments, tp: int) -> list[Problem]:
-    if not user.attention_dp:
-        return []
-    dp = user.number("attn_dp_size", 0, lowest=0) or user.number("dp_size", 1)
+    dp = user.attention_dp_size
+    if user.number("dwdp_size", 1, lowest=0) > 1 and dp != tp:
+        return [
+            config_error(
+                "ATTENTION_DP",
+                f"--dwdp-size {dp} is not the tensor parallel size {tp}, which SGLang asserts",
+                f"write --dwdp-size {tp}",
+            )
+        ]
     if dp and tp % dp:
         return [
             config_error(

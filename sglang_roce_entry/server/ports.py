@@ -1,55 +1,186 @@
-"""The TCP ports that SGLang will bind, checked against each other before anything is waited for.
+"""The TCP ports that SGLang will bind on this node, for tests before anything is waited for.
 
-SGLang finds a clash only when it binds: the rendezvous after the imports, HTTP after the model is loaded.
+SGLang finds a clash only when it binds: the rendezvous after the imports, HTTP after the model is
+loaded. The bootstrap server of a prefill node logs the error in a thread of its own, and the server
+stays healthy for ever (``srt/disaggregation/common/conn.py``; sgl-project/sglang#21268).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 from sglang_roce_entry.group.endpoint import MAX_PORT
-from sglang_roce_entry.problems import ConfigurationError, Problem, config_error
+from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.problems import Problem, config_error
 from sglang_roce_entry.server.arguments import UserArguments
 
-DEFAULT_HTTP_PORT = 30000  # SGLang's --port
 #: Offsets from the dist-init port D that the leader binds with attention DP
 #: (``srt/server_args.py``, ``PortArgs.init_new``; +13 since 0.5.3, ``data_parallel_controller.py``).
 ATTENTION_DP_PORTS = (1, 2, 3, 4, 5, 6, 13)
+#: Where D is on one node without --dist-init-addr: so far from --port (``ZMQ_TCP_PORT_DELTA``).
+_ONE_NODE_DELTA = 233
+#: Set: torch meets in a store of somebody else's, and SGLang binds neither D nor --nccl-port
+#: (``srt/distributed/bootstrap.py`` of 0.5.23, ``_resolve_dist_init_method``; 0.5.6 does not know it).
+OVERRIDE = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"
+_OVERRIDE_SINCE = (0, 5, 9)
+#: A server for each local rank of attention DP, on ports that follow each other (0.5.23, ``srt/rust_server``).
+_RUST_SERVER = "SGLANG_RUST_SERVER"
+
+#: Address ("*": all), port, and what it is for with the option that moves it.
+Listener = tuple[str, int, str]
 
 
-def http_port(user: UserArguments) -> int:
-    """Return the port of the HTTP server. Raises ``ConfigurationError`` if it is not a TCP port."""
-    port = user.number("port", DEFAULT_HTTP_PORT)
-    if port > MAX_PORT:
-        where = user.values["port"].where
-        raise ConfigurationError(
-            "ARGUMENT", f"{where} {port} is out of range", f"write a port from 1 to {MAX_PORT} after {where}"
-        )
-    return port
+def overridden(environ: Mapping[str, str], version: str | None) -> bool:
+    """Return whether SGLang of this version (``None``: not known) meets in somebody else's store."""
+    release = parse_version(version)
+    return bool(environ.get(OVERRIDE)) and (release is None or release >= _OVERRIDE_SINCE)
 
 
-def leader_ports(dist_init: int, *, attention_dp: bool) -> tuple[int, ...]:
-    """Return the ports besides HTTP that the leader of a group binds; with attention DP some may exceed 65535."""
-    offsets = (0, *ATTENTION_DP_PORTS) if attention_dp else (0,)
-    return tuple(dist_init + offset for offset in offsets)
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of one node, as SGLang of ``version`` (``None``: not known) derives them."""
+
+    user: UserArguments
+    node: Identity
+    host: str  # of HTTP
+    dist_init: int | None  # D; None: one node without --dist-init-addr
+    environ: Mapping[str, str]
+    version: str | None = None
+
+    def bound(self) -> tuple[Listener, ...]:
+        """Return what this node binds, or finds free before it goes on. Raises ``ConfigurationError``."""
+        return (*self._rendezvous(), *self._http(), *self._by_options())
+
+    def of_leader(self) -> tuple[Listener, ...]:
+        """Return what the leader binds, whose clashes every member can tell."""
+        leader = Identity(self.node.leader, self.node.size, 0, self.node.source)
+        return Ports(self.user, leader, self.host, self.dist_init, self.environ, self.version).bound()
+
+    @property
+    def _rust(self) -> bool:
+        # As EnvBool of srt/environ.py reads it.
+        return self.environ.get(_RUST_SERVER, "").lower() in ("true", "1", "yes", "y")
+
+    @property
+    def _release(self) -> tuple[int, ...]:
+        return parse_version(self.version) or (99,)
+
+    def _rendezvous(self) -> Iterator[Listener]:
+        attention, scaling = self.user.attention_dp, self.user.text("ep_join_mode") == "scale"
+        base, option = self.dist_init, "--dist-init-addr"
+        if attention and (base is None or scaling):
+            http = self.user.http_port
+            base = http + _ONE_NODE_DELTA if http + _ONE_NODE_DELTA + 6 <= MAX_PORT else http - _ONE_NODE_DELTA
+            option = f"--port {base - http:+}"
+        if base is None:
+            return
+        # With attention DP every node tests D and what follows it, the workers too, by binding all addresses.
+        alone = not self.node.is_leader
+        if alone and not (attention and self._release >= (0, 5, 6)):
+            return
+        if not (overridden(self.environ, self.version) or scaling or self.user.text("ep_join_mode") == "recover"):
+            yield "*", base, f"rendezvous, {option}"
+        if attention:
+            yield from self._attention(base, option)
+
+    def _attention(self, base: int, option: str) -> Iterator[Listener]:
+        for offset in ATTENTION_DP_PORTS:
+            of_groups = offset > 5 and self.node.size == 1
+            of_leader = offset > 6 or (offset == 6 and self._release < (0, 5, 15))
+            if not of_groups and (self.node.is_leader or not of_leader):
+                yield "*", base + offset, f"attention DP, {option} + {offset}"
+        if self._rust:
+            for rank in self._local_ranks():
+                yield "*", base + 7 + rank, f"{_RUST_SERVER}, {option} + {7 + rank}"
+
+    def _local_ranks(self) -> range:
+        size, index = self.user.attention_dp_size, self.node.index
+        return range(index * size // self.node.size, -(-(index + 1) * size // self.node.size))
+
+    def _http(self) -> Iterator[Listener]:
+        servers = len(self._local_ranks()) if self._rust and self.user.attention_dp else 1
+        for number in range(servers):
+            beside = f" + {number}" if number else ""
+            yield self.host, self.user.http_port + number, f"HTTP, --port{beside}"
+        grpc = self._grpc_port()
+        if grpc is None:
+            return
+        port, option = grpc
+        for number in range(servers):
+            beside = f" + {number}" if number else ""
+            yield self.host, port + number, f"gRPC, {option}{beside}"
+
+    def _grpc_port(self) -> tuple[int, str] | None:
+        """Return the port of the native gRPC server (``srt/arg_groups/serving_hook.py``).
+
+        Followers have one as of 0.5.23 (``start_follower_grpc_server``), before that only the leader.
+        """
+        if self._smg or self._release < ((0, 5, 16) if self.node.is_leader else (0, 5, 23)):
+            return None
+        if "grpc_port" in self.user.values:
+            return self.user.tcp_port("grpc_port", 0), "--grpc-port"
+        text = self.environ.get("SGLANG_GRPC_PORT", "")
+        return (int(text), "SGLANG_GRPC_PORT") if text.isdecimal() and 0 < int(text[:9]) <= MAX_PORT else None
+
+    @property
+    def _smg(self) -> bool:
+        return "smg_grpc_mode" in self.user.values or "grpc_mode" in self.user.values
+
+    def _by_options(self) -> Iterator[Listener]:
+        """Yield what only the first node binds, each where an option asks for it."""
+        user, host = self.user, self.host
+        if not self.node.is_leader:
+            return
+        mode = user.text("disaggregation_mode")
+        if (mode == "prefill" or (mode == "decode" and "pd_role_switch" in user.values)) and not self._rust:
+            # With the Rust server the registry is on the HTTP port itself (``pd_disaggregation_hook.py``).
+            port = user.tcp_port("disaggregation_bootstrap_port", 8998)
+            yield host, port, "KV bootstrap, --disaggregation-bootstrap-port"
+        tried = (user.attention_dp or self.dist_init is None) and not overridden(self.environ, self.version)
+        if "nccl_port" in user.values and tried:
+            yield "*", user.tcp_port("nccl_port", 0), "rendezvous of one node, --nccl-port"
+        if self._release < (0, 5, 15):
+            return  # none of the following is there
+        if "language_only" in user.values:
+            yield host, user.tcp_port("encoder_bootstrap_port", 8997), "encoders, --encoder-bootstrap-port"
+        if "start_seed" in user.values:
+            yield host, user.tcp_port("engine_info_bootstrap_port", 6789), "seed, --engine-info-bootstrap-port"
+        if "gated_launch_port" in user.values:
+            yield host, user.tcp_port("gated_launch_port", 0), "gate, --gated-launch-port"
+        if self._smg:
+            port = user.tcp_port("smg_http_sidecar_port", user.http_port + 1)
+            yield host, port, "metrics, --smg-http-sidecar-port"
+        if user.text("moe_a2a_backend") == "nixl":
+            text = self.environ.get("SGLANG_TCP_STORE_PORT", "")
+            yield (
+                "*",
+                int(text) if text.isdecimal() and len(text) < 6 else 29600,
+                "NIXL's store, SGLANG_TCP_STORE_PORT",
+            )
 
 
-def check_ports(dist_init: int, http: int, *, attention_dp: bool) -> list[Problem]:
-    """Return what keeps a group's leader from binding its ports, whoever else uses them."""
-    ports = leader_ports(dist_init, attention_dp=attention_dp)
-    if ports[-1] > MAX_PORT:
+def check_ports(listeners: Sequence[Listener]) -> list[Problem]:
+    """Return what keeps a node from binding these, whoever else uses them."""
+    highest = max(listeners, key=lambda one: one[1])
+    if highest[1] > MAX_PORT:
         return [
             config_error(
                 "PORTS_OUT_OF_RANGE",
-                f"attention DP needs ports {dist_init} to {ports[-1]}, beyond {MAX_PORT}",
-                f"choose --dist-init up to {MAX_PORT - ATTENTION_DP_PORTS[-1]}",
+                f"port {highest[1]} ({highest[2]}) is beyond {MAX_PORT}",
+                f"choose a port that is lower by {highest[1] - MAX_PORT} or more (--dist-init, --port)",
             )
         ]
-    if http in ports:
-        role = "--dist-init-addr" if http == dist_init else f"--dist-init-addr + {http - dist_init}, attention DP"
-        return [
-            config_error(
-                "PORT_CLASH",
-                f"SGLang's HTTP port {http} (--port) is also its rendezvous port ({role})",
-                "choose another --port, or another --dist-init",
-            )
-        ]
+    seen: dict[int, str] = {}
+    for _, port, why in listeners:
+        if port in seen:
+            return [
+                config_error(
+                    "PORT_CLASH",
+                    f"port {port} is needed twice: {seen[port]}, and {why}",
+                    "give one of the two another port",
+                )
+            ]
+        seen[port] = why
     return []

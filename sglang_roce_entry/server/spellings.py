@@ -42,6 +42,7 @@ OPTIONS: tuple[Option, ...] = (
         "attn_dp_size",
         (("--attn-dp-size", "--attn-d"), ("--attention-data-parallel-size", "--attention-d")),
     ),
+    Option("dwdp_size", (("--dwdp-size", "--dw"),)),
     Option("enable_dp_attention", (("--enable-dp-attention", "--enable-dp"),), flag=True),
     Option("nnodes", (("--nnodes", "--nn"),)),
     Option("node_rank", (("--node-rank", "--no"),)),
@@ -64,7 +65,35 @@ OPTIONS: tuple[Option, ...] = (
     # and --enable-deepep-waterfill begin alike, so that nothing shorter has one meaning.
     Option("enable_deepep_moe", (("--enable-deepep-moe", "--enable-deepep-m"),), flag=True),
     Option("elastic_ep_backend", (("--elastic-ep-backend", "--el"),)),
+    Option("ep_join_mode", (("--elastic-ep-join-mode", "--elastic-ep-join-m"),)),
+    Option("use_ray", (("--use-ray", "--us"),), flag=True),
     Option("hicache_storage_backend", (("--hicache-storage-backend", "--hicache-storage-backend"),)),
+    # Ports, and what opens them (server/ports.py).
+    Option("disaggregation_bootstrap_port", (("--disaggregation-bootstrap-port", "--disaggregation-b"),)),
+    Option("pd_role_switch", (("--enable-pd-role-switch", "--enable-pd-"),), flag=True),
+    Option("grpc_port", (("--grpc-port", "--grpc-p"),)),
+    Option("grpc_mode", (("--grpc-mode", "--grp"),), flag=True),
+    Option("smg_grpc_mode", (("--smg-grpc-mode", "--smg-g"),), flag=True),
+    # 0.5.15 has the second spelling alone.
+    Option(
+        "smg_http_sidecar_port",
+        (("--smg-http-sidecar-port", "--smg-h"), ("--grpc-http-sidecar-port", "--grpc-h")),
+    ),
+    Option("gated_launch_port", (("--gated-launch-port", "--ga"),)),
+    Option("language_only", (("--language-only", "--la"),), flag=True),
+    Option("encoder_bootstrap_port", (("--encoder-bootstrap-port", "--encoder-b"),)),
+    Option(
+        "start_seed",
+        (
+            (
+                "--remote-instance-weight-loader-start-seed-via-transfer-engine",
+                "--remote-instance-weight-loader-st",
+            ),
+        ),
+        flag=True,
+    ),
+    Option("engine_info_bootstrap_port", (("--engine-info-bootstrap-port", "--eng"),)),
+    Option("nccl_port", (("--nccl-port", "--nccl-p"),)),
     Option("api_key", (("--api-key", "--ap"),), secret=True),
     Option("admin_api_key", (("--admin-api-key", "--ad"),), secret=True),
     Option("ssl_certfile", (("--ssl-certfile", "--ssl-ce"),)),

@@ -111,6 +111,8 @@ ATTENTION_DP = ("--enable-dp-attention", "--dp-size", "2")
         pytest.param(DIST_PORT + 1, None, ATTENTION_DP, id="D+1-attention-DP"),
         pytest.param(DIST_PORT + 6, None, ATTENTION_DP, id="D+6-attention-DP"),
         pytest.param(DIST_PORT + 13, None, ATTENTION_DP, id="D+13-attention-DP"),
+        pytest.param(8998, None, ("--disaggregation-mode", "prefill"), id="bootstrap"),
+        pytest.param(7100, None, ("--gated-launch-port", "7100"), id="gate"),
     ],
 )
 def test_port_is_taken_then_freed(

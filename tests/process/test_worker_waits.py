@@ -14,6 +14,8 @@ from tests.process.command import START_S, entry_interpreter, python_path
 from tests.process.dns import TYPE_A, Mood
 from tests.process.group import (
     DIST_PORT,
+    GPUS,
+    HTTP_PORT,
     LEADER_ADDRESS,
     LEADER_RECORD,
     NOT_RESOLVED,
@@ -86,6 +88,28 @@ def test_leader_that_is_there_costs_no_wait(cluster: Cluster, leader: Node, work
         launch = worker.start(launch_arguments(), lws(1))
         launch.wait_record(START_S)
         assert launch.wait_exit(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("port", "further"),
+    [
+        pytest.param(HTTP_PORT, (), id="HTTP"),
+        pytest.param(DIST_PORT, ("--attn-dp-size", "2"), id="D-attention-DP"),
+        pytest.param(DIST_PORT + 5, ("--dwdp-size", str(2 * GPUS)), id="D+5-DWDP"),
+    ],
+)
+def test_a_port_of_its_own_is_taken_then_freed(
+    cluster: Cluster, leader: Node, worker: Node, port: int, further: tuple[str, ...]
+) -> None:
+    """Another group on the host network of a worker: SGLang would give up after 3 s (0.5.23: 30 s)."""
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    with leader.listen(DIST_PORT), worker.listen(port):
+        arguments = launch_arguments("--wait-deadline", "30", sglang=[*SGLANG_ARGUMENTS, *further])
+        launch = worker.start(arguments, lws(1), behaviour=f"listen:{port} exit:0")
+        launch.wait_for_line(rf"waiting for free ports: {port}\b", START_S)
+        launch.still_waiting(0.5)
+    launch.wait_record(NOTICE_S)
+    assert launch.wait_exit(5) == 0, launch.account()
 
 
 def test_name_moves_while_waiting(cluster: Cluster, leader: Node, worker: Node) -> None:

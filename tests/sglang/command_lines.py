@@ -21,9 +21,11 @@ CHOICES = {
     "disaggregation_mode": ("null", "prefill", "decode", "both"),
     "disaggregation_transfer_backend": ("mooncake", "nixl"),
     "device": ("cuda", "cpu"),
+    "ep_join_mode": ("scale", "recover"),
 }
 SIZES = ("tp_size", "pp_size", "dp_size", "attn_dp_size", "nnodes")
-INTEGERS = (*SIZES, "node_rank", "dist_timeout", "port", "base_gpu_id", "gpu_id_step")
+PORTS = tuple(option.dest for option in OPTIONS if option.dest.endswith("_port"))
+INTEGERS = (*SIZES, "dwdp_size", "node_rank", "dist_timeout", "port", "base_gpu_id", "gpu_id_step", *PORTS)
 
 # The beginning of a secret option that is another option's whole name: what it takes is shown.
 NO_SECRET = "--ssl-keyfile"

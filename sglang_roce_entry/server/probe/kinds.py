@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.ports import http_port
 from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
 from sglang_roce_entry.server.running import Found, running_here
 
@@ -106,7 +105,7 @@ def _described(
     user = read_arguments(arguments, lambda path: read_file(folder, path))
     host = user.text("host")
     secure = user.text("ssl_certfile") is not None
-    target = Target(_DEFAULT_HOST if host is None else host, http_port(user), secure)
+    target = Target(_DEFAULT_HOST if host is None else host, user.http_port, secure)
     return _Server(target, user.number("node_rank", 0, lowest=0), pid)
 
 
