@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -167,6 +167,11 @@ def nearest(name: str, known: Collection[str]) -> str:
     """Return the hint for a name that is unknown: the most similar of those that are known."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.0)
     return f"did you mean {close[0]}?" if close else "remove it"
+
+
+def deciding(problems: Iterable[Problem]) -> Problem | None:
+    """Return the first error, which decides the exit code; ``None`` if nothing ends a launch."""
+    return next((problem for problem in problems if problem.fatal), None)
 
 
 def hardened(problems: tuple[Problem, ...], *, strict: bool) -> tuple[Problem, ...]:

@@ -44,6 +44,7 @@ from sglang_roce_entry.problems import (
     ConfigurationError,
     Problem,
     config_error,
+    deciding,
     hardened,
     warning,
 )
@@ -100,7 +101,7 @@ class Plan:
     @property
     def first_error(self) -> Problem | None:
         """The error that decides: the first in the order of the stages."""
-        return next((problem for problem in self.problems if problem.fatal), None)
+        return deciding(self.problems)
 
     @property
     def exit_code(self) -> int:

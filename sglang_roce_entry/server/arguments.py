@@ -33,6 +33,8 @@ class UserArguments:
     problems: tuple[Problem, ...] = ()
     #: Texts of files that an option names instead of a value; ``None``: not readable.
     files: Mapping[str, str | None] = field(default_factory=dict)
+    #: What ``--config`` says, as the tokens that SGLang puts in front of all others.
+    from_file: tuple[str, ...] = ()
 
     def text(self, dest: str) -> str | None:
         """Return the value of an option, ``None`` if the user has not given it."""
@@ -97,8 +99,10 @@ def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None =
     problems: list[Problem] = []
     values: dict[str, Argument] = {}
     config = _config_path(tokens)
+    from_file: tuple[str, ...] = ()
     if config is not None and read_file is not None:
-        values.update(_read_config(config, read_file, problems))
+        known, from_file = _read_config(config, read_file, problems)
+        values.update(known)
     values.update(_scan(tokens))
     for token in tokens:
         if is_ignored_config(token):
@@ -109,7 +113,7 @@ def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None =
                     "write it as two tokens: --config FILE.yaml",
                 )
             )
-    return UserArguments(tokens, values, tuple(problems), _device_files(values, read_file))
+    return UserArguments(tokens, values, tuple(problems), _device_files(values, read_file), from_file)
 
 
 def _device_files(values: Mapping[str, Argument], read_file: Callable[[str], str] | None) -> dict[str, str | None]:
@@ -169,7 +173,10 @@ def _config_path(tokens: tuple[str, ...]) -> str | None:
     return tokens[position + 1]
 
 
-def _read_config(path: str, read_file: Callable[[str], str], problems: list[Problem]) -> dict[str, Argument]:
+def _read_config(
+    path: str, read_file: Callable[[str], str], problems: list[Problem]
+) -> tuple[dict[str, Argument], tuple[str, ...]]:
+    """Return the options that are known here, and all tokens that SGLang makes of the file."""
     if not path.lower().endswith((".yaml", ".yml")):
         raise ConfigurationError(
             "CONFIG_FILE", f"--config {path!r} does not end in .yaml or .yml", "SGLang reads only YAML"
@@ -185,6 +192,7 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
         write="write one 'option: value' a line, like 'tp-size: 16'",
     )
     tokens: list[str] = []
+    known: list[str] = []
     for key, value in document.items():
         name = f"--{key}"
         option = find_option(name)
@@ -196,9 +204,11 @@ def _read_config(path: str, read_file: Callable[[str], str], problems: list[Prob
                     f"write it with dashes: {str(key).replace('_', '-')}",
                 )
             )
+        written = _config_tokens(name, value, option)
+        tokens.extend(written)
         if find_option(name.partition("=")[0]) is not None:
-            tokens.extend(_config_tokens(name, value, option))
-    return _scan(tuple(tokens), path)
+            known.extend(written)
+    return _scan(tuple(known), path), tuple(tokens)
 
 
 def _config_tokens(name: str, value: object, option: Option | None) -> list[str]:

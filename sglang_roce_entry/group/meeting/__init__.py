@@ -1,0 +1,1 @@
+"""The meeting of a group's launchers: cards in, one verdict for all out."""

@@ -1,0 +1,67 @@
+"""What only the card of a meeting needs of a node: more versions, the machine, ways out of its rails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.host.gpus import read_gpus
+from sglang_roce_entry.host.installed import MOONCAKE_DISTRIBUTIONS, distribution_versions
+from sglang_roce_entry.host.network import gateway_interfaces, has_gateway
+from sglang_roce_entry.host.tree import attribute_or_none, lines_or_empty
+
+_NVSHMEM = ("nvidia-nvshmem-cu13", "nvidia-nvshmem-cu12")
+#: The first of the channels with which pods of one NVLink domain share memory (NVIDIA IMEX).
+_IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel0"
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """Facts of the node beside those of the plan; ``None``: not known. ``gateways`` holds what was asked for."""
+
+    versions: dict[str, str]
+    gpu_models: tuple[str, ...]
+    imex: bool
+    boot_id: str | None
+    network_namespace: str | None
+    gateways: dict[str, bool | None]
+
+
+def read_card_facts(host: Host, rails: Iterable[tuple[str, IpAddress]]) -> CardFacts:
+    """Return the facts of this machine; ``rails`` are interfaces with the address that is used on each."""
+    tree = host.tree
+    installed = distribution_versions(("torch", *MOONCAKE_DISTRIBUTIONS, *_NVSHMEM))
+    found = {
+        "torch": installed.get("torch"),
+        "mooncake": next((installed[name] for name in MOONCAKE_DISTRIBUTIONS if name in installed), None),
+        "nvshmem": next((installed[name] for name in _NVSHMEM if name in installed), None),
+        "driver": _driver(lines_or_empty(tree, "/proc/driver/nvidia/version")),
+    }
+    routed = gateway_interfaces(tree)
+    owned = {
+        (interface.name, address.ip): address
+        for interface in host.answers.interfaces()
+        for address in interface.addresses
+    }
+    namespace = tree.real("/proc/self/ns/net")
+    return CardFacts(
+        versions={name: version for name, version in found.items() if version},
+        gpu_models=tuple(gpu.model for gpu in read_gpus(host, places=True).devices if gpu.usable and gpu.model),
+        imex=host.answers.open_node(_IMEX_CHANNEL) == "ok",
+        boot_id=attribute_or_none(tree, "/proc/sys/kernel/random/boot_id") or None,
+        network_namespace=os.path.basename(namespace) if namespace else None,
+        gateways={
+            name: True if name in routed else has_gateway(name, owned[name, address])
+            for name, address in rails
+            if (name, address) in owned
+        },
+    )
+
+
+def _driver(lines: list[str]) -> str | None:
+    """Return ``580.95.05`` of ``NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05 ...``."""
+    words = lines[0].split() if lines else []
+    return next((word for word in words if word[0].isdecimal() and "." in word), None)
