@@ -1,0 +1,175 @@
+"""The leader's sockets: one loop over the listener and all callers, which feeds the table."""
+
+from __future__ import annotations
+
+import resource
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from sglang_roce_entry.group.meeting import wire
+from sglang_roce_entry.group.meeting.card import Card
+from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.table import Table
+from sglang_roce_entry.group.meeting.terms import DONE, Conclude, Concluded, Peer, Terms
+from sglang_roce_entry.problems import CONFIGURATION, EntryError
+
+_ROUND_S = 0.2
+_ACCEPTED_AT_ONCE = 256
+_READ_BYTES = 262_144
+
+
+@contextmanager
+def enough_descriptors(size: int) -> Iterator[None]:
+    """Raise the soft limit on open files for a group of ``size``, and set it back. Raises ``EntryError``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    if not unlimited and hard < size + 64:
+        raise EntryError(
+            "NOFILE",
+            f"a leader of {size} nodes needs {size + 64} open files at once, the limit here is {hard}",
+            "raise the container runtime's limit: LimitNOFILE= of its unit, docker run --ulimit nofile=65536",
+            CONFIGURATION,
+        )
+    wanted = 2 * size + 1024
+    raised = wanted if unlimited else min(hard, wanted)
+    higher = soft != resource.RLIM_INFINITY and raised > soft
+    if higher:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    try:
+        yield
+    finally:
+        if higher:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Leader:
+    """Holds a meeting on ``listener``, which it closes together with all connections."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        terms: Terms,
+        own: Card,
+        conclude: Conclude,
+        say: Callable[[str], None],
+        names: Names,
+    ) -> None:
+        self._listener = listener
+        self._select = selectors.DefaultSelector()
+        self._select.register(listener, selectors.EVENT_READ, None)
+        self._sockets: dict[Peer, socket.socket] = {}
+        self._unsent: dict[Peer, list[memoryview]] = {}
+        self._lost: list[Peer] = []
+        self._table = Table(terms, own, self, conclude, say, monotonic, time.time, names)
+
+    def hold(self) -> Concluded:
+        """Return what the meeting came to, after all have been told; nothing is open afterwards."""
+        try:
+            while self._table.phase != DONE:
+                self._step()
+        finally:
+            for one in (*self._sockets.values(), self._listener):
+                one.close()
+            self._select.close()
+        return self._table.concluded or self._nothing()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Those who are here."""
+        return tuple(peer.member for peer in self._table.members.values() if peer.member is not None)
+
+    @staticmethod
+    def _nothing() -> Concluded:
+        raise RuntimeError("a meeting ended without a verdict")
+
+    def _step(self) -> None:
+        for key, events in self._select.select(_ROUND_S):
+            if key.data is None:
+                self._accept()
+                continue
+            peer: Peer = key.data
+            if events & selectors.EVENT_WRITE and peer in self._sockets:
+                self._flush(peer)
+            if events & selectors.EVENT_READ and peer in self._sockets:
+                self._read(peer)
+        while self._lost:
+            self._table.left(self._lost.pop())
+        self._table.tick()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                one, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptor left: without room the listener stays readable, a busy loop
+                self._table.make_room()
+                return
+            self._admit(one, str(address[0]))
+
+    def _admit(self, one: socket.socket, address: str) -> None:
+        one.setblocking(False)
+        try:
+            wire.prepare(one)
+        except OSError:
+            one.close()  # reset already
+            return
+        peer = Peer(address, time.time(), monotonic())
+        self._sockets[peer] = one
+        self._select.register(one, selectors.EVENT_READ, peer)
+        self._table.connected(peer)
+
+    def _read(self, peer: Peer) -> None:
+        try:
+            data = self._sockets[peer].recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._table.received(peer, data)
+        else:
+            self._table.left(peer)
+
+    # ------------------------------------------------------------------------------------ the table's transport
+
+    def send(self, peer: Peer, data: bytes) -> None:
+        """Send ``data`` as far as it goes, the rest when there is room."""
+        self._unsent.setdefault(peer, []).append(memoryview(data))
+        self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        one, unsent = self._sockets[peer], self._unsent.get(peer, [])
+        had = len(unsent)
+        try:
+            while unsent:
+                sent = one.send(unsent[0])
+                unsent[:1] = [unsent[0][sent:]] if sent < len(unsent[0]) else []
+        except BlockingIOError:
+            self._select.modify(one, selectors.EVENT_READ | selectors.EVENT_WRITE, peer)
+            return
+        except OSError:
+            unsent.clear()
+            self._lost.append(peer)  # the table must not be called back from here
+            return
+        if had and self._select.get_key(one).events & selectors.EVENT_WRITE:
+            self._select.modify(one, selectors.EVENT_READ, peer)
+
+    def close(self, peer: Peer) -> None:
+        """Close, with what was sent delivered: a close with unread bytes would be a reset that destroys it."""
+        one = self._sockets.pop(peer, None)
+        self._unsent.pop(peer, None)
+        if one is None:
+            return
+        self._select.unregister(one)
+        try:
+            one.shutdown(socket.SHUT_WR)
+            one.recv(_READ_BYTES)
+        except OSError:
+            pass
+        one.close()

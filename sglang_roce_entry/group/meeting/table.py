@@ -1,0 +1,350 @@
+"""The leader's side of the meeting as a table of states: bytes and time in, bytes out. It touches no socket.
+
+A verdict in three steps: VERDICT to all, everybody's ACK of this round, GO. A member that is lost in between
+starts a new round, so nobody goes because of somebody who is not there. What is odd (garbage, silence, callers of
+other groups) is said once a kind, costs a bounded amount of memory and time, and disturbs nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sglang_roce_entry.group.meeting import terms, wire
+from sglang_roce_entry.group.meeting.card import Card, read_card, read_common, shown
+from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.missing import Absent, Names, Roll
+from sglang_roce_entry.group.meeting.terms import (
+    ACKED,
+    ACKNOWLEDGE,
+    ASKED,
+    CLOSING,
+    DONE,
+    ENDED,
+    GATHER,
+    GONE,
+    HERE,
+    NEW,
+    PARKED,
+    TOLD,
+    Conclude,
+    Concluded,
+    Peer,
+    Terms,
+    Transport,
+)
+from sglang_roce_entry.group.meeting.verdict import write_verdict
+from sglang_roce_entry.problems import OK
+
+
+class Table:
+    """Who is here, what each has said, and what comes next.
+
+    ``conclude`` gets the members, their common texts by digest, who is absent, and whether the time is over.
+    ``clock`` counts seconds, ``wall`` is the wall clock.
+    """
+
+    def __init__(
+        self,
+        agreed: Terms,
+        own: Card,
+        transport: Transport,
+        conclude: Conclude,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        names: Names,
+    ) -> None:
+        self.phase = GATHER
+        self.concluded: Concluded | None = None
+        self.members: dict[int, Peer] = {}
+        self.peers: dict[Peer, None] = {}  # the oldest first
+        self._terms, self._transport, self._conclude = agreed, transport, conclude
+        self._say, self._clock, self._wall = say, clock, wall
+        now_s = own.own.clock_s if own.own.clock_s is not None else wall()
+        self._own = Member(own, own.own.address or "", now_s, now_s)
+        self._commons: dict[str, Mapping[str, str]] = {own.digest: own.common or {}}
+        self._asked: dict[str, Peer] = {}
+        self._twins: list[Peer] = []
+        self._said: set[str] = set()
+        self._started = self._phase_since = self._swept = clock()
+        self._hopeless_since = self._started if own.refusal is not None else None
+        self._roll = Roll(agreed.size, names, self._started)
+        self._round = self._rounds = 0
+        self._broken = False
+
+    # ------------------------------------------------------------------------------------ what happens
+
+    def connected(self, peer: Peer) -> None:
+        """Take a new connection and greet it."""
+        self.peers[peer] = None
+        if self.phase in (CLOSING, DONE):
+            self._drop(peer)  # it dials again, and finds SGLang
+        else:
+            self._transport.send(peer, wire.greeting(self._terms.group, self._terms.nonce).line())
+
+    def received(self, peer: Peer, data: bytes) -> None:
+        """Take bytes from a peer."""
+        if peer.state == GONE:
+            return
+        peer.heard_in = self._rounds
+        peer.inbox += data
+        if peer.state == NEW and not self._is_caller(peer):
+            return
+        while (end := peer.inbox.find(b"\n")) >= 0:
+            line = bytes(peer.inbox[:end])
+            del peer.inbox[: end + 1]
+            try:
+                self._line(peer, line)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as failure:
+                self._odd(
+                    "garbage", f"{peer.address} sent what is no line of a meeting ({shown(str(failure), 80)})"
+                )
+                self._drop(peer)
+            if peer.state == GONE:
+                return
+        if len(peer.inbox) > wire.MOST_FROM_CALLER:
+            self._odd("garbage", f"{peer.address} sent a line that is too long")
+            self._drop(peer)
+
+    def left(self, peer: Peer) -> None:
+        """Take note that a connection is over."""
+        index = peer.member.card.index if peer.member is not None else 0
+        if self.members.get(index) is peer and self.phase in (GATHER, ACKNOWLEDGE):
+            self._roll.left[index] = peer.address
+        self._drop(peer)
+
+    def make_room(self) -> None:
+        """Drop the oldest connection that has brought no card: there is no descriptor left."""
+        strangers = sum(peer.member is None for peer in self.peers)
+        self._odd("descriptors", "no file descriptor was left for another connection (ulimit -n)")
+        self._drop_strangers(strangers - 1)
+
+    def tick(self) -> None:
+        """Do what is due. To be called after every round of reading, several times a second."""
+        now = self._clock()
+        self._rounds += 1
+        if self._broken:
+            self._again()
+        if now >= self._swept + terms.SWEEP_S:  # never in every round: there may be 10,000
+            self._swept = now
+            self._sweep(now)
+        if self.phase == GATHER:
+            self._status(now)
+            self._maybe_conclude(now)
+        elif self.phase == ACKNOWLEDGE:
+            self._maybe_go(now)
+        over_s = now - self._phase_since
+        if (self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S)) or (
+            self.phase == ENDED and over_s >= self._terms.linger_s
+        ):
+            self.phase = DONE
+
+    # ------------------------------------------------------------------------------------ lines
+
+    def _is_caller(self, peer: Peer) -> bool:
+        """Return whether what has come so far is to be read as lines."""
+        lines = wire.lines_from(peer.inbox)
+        if lines is False:
+            self._odd("torch", f"SGLang of {peer.address} is here before its launcher: it retries by itself")
+            self._drop(peer)
+        return bool(lines)
+
+    def _line(self, peer: Peer, line: bytes) -> None:
+        word, rest = wire.split(line)
+        if word == wire.CARD and peer.state == NEW:
+            self._card(peer, read_card(rest))
+        elif word == wire.COMMON and peer.state == ASKED and peer.member is not None:
+            digest = peer.member.card.digest
+            self._commons[digest] = read_common(rest, digest)
+            peer.state = HERE
+        elif word == wire.ACK and peer.state in (HERE, TOLD):
+            # One that crossed an AGAIN is of an older round.
+            if peer.state == TOLD and rest == b"%d" % self._round:
+                peer.state = ACKED
+        elif word == wire.PONG and peer.member is not None:
+            self._alive(peer, peer.member.card.index)
+        else:
+            raise ValueError(f"{shown(repr(word[:16]))} while {peer.state}")
+
+    def _card(self, peer: Peer, card: Card) -> None:
+        if not wire.same_group(card.group, self._terms.group):
+            self._odd("group", f"{peer.address} brought a card of the group {card.group!r}, this is another")
+            return self._drop(peer)
+        if not 0 < card.index < self._terms.size:
+            said = (
+                f"{card.pod or '?'} ({peer.address}) calls itself {card.index} of {card.size}, "
+                f"but this group has the workers 1 to {self._terms.size - 1}"
+            )
+            self._odd("index", said)
+            self._transport.send(peer, b"%s %s\n" % (wire.STATUS, said.encode()))
+            return self._drop(peer)
+        if self.phase == ENDED:
+            return self._tell(peer)
+        peer.member = Member(card, peer.address, peer.connected_at_s, self._wall())
+        if self.phase == ACKNOWLEDGE:
+            return self._drop(peer)  # it dials again, and comes to the next round or finds SGLang
+        holder = self.members.get(card.index)
+        if holder is None:
+            return self._join(peer)
+        if self._parked(card.index):
+            return self._drop(peer)
+        # The first one keeps the index as long as it answers.
+        peer.state, peer.since = PARKED, self._clock()
+        return self._transport.send(holder, wire.PING + b"\n")
+
+    def _parked(self, index: int | None = None) -> list[Peer]:
+        return [
+            peer
+            for peer in self.peers
+            if peer.state == PARKED and peer.member and index in (None, peer.member.card.index)
+        ]
+
+    def _alive(self, holder: Peer, index: int) -> None:
+        if self.members.get(index) is not holder:
+            return
+        for peer in self._parked(index):
+            peer.state = HERE
+            self._twins.append(peer)
+            self._hopeless()
+
+    def _join(self, peer: Peer) -> None:
+        card = peer.member.card if peer.member is not None else self._own.card
+        peer.state, self.members[card.index] = HERE, peer
+        self._roll.left.pop(card.index, None)
+        if card.refusal is not None:
+            self._hopeless()
+        self._want(peer, card.digest)
+
+    def _want(self, peer: Peer, digest: str) -> None:
+        """Ask for the text behind a digest once, and for that of so many digests at most."""
+        if digest in self._commons or digest in self._asked or len(self._asked) >= terms.COMMONS:
+            return
+        self._asked[digest] = peer
+        peer.state, peer.since = ASKED, self._clock()
+        self._transport.send(peer, wire.WANT + b"\n")
+
+    def _hopeless(self) -> None:
+        if self._hopeless_since is None:
+            self._hopeless_since = self._clock()
+
+    # ------------------------------------------------------------------------------------ rounds
+
+    def _maybe_conclude(self, now: float) -> None:
+        overdue = now >= self._started + self._terms.deadline_s
+        hopeless = self._hopeless_since is not None and now >= self._hopeless_since + self._terms.patience_s
+        complete = len(self.members) == self._terms.size - 1
+        if not (complete or overdue or hopeless):
+            return
+        if not overdue and any(digest not in self._commons for digest in self._asked):
+            return  # a moment: whoever does not answer is dropped
+        here = [peer.member for peer in (*self.members.values(), *self._twins) if peer.member is not None]
+        self.concluded = self._conclude([self._own, *here], self._commons, self.absent(), overdue and not complete)
+        self._round += 1
+        self.phase, self._phase_since = ACKNOWLEDGE, now
+        for peer in (*self.members.values(), *self._twins):
+            self._tell(peer)
+
+    def _tell(self, peer: Peer) -> None:
+        if self.concluded is None:
+            return
+        peer.state = TOLD
+        if self.concluded.document is not None:
+            self._transport.send(peer, wire.TABLE + b" " + self.concluded.document + b"\n")
+        said = write_verdict(self.concluded.verdict)
+        self._transport.send(peer, b"%s %d %s\n" % (wire.VERDICT, self._round, said))
+
+    def _maybe_go(self, now: float) -> None:
+        told = (*self.members.values(), *self._twins)
+        waiting = [peer for peer in told if peer.state != ACKED]
+        if waiting and now < self._phase_since + terms.ACK_S:
+            return
+        if not self._may_start():
+            self.phase, self._phase_since = ENDED, now
+            return
+        if waiting:
+            for peer in waiting:
+                self._odd("ack", f"{peer.address} did not acknowledge the verdict")
+                self.left(peer)
+            return
+        self.phase, self._phase_since = CLOSING, now
+        for peer in told:
+            self._transport.send(peer, wire.GO + b"\n")
+
+    def _may_start(self) -> bool:
+        return self.concluded is not None and self.concluded.verdict.exit_code == OK
+
+    def _again(self) -> None:
+        self._broken = False
+        if self.phase != ACKNOWLEDGE:
+            return
+        self._say("a member was lost before all had acknowledged the verdict: gathering again")
+        self.phase, self.concluded = GATHER, None
+        for peer in self.members.values():
+            peer.state = HERE
+            self._transport.send(peer, wire.AGAIN + b"\n")
+
+    # ------------------------------------------------------------------------------------ who is absent
+
+    def absent(self) -> tuple[Absent, ...]:
+        """Return who is not here."""
+        return self._roll.absent(self.members)
+
+    def _status(self, now: float) -> None:
+        said = self._roll.status(now, self.members)
+        if said is None:
+            return
+        self._say(f"{said} ({now - self._started:.0f} of {self._terms.deadline_s:.0f} s)")
+        line = b"%s %s\n" % (wire.STATUS, shown(said, 2000).encode())
+        for peer in self.members.values():
+            self._transport.send(peer, line)
+
+    def _odd(self, kind: str, said: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            self._say(f"{said}; the meeting goes on without it")
+
+    # ------------------------------------------------------------------------------------ who goes
+
+    def _sweep(self, now: float) -> None:
+        slow = (NEW, ASKED, TOLD) if self.phase == ENDED else (NEW, ASKED)
+        for peer in [one for one in self.peers if one.state in slow and now > one.since + terms.STEP_S]:
+            # What is readable may have waited for us, not we for it.
+            if peer.heard_in < self._rounds - 1 or now > peer.since + terms.SLOWEST_S:
+                self._odd("slow", f"{peer.address} connected and was silent or slow")
+                self.left(peer)
+        for peer in self._parked():
+            if now > peer.since + terms.PONG_S and peer.member is not None and self.phase == GATHER:
+                holder = self.members.get(peer.member.card.index)
+                if holder is not None:
+                    self._drop(holder)
+                self._join(peer)
+        self._drop_strangers(self._terms.size + terms.STRANGERS)
+
+    def _drop_strangers(self, keep: int) -> None:
+        strangers = [peer for peer in self.peers if peer.member is None]
+        for peer in strangers[: max(0, len(strangers) - max(keep, 0))]:
+            self._odd("strangers", f"too many connections that bring no card, among them from {peer.address}")
+            self._drop(peer)
+
+    def _drop(self, peer: Peer) -> None:
+        if peer.state == GONE:
+            return
+        peer.state = GONE
+        peer.inbox.clear()
+        self.peers.pop(peer, None)
+        self._transport.close(peer)
+        if peer in self._twins:
+            self._twins.remove(peer)
+        member = peer.member
+        if member is None or self.members.get(member.card.index) is not peer:
+            return
+        del self.members[member.card.index]
+        if self.phase == ACKNOWLEDGE and self._may_start():
+            self._broken = True  # nobody goes because of somebody who is not there
+        digest = member.card.digest
+        if self._asked.get(digest) is peer and digest not in self._commons:
+            del self._asked[digest]
+            alike = (one for one in self.members.values() if one.member and one.member.card.digest == digest)
+            for other in alike:
+                self._want(other, digest)
+                break

@@ -1,0 +1,156 @@
+"""A meeting in memory: the leader's table under a virtual clock, and members that do what a launcher does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sglang_roce_entry.group.meeting import wire
+from sglang_roce_entry.group.meeting.card import Card, make
+from sglang_roce_entry.group.meeting.compare import judge
+from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.table import Table
+from sglang_roce_entry.group.meeting.terms import DONE, Concluded, Peer, Terms
+from sglang_roce_entry.group.meeting.verdict import Verdict, read_verdict
+from sglang_roce_entry.problems import DEADLINE, OK, error
+from tests.group.members import NOW, RULES, Group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sglang_roce_entry.group.meeting.compare import Member
+    from sglang_roce_entry.group.meeting.missing import Absent
+
+GROUP, NONCE = "launch:sglang-0", "6e6f6e6365"
+TICK_S = 0.1
+
+
+def of_this_meeting(group: Group) -> list[Card]:
+    """Return the cards with the name of this group."""
+    return [
+        make(GROUP, one.size, one.index, one.pod, one.own, one.common or {}, one.refusal) for one in group.cards
+    ]
+
+
+class Room:
+    """The table, its transport, and time that passes when it is told to."""
+
+    def __init__(self, own: Card, size: int, deadline_s: float = 1800.0) -> None:
+        self.now_s = NOW
+        self.sent: dict[Peer, bytearray] = {}
+        self.closed: set[Peer] = set()
+        self.log: list[str] = []
+        names = Names(
+            lambda index: f"sglang-0-{index}.sglang", lambda _name: "does not resolve", lambda _names: None
+        )
+        terms = Terms(size, GROUP, NONCE, deadline_s, 1.0, 3.0)
+        self.table = Table(terms, own, self, self._conclude, self.log.append, self.clock, self.clock, names)
+
+    def _conclude(
+        self,
+        members: Sequence[Member],
+        commons: Mapping[str, Mapping[str, str]],
+        absent: Sequence[Absent],
+        overdue: bool,
+    ) -> Concluded:
+        verdict = judge(members, commons, RULES)
+        missing = error("LATE", " ".join(str(one.index) for one in absent), "", DEADLINE)
+        return Concluded(Verdict((*verdict.problems, missing)) if overdue else verdict)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is open any more."""
+        return self.table.phase == DONE
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def send(self, peer: Peer, data: bytes) -> None:
+        assert peer not in self.closed
+        self.sent[peer] += data
+
+    def close(self, peer: Peer) -> None:
+        assert peer not in self.closed
+        self.closed.add(peer)
+
+    def dial(self, address: str) -> Peer:
+        peer = Peer(address, self.now_s, self.now_s)
+        self.sent[peer] = bytearray()
+        self.table.connected(peer)
+        return peer
+
+    def held_bytes(self) -> int:
+        return sum(len(peer.inbox) for peer in self.table.peers)
+
+
+@dataclass
+class Attendant:
+    """A member that dials, answers as a launcher does, and dials again when it is cut off.
+
+    ``dies_after``: the word after which it is gone for good.
+    """
+
+    room: Room
+    card: Card
+    dies_after: bytes = b"-"
+    peer: Peer | None = None
+    verdict: Verdict | None = None
+    went: bool = False
+    dead: bool = False
+    heard: list[bytes] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        refused = self.verdict is not None and self.verdict.exit_code != OK
+        return self.went or self.dead or refused
+
+    def act(self) -> None:
+        """Dial, or answer what has come."""
+        room = self.room
+        if not self.done and (self.peer is None or (self.peer in room.closed and not room.over)):
+            self.peer = room.dial(f"10.0.0.{self.card.index + 1}")
+        if self.peer is None:
+            return
+        inbox = room.sent[self.peer]
+        while not self.done and (end := inbox.find(b"\n")) >= 0:
+            line = bytes(inbox[:end])
+            del inbox[: end + 1]
+            self._answer(self.peer, line)
+
+    def _answer(self, peer: Peer, line: bytes) -> None:
+        word, rest = wire.split(line)
+        self.heard.append(word)
+        answers = {
+            wire.GREETING: wire.CARD + b" " + self.card.line(),
+            wire.WANT: wire.COMMON + b" " + self.card.common_text(),
+            wire.PING: wire.PONG,
+            wire.VERDICT: wire.ACK + b" " + wire.split(rest)[0],
+        }
+        if word == wire.VERDICT:
+            self.verdict = read_verdict(wire.split(rest)[1])
+        elif word == wire.AGAIN:
+            self.verdict = None
+        if word == self.dies_after:
+            self.dead = True
+            self.room.table.left(peer)
+            return
+        if word in answers:
+            self.room.table.received(peer, answers[word] + b"\n")
+        if word == wire.GO:
+            assert self.verdict is not None
+            self.went = True
+        if self.done:
+            self.room.table.left(peer)
+
+
+def run(room: Room, members: Sequence[Attendant], for_s: float = 60.0) -> float:
+    """Let time pass until the meeting is over, or for this long; return the seconds that passed."""
+    started = room.now_s
+    while room.table.phase != DONE and room.now_s < started + for_s:
+        for member in members:
+            member.act()
+        room.table.tick()
+        room.now_s += TICK_S
+    for member in members:
+        member.act()  # what was sent is delivered
+    return room.now_s - started
