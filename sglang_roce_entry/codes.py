@@ -528,6 +528,148 @@ _IDENTITY = Group(
     ),
 )
 
+_REHEARSE = "sglang-roce-entry --rehearse"
+
+_MEETING = Group(
+    "The meeting: what differs between the nodes of a group",
+    "The launchers of a group compare their nodes before SGLang starts. Each problem names the index and pod that "
+    "stands alone, of two nodes both values; every pod logs the same, and ends with the same exit code.",
+    (
+        Entry(
+            "INDEX_TWICE",
+            "Two pods claim one worker index.",
+            "torch accepts a rank twice, so that another is missing for ever.",
+            "kubectl get pods -o wide; kubectl exec POD -- env | grep -E 'LWS_|INDEX'",
+            "Give each pod an index of its own: remove LWS_WORKER_INDEX, --worker-index and --node-rank from the "
+            "manifest, where the group injects it.",
+        ),
+        Entry(
+            "GROUP_SIZE_DIFFERS",
+            "The pods were told different sizes of their group.",
+            "SGLang waits for ranks that nobody starts, and ends after 600 s.",
+            "kubectl exec POD -- env | grep LWS_GROUP_SIZE",
+            "Change the size in one place, and recreate the group.",
+        ),
+        Entry(
+            "MACHINE_SHARED",
+            "Two or more pods of the group run on one machine (one kernel). An error on the host network, "
+            "where their TCP ports collide.",
+            "SGLang's second server fails to bind a port; in the pod network both share the machine's NICs.",
+            "kubectl get pods -o wide",
+            "Let each pod request all GPUs of a node, or add a podAntiAffinity on kubernetes.io/hostname.",
+        ),
+        Entry(
+            "SGLANG_DIFFERS",
+            "The nodes run different releases of SGLang.",
+            "Collectives and messages of two releases do not match: a hang, or an unpickling error after loading.",
+            _REHEARSE,
+            "Give all pods one image, named by digest: a tag may have been cached as another image.",
+        ),
+        Entry(
+            "ARGUMENT_DIFFERS",
+            "An argument of SGLang's differs. An error for what all ranks must share (sizes, model, weights, "
+            "dtype, quantization, cache, schedule, backends, seeds), else a warning. Its spelling does not "
+            "matter, and what belongs to the node or the leader's server (host, ports, logs, HTTP, keys) may "
+            "differ.",
+            "Shapes or schedules of the ranks differ: a hang in the first collective, an illegal memory "
+            "access, or wrong text.",
+            _REHEARSE,
+            "Use one pod template for all nodes; look for a ConfigMap or an env that one of them has not got.",
+        ),
+        Entry(
+            "GPUS_DIFFER",
+            "The nodes have different numbers or models of GPUs, or an IMEX channel on some only. An error where "
+            "SGLang's sizes are computed from the number.",
+            "SGLang starts ranks that have no GPU, or all wait for the slowest.",
+            "ls /dev/nvidia* /dev/nvidia-caps-imex-channels",
+            "Request the same GPUs in every pod, and look for one that the node has lost: dmesg | grep Xid.",
+        ),
+        Entry(
+            "RDMA_DIFFERS",
+            "RDMA is on here and off there, or RoCE here and InfiniBand or a plugin there.",
+            "NCCL fails at the first connection, or hangs, with one side on TCP.",
+            _REHEARSE,
+            "See the log of the node that is off for the reason of each port; on purpose without RDMA: --rdma "
+            "off on all.",
+        ),
+        Entry(
+            "FAMILY_DIFFERS",
+            "The rails use IPv4 on some nodes and IPv6 on others.",
+            "NCCL connects a GID of one family to one of the other: `ibv_modify_qp failed with 110` or status=12.",
+            "show_gids; ip -br address",
+            "Give the rails of every node an address of one family, or name it with --family.",
+        ),
+        Entry(
+            "NO_COMMON_NETWORK",
+            "Some nodes have their rails in networks that no other node has, and no gateway on them.",
+            "`ibv_modify_qp failed with error Connection timed out` (110), or status=12, at the first collective.",
+            "ip -br address; ip rule; ip route show table all",
+            "Correct addresses, VLANs or --subnets, or route the rails' networks to each other.",
+        ),
+        Entry(
+            "ROCE_MTU_DIFFERS",
+            "The rails' RoCE MTUs differ between nodes. An error with NCCL before 2.29, whose receiver takes the "
+            "sender's MTU unreduced.",
+            "Small messages pass, large ones hang or end with status=12 (NVIDIA/nccl#1524).",
+            "ibv_devinfo | grep active_mtu; ip -br link",
+            "Give the interfaces of all rails, and the switches, one MTU: 4200 carries 4096-byte packets.",
+        ),
+        Entry(
+            "RAILS_DIFFER",
+            "The number, rate, order or network of rails differs between nodes.",
+            "NCCL connects rails by position: it uses as many as the node with the fewest, or pairs unlike ones.",
+            _REHEARSE,
+            "Compare the ports that are left out with --dry-run on both nodes; check cables and addresses.",
+        ),
+        Entry(
+            "VERSION_DIFFERS",
+            "The nodes have different releases of NCCL, torch, Mooncake, NVSHMEM, the GPU driver or this "
+            "launcher.",
+            "Mostly nothing; some pairs of releases hang or are slow.",
+            _REHEARSE,
+            "Give all pods one image by digest, and bring the nodes to one driver.",
+        ),
+        Entry(
+            "VARIABLE_DIFFERS",
+            "A variable of NCCL, SGLang, Mooncake, UCX or NVSHMEM has another value on some nodes.",
+            "Ranks that choose unlike algorithms, protocols or traffic classes hang or are slow.",
+            _ENV,
+            "Set it in the one pod template; look for /etc/nccl.conf on one node.",
+        ),
+        Entry(
+            "CLOCK_DIFFERS",
+            "The wall clocks of two nodes are more than 2 s apart.",
+            "Logs of two pods cannot be read side by side; certificates and tokens may be refused.",
+            "timedatectl; chronyc tracking",
+            "Repair time synchronisation on that node.",
+        ),
+        Entry(
+            "COMPARISON_INCOMPLETE",
+            "Not everything was compared or sent: more than 64 kinds of nodes, more problems than fit, or a "
+            "launcher of another release that knows more.",
+            "",
+            _REHEARSE,
+            "Correct what was found, and rehearse again; see the leader's log for the whole list.",
+        ),
+        Entry(
+            "MEETING_INCOMPLETE",
+            "Not all pods of the group had called the leader's launcher when --wait-deadline was over. The "
+            "message names who is missing and what DNS says of each.",
+            "SGLang's leader says how many clients have joined, without names, and ends after 600 s.",
+            "kubectl get pods -o wide; kubectl describe pod POD; kubectl logs POD",
+            "A name that does not resolve: the pod is not scheduled, or not started. One that resolves: an image "
+            "pull, another network, or a launcher that refused; its own log says which.",
+        ),
+        Entry(
+            "NOFILE",
+            "The limit on open files is too low for a leader that holds a connection to each node of its group.",
+            "",
+            "ulimit -Hn",
+            "Raise the container runtime's limit: LimitNOFILE= of its unit, docker run --ulimit nofile=65536.",
+        ),
+    ),
+)
+
 _SGLANG = Group(
     "SGLang's arguments, GPUs and ports",
     "What SGLang would find out only after its imports, or never. Errors end a launch with exit code 78.",
@@ -950,6 +1092,6 @@ _EXITS = Group(
     ),
 )
 
-GROUPS: tuple[Group, ...] = (_RDMA, _NCCL, _LIBRARIES, _IDENTITY, _SGLANG, _OWN, _REASONS, _EXITS)
+GROUPS: tuple[Group, ...] = (_RDMA, _NCCL, _LIBRARIES, _IDENTITY, _MEETING, _SGLANG, _OWN, _REASONS, _EXITS)
 EXITS, REASONS = _EXITS, _REASONS
 BY_CODE: dict[str, Entry] = {entry.code: entry for group in GROUPS for entry in group.entries}

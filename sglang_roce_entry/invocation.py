@@ -13,7 +13,10 @@ from ipaddress import IPv4Network, IPv6Network
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
 #: What shows something, as it is written; also how a running launcher is told from a mode of this program.
 MODES = frozenset(
-    {"--print-env", "--dry-run", "--check", "--save-snapshot", "--probe", "--explain", "--version", "--help"}
+    {
+        *("--print-env", "--dry-run", "--check", "--rehearse", "--save-snapshot", "--probe"),
+        *("--explain", "--version", "--help"),
+    }
 )
 
 

@@ -31,6 +31,7 @@ _CONSTRUCTORS = {
     "EntryError": 0,
     "ConfigurationError": 0,
     "Problem": 1,
+    "Key": 2,  # of the table of what a group must share
 }
 
 Place = dict[str, int]

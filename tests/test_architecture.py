@@ -71,6 +71,7 @@ LONG = {"codes"}
 #: One name in several rooms, because it means the same there.
 SAME_MEANING = {
     "__init__": "a room",
+    "card": "the card of a node: made of a plan, read and compared by group",
     "command": "SGLang's command: composed by server, a line of check",
     "names": "host names: resolved by group, a line of check",
     "rdma": "HCAs and their ports: read by host, a line of check",

@@ -55,7 +55,7 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
             write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)
         raise
     if invocation.mode == "probe":
-        from sglang_roce_entry.command.verdict import give_verdict
+        from sglang_roce_entry.command.probing import give_verdict
 
         return give_verdict(invocation, environ)
     if invocation.mode in PAGES:
@@ -63,6 +63,8 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
 
         write_stdout(page(invocation))
         return OK
+    if invocation.mode == "rehearse":
+        return _start(invocation, environ, log)
     if invocation.mode is not None:
         from sglang_roce_entry.command.modes import run_mode
 
@@ -77,6 +79,10 @@ def _start(asked: Invocation | UsageError, environ: Mapping[str, str], log: Log)
     guard = SignalGuard()
     guard.install()
     try:
+        if isinstance(asked, Invocation) and asked.mode is not None:
+            from sglang_roce_entry.command.rehearse import run_rehearsal
+
+            return run_rehearsal(asked, environ, log)
         from sglang_roce_entry.command.start import refuse, start
 
         return refuse(asked, environ, log) if isinstance(asked, UsageError) else start(asked, environ, log, guard)

@@ -16,7 +16,10 @@ from sglang_roce_entry.server.entry import launch_form, sglang_arguments
 from sglang_roce_entry.server.spellings import find_option
 
 #: Modes: the formats after "=", or the value that they need.
-_FORMATS = {"--print-env": ("shell", "json"), "--dry-run": ("text", "json"), "--check": ("text", "json")}
+_FORMATS = {
+    "--print-env": ("shell", "json"),
+    **dict.fromkeys(("--dry-run", "--check", "--rehearse"), ("text", "json")),
+}
 #: The modes that print a page of text and look at nothing.
 PAGES = frozenset({"help", "version", "explain"})
 _EXPLAIN = "--explain"  # its value may be left out
@@ -208,6 +211,13 @@ def _check(invocation: Invocation) -> None:
         raise UsageError(f"{_KEEP} belongs to --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
     if invocation.mode == "probe" and invocation.snapshot is not None:
         raise UsageError("--probe asks a running server; a snapshot has none", "leave out --snapshot")
+    if invocation.mode == "rehearse" and invocation.snapshot is not None:
+        raise UsageError("--rehearse meets the other nodes; a snapshot has none", "leave out --snapshot")
+    if invocation.mode == "rehearse" and invocation.form == BARE_WORD:
+        raise UsageError(
+            f"{invocation.rest[0]} after --rehearse is not an argument of SGLang",
+            "rehearse with SGLang's arguments, as the launch has them, or without any",
+        )
     if invocation.mode == "probe" and invocation.form == BARE_WORD:
         raise UsageError(
             f"{_hidden(invocation.rest[0])} after --probe is not an argument of SGLang",

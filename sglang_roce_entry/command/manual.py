@@ -21,6 +21,8 @@ examples
       show who this pod is, what will be used and why, and the command; nothing is run
   sglang-roce-entry --check
       report each known trap on one line, with what to do about it
+  sglang-roce-entry --rehearse --model-path /models/deepseek
+      on every node of a group: who is missing, what differs, and the exit code; SGLang is not started
   sglang-roce-entry --explain NO_OWN_GID
       what a code of the log means, how to see it, what to do; without a code, all of them
   sglang-roce-entry --snapshot h20-roce --dry-run --model-path /models/deepseek
@@ -41,6 +43,8 @@ modes (print and exit)
   --dry-run[=text|json]      the whole plan
   --print-env[=shell|json]   the environment only
   --check[=text|json]        each known trap: ok, warn or fail, with evidence and remedy
+  --rehearse[=text|json]     meet the launchers of the whole group, as a launch would, and compare all nodes; waits
+                             for them (--wait-deadline), ends with the launch's exit code, SGLang is not started
   --probe startup|readiness|liveness [-- SGLANG ARGUMENTS]
                              for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason
   --explain [CODE]           what a problem, reason or exit code means, and what to do

@@ -54,7 +54,7 @@ def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) 
         plan, _ = look_and_plan(request, member, host)
         _log_problems(plan.problems, log)
     else:
-        plan = _Launch(request, member, host, log).plan()
+        plan = Launch(request, member, host, log).plan()
     for line in (*environment_lines(plan), *handover_lines(plan), warnings_line(plan.problems)):
         if line is not None:
             log.say(line)
@@ -74,7 +74,7 @@ def _refuse(plan: Plan) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Launch:
+class Launch:
     """One launch of SGLang on this machine, up to the plan that is handed over."""
 
     request: Request
@@ -82,8 +82,8 @@ class _Launch:
     host: Host
     log: Log
 
-    def plan(self) -> Plan:
-        """Return the plan after all waits. Raises ``EntryError`` or ``Interrupted``."""
+    def settled(self) -> tuple[Plan, HostFacts, float]:
+        """Return the plan before the leader is known, its facts and when they were read; all is logged."""
         facts = read_facts(self.request, self.member, self.host)
         read_at = monotonic()
         plan = self._plan(facts, None)
@@ -96,14 +96,24 @@ class _Launch:
         for line in decision_lines(plan):
             self.log.say(line)
         _log_problems(plan.problems, self.log)
+        return plan, facts, read_at
+
+    def plan(self) -> Plan:
+        """Return the plan after all waits. Raises ``EntryError`` or ``Interrupted``."""
+        plan, facts, read_at = self.settled()
         _refuse(plan)
         leader = self._await_group(plan, facts)
         if monotonic() - read_at > _STALE_FACTS_S:
             facts = self._await_hardware(read_facts(self.request, self.member, self.host), plan.choice)
             leader = with_route(leader, facts, self.host) if leader is not None else None
-        final = self._plan(facts, leader)
-        self._log_changes(plan, final)
+        final = self.planned_again(plan, facts, leader)
         _refuse(final)
+        return final
+
+    def planned_again(self, before: Plan, facts: HostFacts, leader: Leader | None) -> Plan:
+        """Return the plan with what is now known of the leader; what has changed since ``before`` is logged."""
+        final = self._plan(facts, leader)
+        self._log_changes(before, final)
         return final
 
     def _plan(self, facts: HostFacts, leader: Leader | None) -> Plan:
@@ -140,7 +150,7 @@ class _Launch:
             return look_up_leader(self.member, facts, self.host)
         # There is only one leader, so its pauses need not grow with the group.
         policy = WaitPolicy.for_group(wait.deadline_s, 1 if identity.is_leader else identity.size)
-        name = LeaderName(wait.host, Resolver(), around, _dns_hint(facts, wait.host))
+        name = LeaderName(wait.host, Resolver(), around, dns_hint(facts, wait.host))
         try:
             if identity.is_leader:
                 awaited = self._await_own_name(plan, name, policy, around)
@@ -159,7 +169,7 @@ class _Launch:
         return found_leader(identity, (awaited.address,), facts, self.host, awaited)
 
     def _await_own_name(self, plan: Plan, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
-        awaited = waiting.await_own_name(name, self._own_addresses, policy, around)
+        awaited = waiting.await_own_name(name, self.own_addresses, policy, around)
         self._await_ports(plan, policy.deadline_s - awaited.elapsed_s, around)
         self.log.say(f"{name.host} is this pod ({awaited.address})")
         return awaited
@@ -170,7 +180,8 @@ class _Launch:
             limit_s = max(0.0, min(waiting.PORTS_FREE_WITHIN_S, within_s))
             waiting.await_free_ports(plan.command.ports, WaitPolicy(limit_s), around)
 
-    def _own_addresses(self) -> list[IpAddress]:
+    def own_addresses(self) -> list[IpAddress]:
+        """Return the addresses that this pod has now."""
         return [address.ip for interface in self.host.answers.interfaces() for address in interface.addresses]
 
     def _await_leader(
@@ -183,7 +194,8 @@ class _Launch:
         return awaited
 
 
-def _dns_hint(facts: HostFacts, host: str) -> str:
+def dns_hint(facts: HostFacts, host: str) -> str:
+    """Return what to look at while the leader's name does not resolve."""
     domains = facts.search_domains
     if domains is not None and not any(domain.startswith("svc.") for domain in domains):
         return (

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import EntryError, Problem
 from sglang_roce_entry.report.fingerprint import fingerprint
@@ -27,17 +28,9 @@ def environment_document(plan: Plan) -> dict[str, Any]:
 
 def as_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON contract of ``--dry-run=json``, format 1."""
-    identity = plan.identity
     return {
         "format": 1,
-        "identity": {
-            "leader": identity.leader,
-            "size": identity.size,
-            "index": identity.index,
-            "source": identity.source,
-        }
-        if identity is not None
-        else None,
+        "identity": identity_document(plan.identity) if plan.identity is not None else None,
         "ports": [_port_document(row) for row in plan.choice.ports],
         "environment": environment_document(plan),
         "argv": list(shown_argv(plan)) if plan.argv is not None else None,
@@ -49,7 +42,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
         }
         if plan.wait is not None
         else None,
-        "problems": [_problem(problem.severity, problem) for problem in plan.problems],
+        "problems": [problem_document(problem) for problem in plan.problems],
         "exit_code": plan.exit_code,
         "gpus": gpus_document(plan.affinity),
         "affinity": affinity_document(plan.affinity),
@@ -66,7 +59,7 @@ def refusal_document(failure: EntryError) -> dict[str, Any]:
         "environment": {},
         "argv": None,
         "wait": None,
-        "problems": [_problem("error", failure)],
+        "problems": [problem_document(failure)],
         "exit_code": failure.exit_code,
         "gpus": [],
         "affinity": [],
@@ -74,7 +67,14 @@ def refusal_document(failure: EntryError) -> dict[str, Any]:
     }
 
 
-def _problem(severity: str, problem: Problem | EntryError) -> dict[str, str]:
+def identity_document(identity: Identity) -> dict[str, Any]:
+    """Return who this pod is, as every contract says it."""
+    return {"leader": identity.leader, "size": identity.size, "index": identity.index, "source": identity.source}
+
+
+def problem_document(problem: Problem | EntryError) -> dict[str, str]:
+    """Return one problem, as every contract says it."""
+    severity = getattr(problem, "severity", "error")
     return {"severity": severity, "code": problem.code, "message": problem.message, "hint": problem.hint}
 
 

@@ -1,0 +1,31 @@
+"""``--rehearse``: the whole group but SGLang, its document on stdout, and the code that the launch would have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sglang_roce_entry.command.ending import end_launch
+from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.invocation import Invocation
+from sglang_roce_entry.launch.meeting import rehearse
+from sglang_roce_entry.log import Log, write_stdout
+from sglang_roce_entry.plan.inputs import read_request
+from sglang_roce_entry.problems import EntryError, deciding
+from sglang_roce_entry.report.json import as_json
+from sglang_roce_entry.report.rehearsal import as_text
+
+
+def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
+    """Rehearse the launch of the group and return its exit code. Raises ``EntryError`` or ``Interrupted``."""
+    settings = read_settings(invocation.flags, environ, invocation.policy)
+    log.form = settings.log_format
+    host = live_host()
+    done = rehearse(read_request(invocation, settings, environ, host), host, log)
+    write_stdout(as_json(done.shown) if invocation.mode_value == "json" else as_text(done.shown))
+    first = deciding(done.verdict.problems)
+    if first is None:
+        return done.verdict.exit_code
+    others = tuple(one for one in done.verdict.problems if one is not first)
+    failure = EntryError(first.code, first.message, first.hint, first.exit_code)
+    return end_launch(failure, others, 0.0, log)

@@ -1,0 +1,224 @@
+"""A meeting as the JSON contract of ``--rehearse=json``, format 1, and as a table made of that document alone.
+
+The leader makes the document, the others are sent it: every member shows the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.verdict import Verdict
+from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.problems import OK
+from sglang_roce_entry.report.folding import shortest_names
+from sglang_roce_entry.report.json import identity_document, problem_document
+
+#: What the document says of releases, in this order.
+_VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
+_TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
+PRESENT, REFUSED = "present", "refused"
+NOT_TRIED = "not_tried"
+_MOST_ROWS = 64
+
+
+def document(
+    identity: Identity | None,
+    members: Sequence[Member],
+    commons: Mapping[str, Mapping[str, str]],
+    absent: Sequence[Absent],
+    verdict: Verdict,
+    reach: Sequence[Mapping[str, object]] = (),
+) -> dict[str, Any]:
+    """Return the contract. ``commons`` are the texts behind the members' digests, ``absent`` who is not there."""
+    present = [_node(member, commons.get(member.card.digest, {})) for member in members]
+    return {
+        "format": 1,
+        "identity": identity_document(identity) if identity is not None else None,
+        "nodes": sorted([*present, *map(_absent, absent)], key=lambda node: int(node["index"])),
+        "differences": [
+            {
+                "key": one.key,
+                "severity": one.severity,
+                "values": {value: list(indices) for value, indices in one.values.items()},
+                "odd": list(one.odd) if one.odd is not None else None,
+                "code": one.code,
+                "message": one.message,
+            }
+            for one in verdict.differences
+        ],
+        "reach": list(reach),
+        "rails": _rails(members),
+        "problems": [problem_document(problem) for problem in verdict.problems],
+        "exit_code": verdict.exit_code,
+    }
+
+
+def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:
+    card = member.card
+    refusal, gpus = card.refusal, common.get("gpus", "")
+    return {
+        "index": card.index,
+        "pod": card.pod,
+        "state": PRESENT if refusal is None else REFUSED,
+        "address": card.own.address or member.address,
+        "gpus": int(gpus) if gpus.isdecimal() and len(gpus) < 6 else None,
+        "rails": [
+            {
+                "position": position,
+                "device": rail.device,
+                "port": rail.port,
+                "network": rail.network,
+                "gid": rail.gid,
+                "gid_index": rail.gid_index,
+                "rate_gbps": rail.rate_gbps,
+                "roce_mtu": rail.roce_mtu,
+            }
+            for position, rail in enumerate(card.own.rails)
+        ],
+        "versions": {name: common[name] for name in _VERSIONS if name in common},
+        "refusal": None
+        if refusal is None
+        else {"code": refusal.code, "message": refusal.message, "exit_code": refusal.exit_code},
+    }
+
+
+def _absent(one: Absent) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"address": None, "gpus": None, "rails": [], "versions": {}, "refusal": None}
+    return {"index": one.index, "pod": one.pod, "state": one.state, **nothing}
+
+
+def _rails(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Return each rail between neighbours in the ring: nothing is sent over them yet."""
+    ring = sorted({member.card.index: member.card for member in members}.values(), key=lambda card: card.index)
+    pairs = list(zip(ring, [*ring[1:], *ring[:1]], strict=True))[: len(ring) if len(ring) > 2 else len(ring) - 1]
+    return [
+        {
+            "position": position,
+            "from": card.index,
+            "to": neighbour.index,
+            "status": NOT_TRIED,
+            "cause": None,
+            "direction": None,
+            "seconds": None,
+            "detail": "compared only: no packet was sent over it",
+        }
+        for card, neighbour in pairs
+        for position in range(min(len(card.own.rails), len(neighbour.own.rails)))
+    ]
+
+
+# ----------------------------------------------------------------------------------------- text
+
+
+def as_text(shown: Mapping[str, Any]) -> str:
+    """Return a document for people: a row for each kind of node, then what differs, and how it ends."""
+    lines = ["Group", *(f"  {line}" for line in table_lines(shown)), "", "Problems"]
+    for problem in shown["problems"]:
+        lines.append(f"  {problem['severity'].upper()} {problem['code']}: {squeezed(problem['message'])}")
+        if problem["hint"]:
+            lines.append(f"      fix: {squeezed(problem['hint'])}")
+    if not shown["problems"]:
+        lines.append("  none")
+    return "\n".join([*lines, "", _ending(shown)]) + "\n"
+
+
+def table_lines(shown: Mapping[str, Any]) -> list[str]:
+    """Return the table of the nodes: what is the same on all in one line, and a row for each kind of the rest.
+
+    So 64 nodes that agree are two lines.
+    """
+    nodes = [node for node in shown["nodes"] if node["state"] in (PRESENT, REFUSED)]
+    columns = {title: [cells[title] for cells in map(_cells, nodes)] for title in _cells_of_nobody()}
+    same = [_said(title, cells[0]) for title, cells in columns.items() if cells and len(set(cells)) == 1]
+    varying = [title for title, cells in columns.items() if len(set(cells)) > 1]
+    lines = [f"{len(nodes)} of {len(shown['nodes'])} nodes: {_pods(nodes)}" if nodes else "no node is here"]
+    same = [text for text in same if text]
+    lines += [f"all of them: {', '.join(same)}"] if same else []
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for place, node in enumerate(nodes):
+        kinds.setdefault(tuple(columns[title][place] for title in varying), []).append(node)
+    if varying:
+        shown_kinds = list(kinds.items())[:_MOST_ROWS]
+        rows = [("index", "pod", *varying)]
+        rows += [(ranges(node["index"] for node in alike), _pods(alike), *cells) for cells, alike in shown_kinds]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [f"and {len(kinds) - _MOST_ROWS} more kinds of nodes"] if len(kinds) > _MOST_ROWS else []
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for node in shown["nodes"]:
+        if node["state"] != PRESENT:
+            others.setdefault(node["state"], []).append(node)
+    lines += [
+        f"{state}: {ranges(node['index'] for node in those)} ({_pods(those)})" for state, those in others.items()
+    ]
+    failed = [one for one in shown["reach"] if not one["ok"]]
+    lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
+    if shown["rails"] and all(rail["status"] == NOT_TRIED for rail in shown["rails"]):
+        lines.append("rails: compared, not proven (nothing was sent over them)")
+    return [squeezed(line) if "  " not in line else line for line in lines]
+
+
+def _cells_of_nobody() -> tuple[str, ...]:
+    return (
+        "GPUs",
+        "rails",
+        "Gb/s",
+        "RoCE MTU",
+        "family",
+        "GID index",
+        *(_TITLES.get(one, one) for one in _VERSIONS),
+    )
+
+
+def _cells(node: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the table shows of one node, by column; ``-`` is not known."""
+    rails = node["rails"]
+    return {
+        "GPUs": str(node["gpus"]) if node["gpus"] is not None else "-",
+        "rails": str(len(rails)),
+        "Gb/s": _joined(f"{rail['rate_gbps']:g}" for rail in rails if rail["rate_gbps"] is not None),
+        "RoCE MTU": _joined(str(rail["roce_mtu"]) for rail in rails if rail["roce_mtu"] is not None),
+        "family": _joined("IPv6" if ":" in rail["gid"] else "IPv4" for rail in rails if rail["gid"]),
+        "GID index": _joined(str(rail["gid_index"]) for rail in rails if rail["gid_index"] is not None),
+        **{_TITLES.get(name, name): node["versions"].get(name, "-") for name in _VERSIONS},
+    }
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ",".join(dict.fromkeys(texts)) or "-"
+
+
+def _said(title: str, cell: str) -> str:
+    """Return a column that is the same on all as part of a sentence; nothing of what nobody knows."""
+    if cell == "-":
+        return ""
+    if title == "family":
+        return cell
+    return f"{cell} {title}" if title in ("GPUs", "rails", "Gb/s") else f"{title} {cell}"
+
+
+def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
+    names = shortest_names(node["pod"] for node in nodes if node["pod"])
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "-"
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """Return indices as ``0-4,6-63``."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1][1:] = [index]
+        else:
+            runs.append([index])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def _ending(shown: Mapping[str, Any]) -> str:
+    first = next((one for one in shown["problems"] if one["severity"] == "error"), None)
+    if shown["exit_code"] == OK:
+        return "The group would start."
+    return f"The group would end with exit code {shown['exit_code']} ({first['code'] if first else '?'})."

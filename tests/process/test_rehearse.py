@@ -1,0 +1,212 @@
+"""`--rehearse`: launchers of a group meet on port D, in nodes of their own, and all tell the same verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.process.command import START_S
+from tests.process.group import DIST_PORT, LEADER_ADDRESS, LEADER_RECORD, NOTICE_S, OPTIONS, PROMPT_S, lws
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.process.nodes import Cluster, Launch, Node
+
+pytestmark = pytest.mark.netns
+
+MODEL = ("--model-path", "/models/none")
+#: A start on a machine with two cores that starts others at the same moment.
+MEETS_S = 30.0
+
+
+def rehearsal(*options: str, sglang: Sequence[str] = MODEL, form: str = "--rehearse=json") -> list[str]:
+    return [form, *OPTIONS, "--wait-deadline", "60", *options, *sglang]
+
+
+def nodes_of(cluster: Cluster, size: int, families: Sequence[int] = (4,)) -> list[Node]:
+    """Return the nodes of a group, the leader's first, all of them in DNS."""
+    nodes = [cluster.add_node("sglang-0", families)]
+    nodes += [cluster.add_node(f"sglang-0-{index}", families) for index in range(1, size)]
+    cluster.dns.publish(LEADER_RECORD, nodes[0].address)
+    return nodes
+
+
+def document(launch: Launch, timeout_s: float = MEETS_S) -> dict[str, Any]:
+    """Return what a rehearsal has printed, whose exit code is in it."""
+    code = launch.wait_exit(timeout_s)
+    shown: dict[str, Any] = json.loads(launch.text("stdout"))
+    assert code == shown["exit_code"]
+    assert "Traceback" not in launch.text()
+    return shown
+
+
+def codes(shown: dict[str, Any]) -> list[str]:
+    return [problem["code"] for problem in shown["problems"]]
+
+
+@pytest.mark.parametrize("families", [(4,), (6,)], ids=["IPv4", "IPv6"])
+def test_a_group_that_agrees(cluster: Cluster, families: Sequence[int]) -> None:
+    """The workers come first; every member shows the same document, but for who it is."""
+    leader, *workers = nodes_of(cluster, 3, families)
+    launches = [worker.start(rehearsal(), lws(index, 3)) for index, worker in enumerate(workers, 1)]
+    launches[0].wait_for_line("refuses connections on 20000", START_S + NOTICE_S)
+    launches.insert(0, leader.start(rehearsal(), lws(0, 3)))
+    documents = [document(launch) for launch in launches]
+    for index, shown in enumerate(documents):
+        assert shown.pop("identity") == {"leader": LEADER_ADDRESS, "size": 3, "index": index, "source": "LWS_*"}
+        assert shown == documents[0]
+        assert shown["format"] == 1
+        assert shown["exit_code"] == 0
+    assert [(node["index"], node["state"], node["gpus"]) for node in documents[0]["nodes"]] == [
+        (index, "present", 8) for index in range(3)
+    ]
+    assert [node["address"] for node in documents[0]["nodes"]] == [node.address for node in (leader, *workers)]
+    for launch in launches:
+        launch.assert_not_started()
+
+
+@pytest.mark.parametrize(
+    ("options", "sglang", "variables", "code"),
+    [
+        ((), ("--model-path", "/models/other"), {}, "ARGUMENT_DIFFERS"),
+        (("--gpus", "4"), MODEL, {}, "GPUS_DIFFER"),
+        ((), MODEL, {"NCCL_ALGO": "Ring"}, "VARIABLE_DIFFERS"),
+    ],
+    ids=["model", "gpus", "variable"],
+)
+def test_the_one_that_differs_is_named_everywhere(
+    cluster: Cluster, options: Sequence[str], sglang: Sequence[str], variables: dict[str, str], code: str
+) -> None:
+    leader, *workers = nodes_of(cluster, 3)
+    launches = [leader.start(rehearsal(), lws(0, 3))]
+    launches.append(workers[0].start(rehearsal(*options, sglang=sglang), {**lws(1, 3), **variables}))
+    launches.append(workers[1].start(rehearsal(), lws(2, 3)))
+    for shown in map(document, launches):
+        named = [one["message"] for one in shown["problems"] if one["code"] == code]
+        assert named, codes(shown)
+        assert "1 (sglang-0-1)" in named[0]
+        assert any(one["odd"] == [1] for one in shown["differences"] if one["code"] == code)
+
+
+def test_a_refusal_is_every_pods_end(cluster: Cluster) -> None:
+    """RDMA is required on one node that has none: its code and sentence, also where Kubernetes keeps them."""
+    leader, worker = nodes_of(cluster, 2)
+    launches = [leader.start(rehearsal(), lws(0))]
+    refusing = rehearsal("--rdma", "required", "--hca-wait", "0")
+    launches.append(worker.start(refusing, lws(1)))
+    for launch, node in zip(launches, (leader, worker), strict=True):
+        shown = document(launch)
+        assert shown["exit_code"] == 69
+        assert shown["problems"][0]["message"].startswith("1 (sglang-0-1) cannot start: ")
+        assert [one["state"] for one in shown["nodes"]] == ["present", "refused"]
+        assert b"1 (sglang-0-1) cannot start" in node.termination_log()
+
+
+def test_who_is_missing_is_named_by_pod_and_what_dns_says(cluster: Cluster) -> None:
+    leader, here = nodes_of(cluster, 2)
+    cluster.dns.publish("sglang-0-3.sglang.default.svc.cluster.local", "10.77.0.99")
+    launches = [
+        leader.start(rehearsal("--wait-deadline", "6"), lws(0, 4)),
+        here.start(rehearsal("--wait-deadline", "30"), lws(1, 4)),
+    ]
+    launches[0].wait_for_line("2 of 4 are here|1 of 4 are here", START_S + NOTICE_S)
+    for shown in map(document, launches):
+        assert shown["exit_code"] == 124
+        message = shown["problems"][0]["message"]
+        assert "2 (sglang-0-2) does not resolve" in message
+        assert "3 (sglang-0-3) resolves to 10.77.0.99, but has not called" in message
+        assert [node["state"] for node in shown["nodes"]] == ["present", "present", "missing", "missing"]
+
+
+def test_a_worker_without_a_leader_ends_at_its_deadline(cluster: Cluster) -> None:
+    _, worker = nodes_of(cluster, 2)
+    launch = worker.start(rehearsal("--wait-deadline", "2"), lws(1))
+    shown = document(launch)
+    assert shown["exit_code"] == 124
+    assert codes(shown) == ["LEADER_TIMEOUT"]
+    assert "refuses connections on 20000" in shown["problems"][0]["message"]
+    assert [node["index"] for node in shown["nodes"]] == [1]
+
+
+def test_a_silent_port_is_not_taken_for_anything(cluster: Cluster) -> None:
+    """It is asked (ten bytes), named, and called again until the launcher of the leader is there."""
+    leader, worker = nodes_of(cluster, 2)
+    with leader.listen(DIST_PORT) as port:
+        launch = worker.start(rehearsal(), lws(1))
+        launch.wait_for_line("accepts and stays silent, also when asked", START_S + NOTICE_S)
+        assert port.visits(least=1)[0].received_bytes == 10
+    second = leader.start(rehearsal(), lws(0))
+    assert document(launch)["exit_code"] == 0
+    assert document(second)["exit_code"] == 0
+
+
+def test_a_taken_port_is_said_with_what_answers_there(cluster: Cluster) -> None:
+    leader, _ = nodes_of(cluster, 2)
+    with leader.listen(DIST_PORT):
+        shown = document(leader.start(rehearsal(), lws(0)))
+    assert shown["exit_code"] == 78
+    assert codes(shown) == ["PORT_TAKEN"]
+    assert "stays silent, also when asked" in shown["problems"][0]["message"]
+
+
+def test_restarts_during_the_meeting(cluster: Cluster) -> None:
+    """A worker is killed and comes again, then the leader is: the group meets all the same."""
+    leader, *workers = nodes_of(cluster, 3)
+    first_leader = leader.start(rehearsal(), lws(0, 3))
+    first = workers[0].start(rehearsal(), lws(1, 3))
+    first_leader.wait_for_line("2 of 3 are here", START_S + 35)
+    first.send(signal.SIGKILL)
+    again = workers[0].start(rehearsal(), lws(1, 3))
+    again.wait_for_line("calling the leader", START_S)
+    time.sleep(0.5)
+    first_leader.send(signal.SIGKILL)
+    again.wait_for_line("has gone away during the meeting|refuses connections", NOTICE_S)
+    launches = [leader.start(rehearsal(), lws(0, 3)), again, workers[1].start(rehearsal(), lws(2, 3))]
+    assert [document(launch)["exit_code"] for launch in launches] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("role", ["leader", "worker"])
+def test_sigterm_ends_it_at_once_as_pid_1(cluster: Cluster, role: str) -> None:
+    leader, worker = nodes_of(cluster, 2)
+    node, index = (leader, 0) if role == "leader" else (worker, 1)
+    launch = node.start(rehearsal(), lws(index), pid_1=True)
+    launch.wait_for_line("the group meets on" if index == 0 else "refuses connections", START_S)
+    pid = launch.first_in_pid_namespace()
+    begin = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert launch.wait_exit(5) == 143
+    assert time.monotonic() - begin < PROMPT_S + 1
+    assert "ended by SIGTERM" in launch.text()
+
+
+def test_eight_nodes_that_agree_are_a_few_lines(cluster: Cluster) -> None:
+    nodes = nodes_of(cluster, 8)
+    launches = [
+        node.start(rehearsal(form="--rehearse", sglang=()), lws(index, 8)) for index, node in enumerate(nodes)
+    ]
+    for launch in launches:
+        assert launch.wait_exit(MEETS_S) == 0
+    text = launches[5].text("stdout")
+    assert text == launches[0].text("stdout")
+    assert "8 of 8 nodes" in text
+    assert text.count("\n") < 10
+    assert text.rstrip().endswith("The group would start."), text
+
+
+def test_one_node_rehearses_alone(cluster: Cluster) -> None:
+    shown = document(cluster.add_node("alone").start(rehearsal()))
+    assert shown["exit_code"] == 0
+    assert [node["index"] for node in shown["nodes"]] == [0]
+
+
+def test_without_an_identity_there_is_a_document(cluster: Cluster) -> None:
+    shown = document(cluster.add_node("half").start(rehearsal(), {"LWS_GROUP_SIZE": "2"}))
+    assert shown["identity"] is None
+    assert shown["exit_code"] == 78
+    assert codes(shown) == ["HALF_IDENTITY"]
