@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
+from sglang_roce_entry.host.further.source_rules import with_source_rule
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import distribution_versions, rdma_core_version
 from sglang_roce_entry.host.rdma import pci_function_path
-from sglang_roce_entry.host.source_rules import with_source_rule
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import whole_number
 

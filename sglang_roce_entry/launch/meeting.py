@@ -27,8 +27,8 @@ from sglang_roce_entry.group.meeting.verdict import Verdict
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.card_facts import read_card_facts
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.further.card_facts import read_card_facts
 from sglang_roce_entry.launch.launch import Launch, dns_hint
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.card import CardMaker, pod_name

@@ -11,7 +11,7 @@ from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.requirements import roce_mtu
 from sglang_roce_entry.fabric.wishes import DISCOVERED
 from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed_digest, make
-from sglang_roce_entry.host.card_facts import CardFacts
+from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.server.agreement import comparable_arguments, has_credentials

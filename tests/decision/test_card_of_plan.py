@@ -9,7 +9,7 @@ import pytest
 
 from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
-from sglang_roce_entry.host.card_facts import CardFacts
+from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.card import CardMaker
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
