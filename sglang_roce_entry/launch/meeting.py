@@ -37,7 +37,7 @@ from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, error
 from sglang_roce_entry.report.rehearsal import document
 from sglang_roce_entry.report.secrets import is_secret_variable
-from sglang_roce_entry.server.agreement import MUST_AGREE, SECRETS
+from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 
 #: Beyond this size a member shows itself and the problems only: the table of all would be 90 GB for 10,000.
 _WHOLE_TABLE = 256

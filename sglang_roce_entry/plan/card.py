@@ -14,7 +14,7 @@ from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.server.agreement import comparable_arguments, has_credentials
+from sglang_roce_entry.server.compared.agreement import comparable_arguments, has_credentials
 
 #: Variables that travel, by the library that reads them.
 _PREFIXES = ("NCCL_", "SGLANG_", "MC_", "UCX_", "NVSHMEM_")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.group.meeting.card import Card, Own, Rail, make, read_card, read_common
 from sglang_roce_entry.group.meeting.compare import Member, Rules, judge
-from sglang_roce_entry.server.agreement import MUST_AGREE, SECRETS
+from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sglang_roce_entry.group.meeting.card import Refusal
 from sglang_roce_entry.group.meeting.compare import Member, Rules, judge
 from sglang_roce_entry.group.meeting.keys import KEYS
-from sglang_roce_entry.server.agreement import MAY_DIFFER, MUST_AGREE, SECRETS
-from sglang_roce_entry.server.parser import known_options
+from sglang_roce_entry.server.compared.agreement import MAY_DIFFER, MUST_AGREE, SECRETS
+from sglang_roce_entry.server.compared.parser import known_options
 from tests.group.members import COMMON, NOW, RULES, Group, group, rails
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from sglang_roce_entry.server.parser import read_options
+from sglang_roce_entry.server.compared.parser import read_options
 from sglang_roce_entry.server.spellings import OPTIONS
 
 
