@@ -62,10 +62,19 @@ def plugin_variables(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 def container_environment(
-    pod: PodTemplate, container: Mapping[str, Any], injected: Mapping[str, str]
+    pod: PodTemplate, container: Mapping[str, Any], injected: Mapping[str, str], index: int = 0
 ) -> dict[str, str]:
-    """Return the container's environment: injected entries first, then the user's, in order."""
-    fields = {"metadata.namespace": NAMESPACE, "metadata.name": f"{pod.owner['metadata']['name']}-0"}
+    """Return the container's environment: injected entries first, then the user's, in order.
+
+    ``index`` is that of an Indexed Job, whose controller labels and annotates the pod (``job_controller.go``).
+    """
+    owner = pod.owner["metadata"]["name"]
+    fields = {
+        "metadata.namespace": NAMESPACE,
+        "metadata.name": f"{owner}-0",
+        "metadata.labels['batch.kubernetes.io/job-name']": owner,
+        "metadata.annotations['batch.kubernetes.io/job-completion-index']": str(index),
+    }
     environment = dict(injected)
     for entry in container.get("env", []):
         if entry["name"] in injected and entry["name"] in LWS_VARIABLES:

@@ -31,7 +31,7 @@ def variants() -> list[str]:
 def plain_files() -> list[Path]:
     """Return every file that ``kubectl apply -f`` takes as it is."""
     files = sorted(K8S.rglob("*.yaml"))
-    return [path for path in files if path.name in {"sglang.yaml", "preflight.yaml"}]
+    return [path for path in files if path.name in {"sglang.yaml", "preflight.yaml", "rehearsal.yaml"}]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -128,6 +128,11 @@ def pod_templates(manifests: list[Manifest]) -> Iterator[PodTemplate]:
         elif kind in {"Job", "Deployment", "StatefulSet"}:
             template = manifest["spec"]["template"]
             yield PodTemplate(manifest, template.get("metadata", {}), template["spec"])
+
+
+def rehearses(pod: PodTemplate) -> bool:
+    """Return whether the pod runs the whole group but SGLang."""
+    return bool(pod.containers[0].get("args", [])[:1] == ["--rehearse"])
 
 
 def serving_templates(manifests: list[Manifest]) -> list[PodTemplate]:

@@ -13,7 +13,16 @@ import pytest
 import yaml
 
 from tests.manifests.kubectl import kustomize
-from tests.manifests.manifest_set import K8S, Manifest, built, parse, pod_templates, serving_templates, variants
+from tests.manifests.manifest_set import (
+    K8S,
+    Manifest,
+    built,
+    parse,
+    pod_templates,
+    rehearses,
+    serving_templates,
+    variants,
+)
 from tests.manifests.rules import RULES
 from tests.manifests.rules.silent import services_select_pods
 from tests.manifests.rules.walk import of_kind
@@ -137,6 +146,7 @@ CHANGES = {
     r"nvidia\.com([/~]1?)roce_vf(: 4)?$": r"nvidia.com\1vf\2",
     r"(networks|netAttachDefName): roce-vf": r"\1: vf",
     r"(completions|parallelism|value): 2$": r"\1: 5",
+    r'value: "2"$': 'value: "5"',
     r"newName: harbor.inference": "newName: harbor.other",
 }
 
@@ -210,6 +220,10 @@ def _claims(manifests: list[Manifest]) -> list[Manifest]:
         ("preflight/privileged", "roce-hostnetwork/privileged"),
         ("preflight/sriov", "roce-sriov/ipc-lock"),
         ("preflight/dra", "dra/dranet"),
+        ("rehearsal/shared-device-plugin", HOST),
+        ("rehearsal/privileged", "roce-hostnetwork/privileged"),
+        ("rehearsal/sriov", "roce-sriov/ipc-lock"),
+        ("rehearsal/dra", "dra/dranet"),
     ],
 )
 def test_preflight_asks_for_what_the_server_asks_for(preflight: str, server: str) -> None:
@@ -226,7 +240,7 @@ def test_preflight_asks_for_what_the_server_asks_for(preflight: str, server: str
     assert asking.owner["spec"]["completions"] == asking.owner["spec"]["parallelism"] == size
 
 
-@pytest.mark.parametrize("group", ["roce-hostnetwork", "prefill-decode", "preflight"])
+@pytest.mark.parametrize("group", ["roce-hostnetwork", "prefill-decode", "preflight", "rehearsal"])
 def test_privileged_replaces_the_plugin(group: str) -> None:
     text = kustomize(K8S / group / "privileged").stdout
     assert "rdma/" not in text
@@ -235,6 +249,24 @@ def test_privileged_replaces_the_plugin(group: str) -> None:
     assert requests > 0
     assert text.count("privileged: true") == requests
     assert text.count("path: /dev/infiniband") == requests
+
+
+def test_a_rehearsal_of_the_group_is_the_server_but_for_its_first_argument() -> None:
+    (serving,), (rehearsing,) = (
+        serving_templates(built(K8S / one)) for one in (HOST, "rehearsal/leaderworkerset")
+    )
+    assert rehearsing.containers[0]["args"].pop(0) == "--rehearse"
+    assert rehearsing.spec == serving.spec
+    policies = [one.owner["spec"]["leaderWorkerTemplate"].pop("restartPolicy") for one in (serving, rehearsing)]
+    assert policies == ["RecreateGroupOnPodRestart", "None"]
+    assert rehearsing.owner["spec"] == serving.owner["spec"]
+    assert rehearsing.owner["metadata"]["name"] != serving.owner["metadata"]["name"]
+
+
+def test_the_number_of_nodes_is_the_size_of_the_group(variant: str) -> None:
+    for pod in pod_templates(built(K8S / variant)):
+        sizes = [e["value"] for e in pod.containers[0].get("env", []) if e["name"] == "SGLANG_ROCE_GROUP_SIZE"]
+        assert sizes == ([str(pod.owner["spec"]["completions"])] if pod.kind == "Job" and rehearses(pod) else [])
 
 
 def test_privileged_refuses_a_manifest_without_the_resource(copied: Path) -> None:
@@ -297,8 +329,8 @@ def test_deleting_a_preflight_takes_nothing_of_a_server(copied: Path, overlay: s
         manifests = _overlay(copied, variant, overlay)
         owned[variant] = {(m["kind"], m["metadata"]["name"]) for m in manifests}
         shutil.rmtree(copied / "overlay")
-    preflights = [variant for variant in owned if variant.startswith("preflight/")]
-    assert len(preflights) == 4
+    preflights = [variant for variant in owned if variant.startswith(("preflight/", "rehearsal/"))]
+    assert len(preflights) == 9
     for preflight, server in itertools.product(preflights, owned.keys() - set(preflights)):
         assert owned[preflight] & owned[server] == set(), (preflight, server)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.layers import skip_or_fail
-from tests.manifests.injection import container_arguments, container_environment, gpu_count
+from tests.manifests.injection import container_arguments, container_environment, gpu_count, lws_variables
 from tests.manifests.manifest_set import (
     K8S,
     Manifest,
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 HOST, PREFILL_DECODE = "roce-hostnetwork/shared-device-plugin", "prefill-decode/shared-device-plugin"
 PREFLIGHTS = [variant for variant in variants() if variant.startswith("preflight")]
-SERVING = [variant for variant in variants() if variant not in PREFLIGHTS]
+REHEARSALS = [variant for variant in variants() if variant.startswith("rehearsal")]
+SERVING = [variant for variant in variants() if variant not in (*PREFLIGHTS, *REHEARSALS)]
 
 
 def value(argv: list[str], option: str) -> str:
@@ -170,6 +171,28 @@ def test_preflight_s_verdict_is_the_launch_s(variant: str, nodes: dict[str, Node
         assert outcome.plan["wait"] is None
 
 
+@pytest.mark.parametrize("variant", REHEARSALS)
+def test_every_member_of_a_rehearsal(variant: str, nodes: dict[str, Node]) -> None:
+    """Each pod finds its place in the group and passes alone; the leader's name is one that its Service gives."""
+    (pod,) = pod_templates(built(K8S / variant))
+    node, size = node_of(pod, nodes), 2
+    name = pod.owner["metadata"]["name"]
+    for index in range(size):
+        group = pod.kind == "LeaderWorkerSet"
+        injected = lws_variables(pod.owner, 0, index) if group else {}
+        environment = container_environment(pod, pod.containers[0], injected, index)
+        leader = f"{name}-0.{name}.inference" if group else f"{name}-0.{pod.spec['subdomain']}"
+        node.place(pod, leader, index)
+        arguments = container_arguments(pod.containers[0], environment)
+        assert arguments.pop(0) == "--rehearse"
+        outcome = launcher(str(node.folder), arguments, environment, "--dry-run=json")
+        assert outcome.code == 0, outcome.stderr
+        source = "LWS_*" if group else "settings"
+        assert outcome.plan["identity"] == {"leader": leader, "size": size, "index": index, "source": source}
+        assert [one["code"] for one in outcome.plan["problems"] if one["severity"] == "error"] == []
+        assert environment.get("POD_NAME") == (None if group else f"{name}-{index}")
+
+
 def test_router_runs_as_it_is_written(nodes: dict[str, Node]) -> None:
     pod = router()
     environment = container_environment(pod, pod.containers[0], {})
@@ -203,4 +226,4 @@ def test_router_arguments_are_the_router_s() -> None:
 def test_variants_are_all_looked_at() -> None:
     members: list[Manifest] = [m for v in variants() for m in built(K8S / v)]
     assert {m["kind"] for m in members} >= {"LeaderWorkerSet", "Job", "Deployment", "Service"}
-    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) == 13
+    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) + len(REHEARSALS) == 18

@@ -115,6 +115,18 @@ class Judge:
         assert isinstance(found, list)
         return found
 
+    def options(self) -> list[dict[str, Any]]:
+        """Return every option of the parser: spellings, action, type, nargs, default."""
+        found = self.ask({"options": True})["options"]
+        assert isinstance(found, list)
+        return found
+
+    def values(self, argv: Sequence[str]) -> dict[str, str]:
+        """Return what the parser makes of a command line, where it is not the default."""
+        found = self.ask({"values": list(argv)})["values"]
+        assert isinstance(found, dict)
+        return found
+
     def spellings(self) -> dict[str, str | int | None]:
         """Return every long spelling with how many values it takes."""
         found = self.ask({"spellings": True})["spellings"]

@@ -1,8 +1,8 @@
 """SGLang's whole list of options, as the parser of its newest release has it: what a given value means.
 
 ``name|other spelling:kind=default``. Kinds: ``f`` a flag, ``b`` a flag with a ``--no-`` form, ``i`` a whole
-number, ``d`` a decimal, ``h`` a number with a unit, ``j`` JSON, without one a text; ``+`` takes several values.
-A test holds it against that parser (``srt/server_args.py``), so that what a release adds is seen.
+number, ``d`` a decimal, ``h`` a number with a unit, ``j`` JSON, ``s`` a text (not written); ``+`` takes several
+values. A test holds it against that parser (``srt/server_args.py``), so that what a release adds is seen.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def known_options() -> dict[str, Known]:
         declared, _, default = entry.partition("=")
         spelled, _, kind = declared.partition(":")
         names = tuple(spelled.split("|"))
-        option = Known(names[0], names, kind.removesuffix("+"), kind.endswith("+"), default)
+        option = Known(names[0], names, kind.removesuffix("+") or "s", kind.endswith("+"), default)
         found.update(dict.fromkeys(names, option))
     return found
 

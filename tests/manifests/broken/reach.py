@@ -15,6 +15,7 @@ HOST, PRIVILEGED = "roce-hostnetwork/shared-device-plugin", "roce-hostnetwork/pr
 SRIOV, RESTRICTED = "roce-sriov/ipc-lock", "roce-sriov/restricted"
 PREFILL_DECODE, DRA = "prefill-decode/shared-device-plugin", "dra/dranet"
 PREFLIGHT = "preflight/shared-device-plugin"
+REHEARSAL = "rehearsal/shared-device-plugin"
 
 
 @dataclass(frozen=True)

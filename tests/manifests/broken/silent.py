@@ -9,6 +9,7 @@ from tests.manifests.broken.reach import (
     HOST,
     PREFILL_DECODE,
     PREFLIGHT,
+    REHEARSAL,
     RESTRICTED,
     SRIOV,
     Case,
@@ -102,6 +103,14 @@ def same_node(m: list[Manifest]) -> None:
     del of(m, "Job")["spec"]["template"]["spec"]["affinity"]
 
 
+def another_subdomain(m: list[Manifest]) -> None:
+    of(m, "Job")["spec"]["template"]["spec"]["subdomain"] = "sglang"
+
+
+def named_when_ready(m: list[Manifest]) -> None:
+    del of(m, "Service")["spec"]["publishNotReadyAddresses"]
+
+
 def roles_confused(m: list[Manifest]) -> None:
     arguments = router(m)["args"]
     arguments[arguments.index("app.kubernetes.io/component=prefill")] = "app.kubernetes.io/component=decode"
@@ -144,6 +153,10 @@ CASES = (
     Case(rules.service_does_not_shadow_the_group, HOST, shadow, r"takes the place"),
     Case(rules.services_select_pods, HOST, selects_nothing, r"selects no pod"),
     Case(rules.services_select_pods, HOST, no_target, r"has no 30000"),
+    Case(
+        rules.pods_have_the_name_that_they_are_called_by, REHEARSAL, another_subdomain, r"no headless Service sgl"
+    ),
+    Case(rules.pods_have_the_name_that_they_are_called_by, REHEARSAL, named_when_ready, r"before a pod is ready"),
     Case(rules.host_network_uses_cluster_dns, HOST, node_resolver, r"dnsPolicy None"),
     Case(rules.probe_ports_exist, HOST, probe_elsewhere, r"startupProbe asks port 30000"),
     Case(rules.volumes_are_mounted, HOST, forgotten_mount, r"volume 'model' is not mounted"),

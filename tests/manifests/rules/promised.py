@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.group.wait import PORTS_FREE_WITHIN_S
 from sglang_roce_entry.invocation import Settings
-from tests.manifests.manifest_set import Manifest, group_templates, pod_templates, serving_templates
+from tests.manifests.manifest_set import Manifest, group_templates, pod_templates, rehearses, serving_templates
 from tests.manifests.rules.walk import Rule, containers, of_kind, option, port_number
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def nothing_is_computed_by_hand(manifests: list[Manifest]) -> Iterator[str]:
 def group_starts_and_restarts_whole(manifests: list[Manifest]) -> Iterator[str]:
     """Both policies are written down, with the values that SGLang needs."""
     for group in of_kind(manifests, "LeaderWorkerSet"):
+        rehearsal = all(rehearses(pod) for pod in pod_templates([group]))
         policies = (
             group["spec"].get("startupPolicy"),
             group["spec"]["leaderWorkerTemplate"].get("restartPolicy"),
         )
-        if policies != ("LeaderCreated", "RecreateGroupOnPodRestart"):
+        # A rehearsal that ends must not take the other pods' logs with it.
+        if policies != ("LeaderCreated", "None" if rehearsal else "RecreateGroupOnPodRestart"):
             yield f"LeaderWorkerSet/{group['metadata']['name']}: {policies}"
 
 
@@ -135,10 +137,10 @@ def resources_stand_in_limits(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def preflight_starts_nothing(manifests: list[Manifest]) -> Iterator[str]:
-    """Find preflights that do not end with ``--check``: with arguments of SGLang's, or a word to run."""
+    """Find Jobs that do not end with ``--check`` or ``--rehearse``: with a word to run, or SGLang's arguments."""
     for pod, container in containers(manifests):
-        if pod.kind == "Job" and container.get("args", [])[-1:] != ["--check"]:
-            yield f"{pod.name}: does more than --check"
+        if pod.kind == "Job" and container.get("args", [])[-1:] not in (["--check"], ["--rehearse"]):
+            yield f"{pod.name}: does more than --check or --rehearse"
 
 
 def nccl_log_has_a_place(manifests: list[Manifest]) -> Iterator[str]:

@@ -63,9 +63,25 @@ def services_select_pods(manifests: list[Manifest]) -> Iterator[str]:
         chosen = [pod for pod in pod_templates(manifests) if wanted <= pod.labels.items()]
         if not wanted or not chosen:
             yield f"Service/{service['metadata']['name']} selects no pod"
-        for pod, port in ((pod, port) for pod in chosen for port in service["spec"]["ports"]):
+        for pod, port in ((pod, port) for pod in chosen for port in service["spec"].get("ports", [])):
             if port_number(pod.containers, port.get("targetPort", port["port"])) is None:
                 yield f"Service/{service['metadata']['name']}: {pod.name} has no {port['targetPort']}"
+
+
+def pods_have_the_name_that_they_are_called_by(manifests: list[Manifest]) -> Iterator[str]:
+    """Find subdomains without a headless Service of that name, or one that hides pods that are not ready.
+
+    (Kubernetes, "Pod's hostname and subdomain fields".) The leader is looked for before anything is ready.
+    """
+    services = {service["metadata"]["name"]: service["spec"] for service in of_kind(manifests, "Service")}
+    for pod in pod_templates(manifests):
+        if "subdomain" not in pod.spec:
+            continue
+        service = services.get(pod.spec["subdomain"], {})
+        if service.get("clusterIP") != "None" or not service.get("selector", {}).items() <= pod.labels.items():
+            yield f"{pod.name}: no headless Service {pod.spec['subdomain']}"
+        elif not service.get("publishNotReadyAddresses"):
+            yield f"{pod.name}: {pod.spec['subdomain']} has no names before a pod is ready"
 
 
 def host_network_uses_cluster_dns(manifests: list[Manifest]) -> Iterator[str]:
@@ -240,6 +256,7 @@ RULES: tuple[Rule, ...] = (
     leader_need_not_be_ready,
     service_does_not_shadow_the_group,
     services_select_pods,
+    pods_have_the_name_that_they_are_called_by,
     host_network_uses_cluster_dns,
     probe_ports_exist,
     volumes_are_mounted,

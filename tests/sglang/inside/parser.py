@@ -5,6 +5,8 @@ start (what SGLang prints goes to standard error). Needs nothing but that releas
 
     {"table": {"tp_size": ["--tp-size", ...]}}   first line: the options asked about, and where they are read
     {"spellings": true}                          every spelling that the parser has
+    {"options": true}                            every option: its spellings, type, number of values, default
+    {"values": ["--tp", "16"]}                   what the parser makes of a command line, where it is not the default
     {"means": ["--tp", ...]}                     what each token abbreviates, by the parser's own look-up
     {"parse": ["--tp", "16"]}                    what the parser makes of a command line, files included
     {"resolve": ["--tp", "16", ...]}             the same with all that SGLang decides before it starts processes
@@ -61,6 +63,29 @@ class Release:
     def spellings(self) -> dict[str, str | int | None]:
         """Return every long spelling and how many values it takes (argparse's `nargs`)."""
         return {name: action.nargs for name, action in self._actions.items() if name.startswith("--")}
+
+    def options(self) -> list[dict[str, Any]]:
+        """Return every option as argparse keeps it, in the order of its help."""
+        return [
+            {
+                "spellings": action.option_strings,
+                "action": type(action).__name__,
+                "type": getattr(action.type, "__name__", None),
+                "nargs": action.nargs,
+                "default": action.default if isinstance(action.default, (str, int, float)) else None,
+            }
+            for action in self.parser._actions
+        ]
+
+    def values(self, argv: list[str]) -> dict[str, str]:
+        """Return every option whose value is not its default, as JSON."""
+        needed = ["--model-path", "of every command line"]
+        default, given = (vars(self.parser.parse_args([*needed, *more])) for more in ([], argv))
+        return {
+            name: json.dumps(value, sort_keys=True, default=repr)
+            for name, value in given.items()
+            if value != default[name]
+        }
 
     def means(self, tokens: list[str]) -> list[str | None]:
         """Return for each token the spelling that it stands for; None: refused, as unknown or ambiguous."""
@@ -130,6 +155,10 @@ def answer(release: Release, question: dict[str, Any]) -> dict[str, Any]:
                 return {"means": release.means(question["means"])}
             if "spellings" in question:
                 return {"spellings": release.spellings()}
+            if "options" in question:
+                return {"options": release.options()}
+            if "values" in question:
+                return {"values": release.values(question["values"])}
             if "parse" in question:
                 return release.parse(question["parse"])
             with contextlib.chdir(question["directory"]):
