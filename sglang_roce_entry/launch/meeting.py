@@ -35,7 +35,7 @@ from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Request, as_problem, found_leader, identify
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, error
-from sglang_roce_entry.report.rehearsal import document
+from sglang_roce_entry.report.rehearsal import document, received_document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 
@@ -142,7 +142,7 @@ class _Rehearsal:
         policy = WaitPolicy.for_group(self._remaining_s(), identity.size)
         met = caller.Caller(self._port, self.group, make_card, self._around).attend(name, policy)
         alone = self.shown_alone(cards[0], met.verdict)
-        return replace(alone, shown=_received(met.document, alone.shown))
+        return replace(alone, shown=received_document(met.document, alone.shown))
 
     def shown_alone(self, card: Card, verdict: Verdict) -> Rehearsed:
         """Return ``verdict`` with the row of this node only."""
@@ -230,14 +230,3 @@ class _Rehearsal:
 def _own(card: Card) -> MeetingMember:
     now_s = card.own.clock_s or 0.0
     return MeetingMember(card, card.own.address or "", now_s, now_s)
-
-
-def _received(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the leader's document with this member's identity; ``own`` where none came or it is damaged."""
-    if text is None:
-        return own
-    try:
-        shown = json.loads(text)
-        return {**shown, "identity": own["identity"]} if shown.keys() == own.keys() else own
-    except (ValueError, RecursionError, AttributeError):
-        return own

@@ -5,14 +5,16 @@ The leader makes the document, the others are sent it: every member shows the sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.meeting.card import shown as safe_text
 from sglang_roce_entry.group.meeting.compare import Member
 from sglang_roce_entry.group.meeting.missing import Absent
 from sglang_roce_entry.group.meeting.verdict import Verdict
-from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.problems import OK
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
@@ -22,7 +24,7 @@ _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launch
 _TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
 PRESENT, REFUSED = "present", "refused"
 NOT_TRIED = "not_tried"
-_MOST_ROWS = 64
+_MOST_ROWS, _LONGEST_TEXT = 64, 2000
 
 
 def document(
@@ -111,6 +113,29 @@ def _rails(members: Sequence[Member]) -> list[dict[str, Any]]:
     ]
 
 
+def received_document(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the document that the leader has sent, with this member's identity; ``own`` where it is none.
+
+    Whoever answers on the leader's port may have sent it: every text in it is made safe to show.
+    """
+    if text is None:
+        return own
+    try:
+        document = {**_safe(json.loads(text)), "identity": own["identity"]}
+        as_text(document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return own
+    return document if document.keys() == own.keys() else own
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, str):
+        return safe_text(value, _LONGEST_TEXT)
+    if isinstance(value, list):
+        return [_safe(one) for one in value]
+    return {safe_text(name): _safe(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 # ----------------------------------------------------------------------------------------- text
 
 
@@ -159,7 +184,7 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
     lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
     if shown["rails"] and all(rail["status"] == NOT_TRIED for rail in shown["rails"]):
         lines.append("rails: compared, not proven (nothing was sent over them)")
-    return [squeezed(line) if "  " not in line else line for line in lines]
+    return [one_line(line) for line in lines]
 
 
 def _cells_of_nobody() -> tuple[str, ...]:

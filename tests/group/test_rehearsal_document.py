@@ -11,7 +11,7 @@ import pytest
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import Refusal
 from sglang_roce_entry.group.meeting.missing import Absent
-from sglang_roce_entry.report.rehearsal import as_text, document, ranges, table_lines
+from sglang_roce_entry.report.rehearsal import as_text, document, ranges, received_document, table_lines
 from tests.group.members import Group, group, rails
 
 if TYPE_CHECKING:
@@ -143,6 +143,45 @@ def test_all_different_is_bounded() -> None:
     for index in range(200):
         many = many.but(index, {"driver": f"580.{index}"})
     assert len(table_lines(rehearsed(many))) < 80
+
+
+NO_PART: list[Any] = [None, [1], [{}], [[]], {"a": 1}, "text"]
+RED = "\x1b[31mred\x1b[0m\n\u202e\ud800"
+
+
+def test_what_the_leader_sends_is_shown_with_the_own_identity() -> None:
+    whole, own = rehearsed(group(8)), rehearsed(group(1))
+    own["identity"] = {**own["identity"], "index": 5}
+    assert received_document(json.dumps(whole).encode(), own) == {**whole, "identity": own["identity"]}
+
+
+def test_nothing_that_was_sent_is_printed_raw() -> None:
+    whole, own = rehearsed(group(4).but(2, {"sglang": "0.5.22"})), rehearsed(group(1))
+    for node in whole["nodes"]:
+        node |= {"pod": RED, "versions": {"sglang": RED + str(node["index"]), RED: RED}}
+    whole["problems"][0] |= {"message": RED * 3000, "hint": RED, "code": RED}
+    shown = received_document(json.dumps(whole).encode(), own)
+    assert shown is not own
+    text = as_text(shown)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text) < 10_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        None, b"", b"{}", b"[]", b"null", b"3", b"[" * 90_000, b"\xff",
+        *(
+            json.dumps({**rehearsed(group(2)), name: value}).encode()
+            for name in ("nodes", "problems", "exit_code", "reach", "rails")
+            for value in NO_PART
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_document_is_not_shown(sent: bytes | None) -> None:
+    own = rehearsed(group(1))
+    shown = received_document(sent, own)
+    assert as_text(shown).endswith(".\n")
 
 
 def test_ranges() -> None:
