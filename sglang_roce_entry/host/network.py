@@ -52,18 +52,18 @@ def _usable(flags_hex: str) -> bool:
     return bool(flags & 0x1) and not flags & 0x200
 
 
-def gateway_interfaces(tree: Tree) -> frozenset[str]:
-    """Return the interfaces over which the main table has a route through a gateway."""
+def gateway_interfaces(tree: Tree) -> frozenset[tuple[str, int]]:
+    """Return the interfaces over which the main table has a route through a gateway, with its IP version."""
     found = set()
     for line in lines_or_empty(tree, "/proc/net/route")[1:]:
         fields = line.split()
         if len(fields) > 7 and fields[2] != "00000000" and _usable(fields[3]):
-            found.add(fields[0])
+            found.add((fields[0], 4))
     for line in lines_or_empty(tree, "/proc/net/ipv6_route"):
         fields = line.split()
         if len(fields) > 9 and fields[4] != "0" * 32 and _usable(fields[8]):
-            found.add(fields[9])
-    return frozenset(found - {"lo"})
+            found.add((fields[9], 6))
+    return frozenset(found)
 
 
 #: Nobody's addresses (RFC 5737, RFC 3849): only a default route leads there.

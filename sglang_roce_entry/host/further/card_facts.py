@@ -54,7 +54,7 @@ def read_card_facts(host: Host, rails: Iterable[tuple[str, IpAddress]]) -> CardF
         boot_id=attribute_or_none(tree, "/proc/sys/kernel/random/boot_id") or None,
         network_namespace=os.path.basename(namespace) if namespace else None,
         gateways={
-            name: True if name in routed else has_gateway(name, owned[name, address])
+            name: True if (name, address.version) in routed else has_gateway(name, owned[name, address])
             for name, address in rails
             if (name, address) in owned
         },

@@ -1,0 +1,56 @@
+"""Ways out of a rail, asked of a real kernel: gateways in the main table and in tables of a rail's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.layers import skip_or_fail
+from tests.process.nodes import missing_requirement
+
+pytestmark = pytest.mark.netns
+
+RAILS = """
+set -e
+ip link set lo up
+for n in 1 2 3 4 5; do
+  ip link add rail$n type veth peer name peer$n
+  ip link set rail$n up; ip link set peer$n up
+  ip addr add 10.$n.0.5/24 dev rail$n; ip -6 addr add fd00:$n::5/64 dev rail$n nodad
+done
+ip route add default via 10.1.0.1 dev rail1
+ip route add 10.128.0.0/9 via 10.2.0.1 dev rail2
+ip rule add from 10.3.0.5 lookup 103; ip route add default via 10.3.0.1 dev rail3 table 103
+ip -6 rule add from fd00:3::5 lookup 103; ip -6 route add default via fd00:3::1 dev rail3 table 103
+ip rule add from 10.4.0.5 lookup 104; ip route add 10.4.1.0/24 via 10.4.0.1 dev rail4 table 104
+exec "$@"
+"""
+ASK = """
+import json
+from ipaddress import ip_address
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.card_facts import read_card_facts
+print(json.dumps([
+    read_card_facts(live_host(), [(f"rail{n}", ip_address(text.format(n=n))) for n in range(1, 6)]).gateways
+    for text in ("10.{n}.0.5", "fd00:{n}::5", "10.99.{n}.5")
+]))
+"""
+
+
+def test_gateways_of_rails() -> None:
+    missing = missing_requirement()
+    if missing:
+        skip_or_fail("netns", missing)
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", RAILS, "sh", sys.executable, "-c", ASK],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    four, six, not_its_own = json.loads(done.stdout)
+    assert four == {"rail1": True, "rail2": True, "rail3": True, "rail4": True, "rail5": False}
+    assert six == {"rail1": False, "rail2": False, "rail3": True, "rail4": False, "rail5": False}
+    assert not_its_own == {}
