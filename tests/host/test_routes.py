@@ -33,7 +33,7 @@ ASK = """
 import json
 from ipaddress import ip_address
 from sglang_roce_entry.host.answers import live_host
-from sglang_roce_entry.host.card_facts import read_card_facts
+from sglang_roce_entry.host.further.card_facts import read_card_facts
 print(json.dumps([
     read_card_facts(live_host(), [(f"rail{n}", ip_address(text.format(n=n))) for n in range(1, 6)]).gateways
     for text in ("10.{n}.0.5", "fd00:{n}::5", "10.99.{n}.5")

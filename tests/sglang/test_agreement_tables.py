@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sglang_roce_entry.server.agreement import MAY_DIFFER, MUST_AGREE
-from sglang_roce_entry.server.parser import known_options, read_options
+from sglang_roce_entry.server.compared.agreement import MAY_DIFFER, MUST_AGREE
+from sglang_roce_entry.server.compared.parser import known_options, read_options
 from tests.sglang.releases import RELEASES
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _real(option: dict[str, Any]) -> tuple[tuple[str, ...], str, bool, str]:
 
 
 def test_the_list_is_the_parser_s(judge: Judge) -> None:
-    """With spellings, kinds, defaults. A new release: classify what is new in ``server/agreement.py``."""
+    """With spellings, kinds, defaults. A new release: classify what is new in ``server/compared/agreement.py``."""
     real = {_real(option) for option in judge.options() if option["action"] != "_HelpAction"}
     ours = {(one.spellings, one.kind, one.several, one.default) for one in known_options().values()}
     assert sorted(ours - real) == []
