@@ -14,7 +14,8 @@ from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.server.compared.agreement import comparable_arguments, has_credentials
+from sglang_roce_entry.server.compared.agreement import comparable_arguments
+from sglang_roce_entry.server.redaction import masked
 
 #: Variables that travel, by the library that reads them.
 _PREFIXES = ("NCCL_", "SGLANG_", "MC_", "UCX_", "NVSHMEM_")
@@ -83,7 +84,7 @@ class CardMaker:
             tokens = (*self.request.user.from_file, *plan.command.added, *plan.command.user)
             yield from comparable_arguments(tokens, digest).items()
         for name, value in _variables(plan).items():
-            yield name, digest(value) if self.is_secret(name) or has_credentials(value) else value
+            yield name, digest(value) if self.is_secret(name) or masked(value) != value else value
 
 
 def pod_name(request: Request) -> str:

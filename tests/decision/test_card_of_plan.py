@@ -115,7 +115,11 @@ def test_variables_of_the_node_do_not_travel(environ: Mapping[str, str]) -> None
 
 
 def test_secrets_travel_as_a_digest_of_this_meeting() -> None:
-    arguments = ("--api-key", SECRET, "--of-later", f"https://user:{SECRET}@host/", "--watermark-config", SECRET)
+    arguments = [
+        *("--api-key", SECRET, "--of-later", f"https://user:{SECRET}@host/", "--watermark-config", SECRET),
+        *("--hf-token", SECRET, f"--later-secret-key={SECRET}"),
+        *("--model-loader-extra-config", f'{{"token": "{SECRET}"}}'),
+    ]
     environ = {
         "SGLANG_X_TOKEN": SECRET,
         "NCCL_URL": f"http://h/?token={SECRET}",
@@ -123,7 +127,15 @@ def test_secrets_travel_as_a_digest_of_this_meeting() -> None:
     }
     card = card_of(*arguments, environ=environ)
     assert SECRET.encode() not in card.line() + card.common_text()
-    assert {"--api-key", "--of-later", "SGLANG_X_TOKEN", "NCCL_URL", "MC_JSON"} <= common(card).keys()
+    assert {
+        "--api-key",
+        "--of-later",
+        "--hf-token",
+        "--later-secret-key",
+        "SGLANG_X_TOKEN",
+        "NCCL_URL",
+        "MC_JSON",
+    } <= common(card).keys()
     assert card_of(*arguments, environ=environ).digest == card.digest
     assert card_of(*arguments, environ=environ, nonce="other").digest != card.digest
     assert common(card_of("--api-key", "another"))["--api-key"] != common(card)["--api-key"]

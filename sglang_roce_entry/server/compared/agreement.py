@@ -7,10 +7,10 @@ leader's HTTP server reads, and what names this node, may differ. The rest is a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from sglang_roce_entry.server.compared.parser import read_options
+from sglang_roce_entry.server.redaction import redacted
 from sglang_roce_entry.server.spellings import OPTIONS
 
 
@@ -123,27 +123,13 @@ asr-max-buffer-seconds asr-max-concurrent-sessions enable-response-store
 #: Keys of the leader's server. A card holds only their digest; that they differ is told, and is no problem.
 SECRETS = frozenset(option.name for option in OPTIONS if option.secret)
 
-#: ``user:password@``, ``?token=``, ``"api_key":``.
-_CREDENTIALS = re.compile(
-    r"//[^/\s@]*:[^/\s@]*@|[?&][^=&\s]*(?:key|token|password|secret|signature|credential)[^=&\s]*="
-    r"|[\"'][^\"'\s]*(?:key|token|password|secret|credential)[^\"'\s]*[\"']\s*:",
-    re.IGNORECASE,
-)
-
 MAY_DIFFER = _named(_OF_THE_NODE + _LOGS + _HTTP) | SECRETS
 
 
 def comparable_arguments(argv: Sequence[str], digest: Callable[[str], str]) -> dict[str, str]:
-    """Return the arguments that a card holds, by SGLang's spelling, secrets as what ``digest`` makes of them."""
-    kept = {}
-    for name, value in read_options(argv).items():
-        if name in SECRETS:
-            kept[name] = digest(value)
-        elif name not in MAY_DIFFER:
-            kept[name] = digest(value) if has_credentials(value) else value
-    return kept
-
-
-def has_credentials(value: str) -> bool:
-    """Return whether a value holds a key or password: in a URL, its query, or inline JSON."""
-    return _CREDENTIALS.search(value) is not None
+    """Return the arguments that a card holds, by SGLang's spelling; secrets as ``digest`` makes them."""
+    return {
+        name: digest(value) if redacted((name, value))[-1] != value else value
+        for name, value in read_options(argv).items()
+        if name in SECRETS or name not in MAY_DIFFER
+    }
