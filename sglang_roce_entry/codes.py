@@ -111,6 +111,16 @@ _RDMA = Group(
             "with --hca.",
         ),
         Entry(
+            "RAIL_WITHOUT_ADDRESS",
+            "A port of the same model and rate as the used ones is up and is left out, since its interface has no "
+            "address that RoCE traffic can use: a rail that lost its address, or the second port of a card.",
+            "NCCL uses such a port with a link-local GID, and its connections fail, or it uses fewer rails than "
+            "the other nodes have.",
+            "ip -br address; show_gids; rdma link",
+            "Give the interface an address as on the other rails. If the port is left without on purpose, leave "
+            "it out: --hca ^=mlx5_1:1.",
+        ),
+        Entry(
             "AMBIGUOUS_SUBNET",
             "A port has addresses of its own in several networks, and the lowest network is used.",
             "NCCL takes the first address in the GID table, whose order depends on the node's history.",

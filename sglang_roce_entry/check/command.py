@@ -12,7 +12,7 @@ from sglang_roce_entry.report.secrets import shown_argv, shown_command
 #: line of its own, so that nothing of the plan is lost.
 _PLACES = {
     "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN"),
-    "gid": ("INDEX_MISMATCH", "AMBIGUOUS_SUBNET"),
+    "gid": ("INDEX_MISMATCH", "AMBIGUOUS_SUBNET", "RAIL_WITHOUT_ADDRESS"),
     "rate": ("DEGRADED_LINK",),
     "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),
     "image": ("LIBIBVERBS_MISSING",),

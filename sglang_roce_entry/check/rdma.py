@@ -109,7 +109,8 @@ def _gid(examined: Examined) -> tuple[CheckItem, ...]:
     # The port's own GID, which is not what a wrong index of the pod makes NCCL take.
     own = [(port.label, port.gid) for port in used]
     found = [f"{label} {gid.ip} (index {gid.index})" for label, gid in own if gid is not None]
-    bare = _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used else []
+    lost = requirements.lost_rails(examined.plan.choice)
+    bare = [row for row in _without(rows, Reason.NO_OWN_GID, Reason.FAMILY_MISMATCH) if used and row not in lost]
     lines = [
         warn(
             "gid",

@@ -1,11 +1,11 @@
-"""What RDMA needs besides the choice: at least one port, locked memory, libibverbs, one MTU."""
+"""What RDMA needs besides the choice: at least one port, every rail, locked memory, libibverbs, one MTU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.choice import Choice, PortRow
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value, warning
@@ -51,7 +51,7 @@ def check(choice: Choice) -> list[Problem]:
         missing = [replace(unusable(choice), severity="warning", value=True)]
     else:
         missing = []
-    return [*missing, *_without_effect(choice), *_differing_mtus(choice)]
+    return [*missing, *_lost_rails(choice), *_without_effect(choice), *_differing_mtus(choice)]
 
 
 def _without_effect(choice: Choice) -> Iterator[Problem]:
@@ -142,6 +142,46 @@ def unusable(choice: Choice) -> Problem:
         _HINTS[leading],
         RDMA_UNUSABLE,
     )
+
+
+def lost_rails(choice: Choice) -> Sequence[PortRow]:
+    """Return the ports that look like rails and are left out, because they have no address for it.
+
+    Such a port is active, of the model of a used port and at least as fast, and its interface is this pod's:
+    a rail that lost its address, or the other port of a card whose owner gave only one of them an address.
+    No rail are the ports that a selector or a family setting leaves out, and the physical function of a used
+    virtual one.
+    """
+    constraints = choice.constraints
+    rates: dict[str | None, float] = {}
+    for port in choice.used:
+        rate = port.port.rate_gbps or 0.0
+        rates[port.hca.model] = min(rate, rates.get(port.hca.model, rate))
+    physical = {port.hca.physical_function for port in choice.used}
+    here = {interface.name for interface in choice.facts.interfaces}
+    reasons = [Reason.NO_OWN_GID, *([Reason.FAMILY_MISMATCH] if constraints.family == "auto" else [])]
+
+    def looks_like_a_rail(row: PortRow) -> bool:
+        hca, port = row.decision.hca, row.decision.port
+        if hca.model is None or hca.model not in rates or (port.rate_gbps or 0.0) < rates[hca.model]:
+            return False
+        if hca.pci_address in physical or row.netdev not in here:
+            return False
+        selector = constraints.selector
+        return selector is None or selector.matches(hca.name, port.number)
+
+    return [row for row in choice.ports if row.decision.reason in reasons and looks_like_a_rail(row)]
+
+
+def _lost_rails(choice: Choice) -> Iterator[Problem]:
+    for row in lost_rails(choice):
+        label = row.decision.label
+        yield warning(
+            "RAIL_WITHOUT_ADDRESS",
+            f"{label} is up and as fast as the used ports, but is not used: {row.decision.detail}",
+            f"give {row.netdev} an address as the other rails have one (ip -br address), or leave the port out "
+            f"on purpose: --hca ^={label}",
+        )
 
 
 def memlock(facts: HostFacts) -> list[Problem]:

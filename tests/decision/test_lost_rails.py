@@ -1,0 +1,106 @@
+"""A rail without an address is a problem of the launch; what is no rail is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.decision.conftest import Decide, rail
+from tests.healthy import healthy
+from tests.planning import codes, message, plan_of
+from tests.trees import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOST = "RAIL_WITHOUT_ADDRESS"
+
+
+def _pair(**second: object) -> Node:
+    """Return a node with one rail, and a second one as fast and of the same model, as it is given."""
+    node = rail(Node(), 0, pci="0000:10:00.0")
+    rail(node, 1, pci="0000:20:00.0", **second)
+    return node
+
+
+def _without_address(node: Node, name: str = "net1") -> Node:
+    node.facts["interfaces"][name]["addresses"] = ["fe80::9/64"]
+    node.ports[1].used.clear()
+    node.ports[1].pair("fe80::9", name)
+    return node
+
+
+def test_a_rail_that_lost_its_address(decide: Decide) -> None:
+    outcome = decide(_without_address(_pair()))
+    assert outcome.left == {"mlx5_1:1": "NO_OWN_GID"}
+    assert outcome.codes == [LOST]
+    assert outcome.problem(LOST).startswith(
+        "mlx5_1:1 is up and as fast as the used ports, but is not used: only link-"
+    )
+
+
+def test_it_is_in_the_log_of_a_launch_with_a_remedy_in_the_readers_world() -> None:
+    node = healthy()
+    node.facts["interfaces"]["net1"]["addresses"] = ["fe80::2/64"]
+    plan = plan_of(node, "--model-path", "/m")
+    problem = next(one for one in plan.problems if one.code == LOST)
+    assert (problem.severity, plan.exit_code) == ("warning", 0)
+    assert problem.hint == (
+        "give net1 an address as the other rails have one (ip -br address), or leave the port out on purpose: "
+        "--hca ^=mlx5_1:1"
+    )
+    assert codes(plan_of(node, "--hca", "^=mlx5_1:1", "--model-path", "/m")) == []
+
+
+def test_a_rail_with_an_address_of_the_other_family(decide: Decide) -> None:
+    node = _pair()
+    node.facts["interfaces"]["net1"]["addresses"] = ["fd00::7/64"]
+    node.ports[1].used.clear()
+    node.ports[1].pair("fd00::7", "net1")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_1:1": "FAMILY_MISMATCH"}
+    assert outcome.codes == [LOST]
+    assert LOST not in decide(node, family="ipv4").codes
+
+
+def _slower(node: Node) -> None:
+    node.files[f"{node.ports[1].base}/rate"] = "50 Gb/sec (4X FDR)"
+
+
+NO_RAIL: dict[str, Callable[[Node], object]] = {
+    "it is down": lambda node: node.files.update({f"{node.ports[1].base}/state": "1: DOWN"}),
+    "it is slower": _slower,
+    "its interface is the host's": lambda node: node.facts["interfaces"].pop("net1"),
+}
+
+
+@pytest.mark.parametrize("why", NO_RAIL)
+def test_what_is_no_rail(decide: Decide, why: str) -> None:
+    node = _without_address(_pair())
+    assert LOST in decide(node).codes
+    NO_RAIL[why](node)
+    assert LOST not in decide(node).codes
+
+
+def test_the_physical_function_of_a_used_one_is_no_rail(decide: Decide) -> None:
+    node = rail(Node(), 0, pci="0000:10:00.0", physfn="0000:20:00.0")
+    assert LOST not in decide(_without_address(rail(node, 1, pci="0000:20:00.0"))).codes
+
+
+def test_a_card_of_another_model_is_no_rail(decide: Decide) -> None:
+    assert LOST not in decide(_without_address(_pair(device_id="0x1015"))).codes
+
+
+def test_nothing_is_lost_where_nothing_is_used(decide: Decide) -> None:
+    node = _without_address(_pair())
+    node.facts["verbs"]["uverbs0"] = "EPERM"
+    assert LOST not in decide(node).codes
+
+
+def test_the_message_is_one_line_for_equal_rails() -> None:
+    node = healthy(rails=4)
+    for name in ("net1", "net3"):
+        node.facts["interfaces"][name]["addresses"] = []
+    assert "mlx5_1:1 is up" in message(plan_of(node), LOST)
+    assert codes(plan_of(node)).count(LOST) == 2
