@@ -104,11 +104,18 @@ _RDMA = Group(
         ),
         Entry(
             "DEGRADED_LINK",
-            "A used port runs slower than others of the node. It is used, and it slows its rail.",
+            "A used port runs slower than another of the same card model. It is used, and it slows its rail.",
             "NCCL uses the port without a message: every collective is as slow as its slowest rail.",
             "cat /sys/class/infiniband/*/ports/*/rate",
-            "Check cable, transceiver and switch port. If the port belongs to another kind of card, leave it out "
-            "with --hca.",
+            "Check cable, transceiver and switch port.",
+        ),
+        Entry(
+            "SELECTOR_TAKES_SLOWER",
+            "The selector (--hca, or the pod's NCCL_IB_HCA) takes slower cards of another model and leaves out "
+            "faster ones: usually a list copied from a node whose HCAs have other names.",
+            "NCCL uses the listed cards without a message, at their rate (NVIDIA/nccl#1277).",
+            "grep . /sys/class/infiniband/*/ports/*/rate",
+            "Remove the selector: the ports are found at every start.",
         ),
         Entry(
             "RAIL_WITHOUT_ADDRESS",

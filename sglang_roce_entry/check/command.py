@@ -17,6 +17,7 @@ _PLACES = {
     "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),
     "image": ("LIBIBVERBS_MISSING",),
     "variables": (
+        "SELECTOR_TAKES_SLOWER",
         "HCA_UNKNOWN",
         "HCA_UNUSABLE",
         "HCA_LIST_TOO_LONG",

@@ -140,6 +140,11 @@ class PortDecision:
         return self.reason is None
 
     @property
+    def own_indices(self) -> frozenset[int]:
+        """The indices of the own GIDs of the chosen network: any of them is right on this port."""
+        return frozenset(choice.gid.index for choice in self.choices)
+
+    @property
     def gid(self) -> Gid | None:
         """The GID that was chosen, ``None`` on a port that is not used."""
         return self.choices[0].gid if self.choices else None
@@ -224,11 +229,24 @@ def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) 
     for gid in port.gids:
         if gid.type == ROCE_V2 and gid.ip in _IPV4_LINK_LOCAL and (gid.netdev, gid.ip) in networks:
             return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {_IPV4_LINK_LOCAL}"
+    named = next((gid.netdev for gid in port.gids if gid.type == ROCE_V2), "")
     if any(gid.type == ROCE_V2 for gid in port.gids):
-        return "only link-local RoCE v2 GIDs: no address is configured on its interface"
+        return f"only link-local RoCE v2 GIDs: {_instead(interfaces.get(named or ''))}"
     if port.gids:
         return "no RoCE v2 GID in its table"
     return "its GID table is empty"
+
+
+def _instead(interface: Interface | None) -> str:
+    """Return what the interface of a port has, none of whose routable addresses is in the GID table."""
+    if interface is None:
+        return "no address is configured on its interface"
+    routed = [str(one) for one in interface.addresses if not one.ip.is_link_local and not one.ip.is_loopback]
+    if routed:
+        return f"{interface.name} has {', '.join(routed)}, which the GID table lacks"
+    ipv4 = [str(one) for one in interface.addresses if one.ip in _IPV4_LINK_LOCAL]
+    only = f", only {', '.join(ipv4)}, which is link-local too" if ipv4 else ""
+    return f"no address is configured on {interface.name}{only}"
 
 
 def infiniband_ports(facts: HostFacts, constraints: Constraints) -> list[tuple[Hca, Port]]:

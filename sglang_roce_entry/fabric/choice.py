@@ -18,7 +18,7 @@ from sglang_roce_entry.fabric.gids import (
 )
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
-from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links
+from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links, slower_by_selector
 from sglang_roce_entry.fabric.wishes import Wish, found, unset
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import Problem, warning
@@ -93,8 +93,9 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     candidates, rejected = examine(facts, constraints)
     infiniband = tuple(infiniband_ports(facts, constraints))
     node = Node(constraints, facts.gpus, frozenset(facts.default_route_interfaces), infiniband)
-    candidates, by_rule = apply_rules(candidates, node)
-    problems = degraded_links(candidates)
+    examined = candidates
+    candidates, by_rule = apply_rules(examined, node)
+    problems = [*slower_by_selector(examined, candidates, node), *degraded_links(candidates)]
     family, candidates, by_family = one_family(candidates, constraints)
     chosen = {}
     for candidate in candidates:

@@ -236,8 +236,7 @@ def _predict_all(
     predicted = {}
     for port in ports:
         outcome = predict_gid_index(port.port.gids, port.port.table_length, nccl=nccl, settings=settings)
-        good = {choice.gid.index for choice in port.choices}
-        if outcome.index is None or outcome.index not in good:
+        if outcome.index is None or outcome.index not in port.own_indices:
             return None
         predicted[port.label] = outcome.index
     return predicted
@@ -246,9 +245,9 @@ def _predict_all(
 def _largest_agreement(
     ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, lowest: Mapping[str, int]
 ) -> IndexChoice:
-    votes = Counter(choice.gid.index for port in ports for choice in port.choices)
+    votes = Counter(index for port in ports for index in port.own_indices)
     index = min(votes, key=lambda candidate: (-votes[candidate], candidate))
-    kept = [port for port in ports if any(one.gid.index == index for one in port.choices)]
+    kept = [port for port in ports if index in port.own_indices]
     labels = {port.label for port in kept}
     if len(kept) == len(ports):
         return IndexChoice(index, f"every port has an own GID at index {index}", dict.fromkeys(labels, index))

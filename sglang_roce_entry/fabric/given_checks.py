@@ -77,7 +77,7 @@ def check_index(
 
 
 def _index_fault(port: PortDecision, index: int) -> str | None:
-    if any(choice.gid.index == index for choice in port.choices):
+    if index in port.own_indices:
         return None
     gid = port.port.gid_at(index)
     if gid is None:

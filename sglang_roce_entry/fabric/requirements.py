@@ -219,10 +219,11 @@ def libibverbs(facts: HostFacts) -> Iterator[Problem]:
 
 
 def _differing_mtus(choice: Choice) -> Iterator[Problem]:
-    """Return a warning if the interfaces of the used ports have different MTUs: the smallest one counts.
+    """Return a warning if the interfaces of the used ports carry RoCE packets of different sizes.
 
     A RoCE MTU is the largest of 256 ... 4096 that fits into the interface's less 96 bytes of headers
-    (``iboe_get_mtu``, include/rdma/ib_addr.h); both ends use the smaller one.
+    (``iboe_get_mtu``, include/rdma/ib_addr.h). NCCL 2.20 to 2.28 does not reduce it between nodes: the
+    receiver takes the sender's as it is (``ncclIbAccept``, src/transport/net_ib.cc; NVIDIA/nccl#1524).
     """
     netdevs = {port.gid.netdev for port in choice.used if port.gid is not None}
     mtus = {one.name: one.mtu for one in choice.facts.interfaces if one.name in netdevs and one.mtu}
@@ -233,7 +234,7 @@ def _differing_mtus(choice: Choice) -> Iterator[Problem]:
     yield warning(
         "MTU_DIFFERS",
         f"the interfaces of the used ports have different MTUs: {listed}",
-        "give all of them the same MTU, 4200 or more, here and on the switches",
+        "give all of them the same MTU, 4200 or more, here, on the other nodes and on the switches",
     )
 
 

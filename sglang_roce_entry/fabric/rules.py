@@ -6,13 +6,13 @@ Never by name pattern: in the field "bond", "eth" and ``mlx5_*`` match too much 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.candidates import Candidate, Rejection
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.host.facts import Gpus, Hca, Port
-from sglang_roce_entry.problems import Problem, warning
+from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +145,56 @@ def apply_rules(candidates: Sequence[Candidate], node: Node) -> tuple[list[Candi
 
 
 def degraded_links(kept: Sequence[Candidate]) -> list[Problem]:
-    """Return a warning for each port that is slower than the others and is used anyway."""
-    fastest, slower = _slower(kept)
+    """Return a warning for each port that runs slower than another of an equal board.
+
+    A slower card of another model is no fault of the link: a selector, or a GPU that has no other, kept it.
+    """
+    boards: dict[str, list[Candidate]] = {}
+    for one in kept:
+        if one.hca.model:
+            boards.setdefault(one.hca.model, []).append(one)
     return [
         warning(
             "DEGRADED_LINK",
             f"{one.hca.name} port {one.port.number} runs at {rate:g} Gb/s, others at {fastest:g} Gb/s",
             "check cable, transceiver and switch port; the port is used and slows its rail",
         )
+        for fastest, slower in map(_slower, boards.values())
         for one, rate in slower
     ]
+
+
+def slower_by_selector(candidates: Sequence[Candidate], kept: Sequence[Candidate], node: Node) -> list[Problem]:
+    """Return a warning if the selector keeps slower cards of another model and leaves out faster ones.
+
+    As a list does that was copied from a node with other names (NVIDIA/nccl#1277). Only where at least as
+    many faster ports are left out: one fast card for storage beside many slower rails is left out on purpose.
+    """
+    constraints = node.constraints
+    if constraints.selector is None or not kept:
+        return []
+    free = replace(node, constraints=replace(constraints, selector=None, selector_final=False))
+    better = {one.label for one in apply_rules(candidates, free)[0]}
+    missed = [one for one in candidates if one.label in better and one not in kept]
+    models = {one.hca.model for one in missed}
+    fast = min((one.port.rate_gbps or 0.0 for one in missed), default=0.0)
+    slow = [
+        one
+        for one in kept
+        if one.label not in better and _is_another_model(one, models) and (one.port.rate_gbps or fast) < fast
+    ]
+    if not slow or len(missed) < len(slow):
+        return []
+    origin = constraints.selector_origin
+    return [
+        rdma_value(
+            "SELECTOR_TAKES_SLOWER",
+            f"{origin} {constraints.selector.text!r} takes slower cards ({_with_rates(slow)}) and leaves "
+            f"out faster ones ({_with_rates(missed)})",
+            f"remove {origin.partition(' (')[0]}: names differ between nodes; the ports are found at every start",
+        )
+    ]
+
+
+def _with_rates(ports: Sequence[Candidate]) -> str:
+    return ", ".join(f"{one.label} {one.port.rate_gbps or 0:g} Gb/s" for one in ports)

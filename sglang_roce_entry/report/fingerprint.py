@@ -6,28 +6,32 @@ Nothing in it depends on the rank, the addresses or the time, so the node that d
 from __future__ import annotations
 
 from binascii import crc32
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.fabric.constraints import IpNetwork
 from sglang_roce_entry.natural import natural_key
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import folded_names
 from sglang_roce_entry.server.redaction import redacted
 from sglang_roce_entry.server.spellings import find_option
 
+#: Bits of the host part of a network that belongs to one link or rack: up to 16 addresses.
+_SMALL_BITS = 4
 #: What differs between the nodes of a group by design.
 _OF_THE_NODE = ("node_rank", "host")
 
 
 def fingerprint(plan: Plan) -> str:
-    """Return the line: HCAs, rails by subnet, rate, MTU, family, index, versions, GPUs, digest of arguments."""
+    """Return the line: HCAs, rails by network, rate, MTU, family, index, versions, GPUs, digest of arguments."""
     rows = plan.choice.used_rows
     facts = plan.facts
     labels = [row.decision.label for row in rows] or list(plan.choice.infiniband)
     parts = [
         f"hcas={len(labels)}:{','.join(folded_names(labels)) or 'none'}",
-        f"rails={_joined(_rail(row) for row in rows)}",
+        f"rails={_rails(rows)}",
         f"gbps={_joined(f'{row.decision.port.rate_gbps or 0:g}' for row in rows)}",
         f"mtu={_joined(_mtu(row, plan) for row in rows)}",
         f"family={_joined(f'ipv{ip_address(row.gid).version}' for row in rows if row.gid)}",
@@ -47,9 +51,25 @@ def _joined(values: Iterable[str]) -> str:
     return ",".join(sorted(dict.fromkeys(values), key=natural_key)) or "-"
 
 
-def _rail(row: PortRow) -> str:
+def _rails(rows: Sequence[PortRow]) -> str:
+    """Return the networks of the rails; of those that hold one link or rack only, number and length: ``2x/31``.
+
+    Such a network is another one on every node of a routed fabric (NVIDIA/nccl#1804: /31 for each port,
+    kvcache-ai/Mooncake#2467: /28 for each rack). An IPv6 /64 for each link looks like a shared network.
+    """
+    networks = {_network(row) for row in rows}
+    small = Counter(one.prefixlen for one in networks if one is not None and _is_small(one))
+    shared = ("foreign" if one is None else str(one) for one in networks if one is None or not _is_small(one))
+    return _joined([*shared, *(f"{count}x/{length}" for length, count in small.items())])
+
+
+def _network(row: PortRow) -> IpNetwork | None:
     choice = next((one for one in row.decision.choices if one.gid.index == row.gid_index), None)
-    return str(choice.network) if choice is not None and choice.network is not None else "foreign"
+    return choice.network if choice is not None else None
+
+
+def _is_small(network: IpNetwork) -> bool:
+    return network.max_prefixlen - network.prefixlen <= _SMALL_BITS
 
 
 def _mtu(row: PortRow, plan: Plan) -> str:

@@ -10,11 +10,11 @@ from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.log_lines import decision_lines
 from tests.decision.golden import LWS, hgx, two_per_gpu
 from tests.planning import plan_of
+from tests.trees import Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.trees import Node
 
 MODEL = ("--model-path", "/m")
 
@@ -40,6 +40,24 @@ def test_leader_and_worker_are_equal() -> None:
     leader = fields(hgx(), *MODEL, "--node-rank", "0")
     worker = fields(hgx(), *MODEL, "--node-rank", "1", environ={**LWS, "LWS_WORKER_INDEX": "1"})
     assert leader == worker == fields(hgx(), *MODEL)
+
+
+def _links(first: int, length: int, version: int = 4) -> Node:
+    """Return a node with a network of its own on each of two links; ``first`` is the node's part of them."""
+    node = Node()
+    for number in range(2):
+        address = f"10.50.{number}.{first}" if version == 4 else f"fd00::{number + 1}:0:{first:x}"
+        node.interface(f"net{number}", f"{address}/{length}")
+        node.hca(f"mlx5_{number}", pci=f"0000:{number + 1}0:00.0").port().pair(address, f"net{number}")
+    return node
+
+
+@pytest.mark.parametrize(("length", "version"), [(31, 4), (30, 4), (28, 4), (32, 4), (127, 6), (126, 6), (124, 6)])
+def test_a_network_for_each_link_is_counted(length: int, version: int) -> None:
+    one, other = (fields(_links(first, length, version), *MODEL) for first in (0x22, 0x62))
+    assert one == other
+    assert one["rails"] == f"2x/{length}"
+    assert fields(_links(0x22, length - 8, version), *MODEL)["rails"] != one["rails"]
 
 
 def test_secrets_do_not_enter() -> None:

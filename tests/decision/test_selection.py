@@ -227,6 +227,60 @@ def test_a_degraded_link_of_the_same_model_is_kept_and_said(decide: Decide) -> N
     assert "100 Gb/s" in outcome.problem("DEGRADED_LINK")
 
 
+def _unlike_cards() -> Node:
+    """Two 400 Gb/s rails at 0 and 2, two 25 Gb/s cards of another model at 1 and 3 (NVIDIA/nccl#1277)."""
+    node = Node()
+    for number in range(4):
+        slow = number % 2
+        rail(node, number, gbps=25 if slow else 400, pci=f"0000:{number + 1}0:00.0",
+             device_id="0x1015" if slow else "0x1021")  # fmt: skip
+    return node
+
+
+@pytest.mark.parametrize("listed", ["mlx5_1,mlx5_3", "=mlx5_1:1,mlx5_3:1", "mlx5_0,mlx5_1"])
+def test_a_list_of_another_node_is_no_degraded_link(decide: Decide, listed: str) -> None:
+    outcome = decide(_unlike_cards(), environ={"NCCL_IB_HCA": listed})
+    assert outcome.codes == ["SELECTOR_TAKES_SLOWER"]
+    said = outcome.problem("SELECTOR_TAKES_SLOWER")
+    assert "mlx5_1:1 25 Gb/s" in said
+    assert "mlx5_2:1 400 Gb/s" in said
+    assert "remove NCCL_IB_HCA:" in outcome.problems[0].hint
+
+
+@pytest.mark.parametrize("listed", ["mlx5_0,mlx5_2", "^mlx5_1", "mlx5_0", "mlx5"])
+def test_a_list_that_leaves_no_faster_card_out_is_right(decide: Decide, listed: str) -> None:
+    assert "SELECTOR_TAKES_SLOWER" not in decide(_unlike_cards(), environ={"NCCL_IB_HCA": listed}).codes
+
+
+def test_a_list_of_rails_leaves_out_one_fast_card_for_storage(decide: Decide) -> None:
+    node = Node()
+    for number in range(4):
+        rail(node, number, gbps=200, pci=f"0000:{number + 1}0:00.0")
+    rail(node, 9, gbps=400, pci="0000:90:00.0", device_id="0x1023")
+    assert decide(node, environ={"NCCL_IB_HCA": "^mlx5_9"}).codes == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        ((), "no address is configured on net0"),
+        (
+            ("169.254.35.62/16",),
+            "no address is configured on net0, only 169.254.35.62/16, which is link-local too",
+        ),
+        (("10.0.0.1/24", "fe80::1/64"), "net0 has 10.0.0.1/24, which the GID table lacks"),
+    ],
+)
+def test_what_the_interface_of_a_port_with_link_local_gids_has(
+    decide: Decide, addresses: tuple[str, ...], said: str
+) -> None:
+    node = Node().interface("net0", *addresses)
+    node.hca("mlx5_0").port().pair("fe80::1", "net0")
+    outcome = decide(node)
+    assert outcome.left == {"mlx5_0:1": "NO_OWN_GID"}
+    assert said in outcome.problem("NO_USABLE_HCA")
+
+
 def test_a_slow_card_of_unknown_model_is_kept(decide: Decide) -> None:
     outcome = decide(rail(rail(Node(), 0), 1, gbps=25))
     assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}

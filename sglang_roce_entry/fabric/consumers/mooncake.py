@@ -121,7 +121,7 @@ def _check_inherited(given: Mapping[str, Given], choice: Choice, use: Use) -> It
     if one is None or "MC_GID_INDEX" in given or not use.mooncake:
         return
     index = parse_c_integer(one.value)[0]
-    shared = set.intersection(*({gid.gid.index for gid in port.choices} for port in choice.used))
+    shared = frozenset.intersection(*(port.own_indices for port in choice.used))
     if index is None or shared or not 0 <= index <= _LARGEST_INDEX:
         return  # where one index is right on all ports, Mooncake is given that one
     yield rdma_value(
@@ -219,11 +219,10 @@ def generations(version: tuple[int, ...] | None) -> tuple[str, ...]:
 
 def wrong_by_itself(port: PortDecision, version: tuple[int, ...] | None = None) -> str | None:
     """Return how the own choice of Mooncake ``version`` on ``port`` is wrong, ``None`` if it is right."""
-    own = {choice.gid.index for choice in port.choices}
     wrong: dict[str, list[str]] = {}
     for generation in generations(version):
         index = predict_index(port.port.gids, generation)
-        if index in own:
+        if index in port.own_indices:
             continue
         gid = port.port.gid_at(index)
         what = "finds none" if index is None else f"takes index {index} ({gid.ip if gid else 'empty'})"

@@ -159,9 +159,7 @@ def _pass_of(gid: Gid) -> int:
 def right_by_itself(ports: Sequence[PortDecision], subnets: Iterable[IpNetwork] = ()) -> bool:
     """Return whether UCX takes an own GID of the chosen network on every port."""
     allowed = tuple(subnets)
-    return all(
-        predict_index(port.port.gids, allowed) in {choice.gid.index for choice in port.choices} for port in ports
-    )
+    return all(predict_index(port.port.gids, allowed) in port.own_indices for port in ports)
 
 
 def steering_subnet(ports: Sequence[PortDecision]) -> IpNetwork | None:
