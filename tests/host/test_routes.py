@@ -54,3 +54,28 @@ def test_gateways_of_rails() -> None:
     assert four == {"rail1": True, "rail2": True, "rail3": True, "rail4": True, "rail5": False}
     assert six == {"rail1": False, "rail2": False, "rail3": True, "rail4": False, "rail5": False}
     assert not_its_own == {}
+
+
+NAMESPACE = """
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.further.card_facts import read_card_facts
+facts = read_card_facts(live_host(), [])
+print(facts.boot_id, facts.network_namespace)
+"""
+
+
+def test_processes_of_one_network_are_told_from_those_of_another() -> None:
+    """On one machine pods that share its network collide, others do not."""
+    missing = missing_requirement()
+    if missing:
+        skip_or_fail("netns", missing)
+    own, again, elsewhere = (
+        subprocess.run(
+            [*prefix, sys.executable, "-c", NAMESPACE],
+            cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60,
+        ).stdout.split()
+        for prefix in ((), (), ("unshare", "-n"))
+    )  # fmt: skip
+    assert own == again
+    assert own[0] == elsewhere[0] != "None"
+    assert own[1] != elsewhere[1]

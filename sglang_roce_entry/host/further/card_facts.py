@@ -46,19 +46,26 @@ def read_card_facts(host: Host, rails: Iterable[tuple[str, IpAddress]]) -> CardF
         for interface in host.answers.interfaces()
         for address in interface.addresses
     }
-    namespace = tree.real("/proc/self/ns/net")
     return CardFacts(
         versions={name: version for name, version in found.items() if version},
         gpu_models=tuple(gpu.model for gpu in read_gpus(host, places=True).devices if gpu.usable and gpu.model),
         imex=host.answers.open_node(_IMEX_CHANNEL) == "ok",
         boot_id=attribute_or_none(tree, "/proc/sys/kernel/random/boot_id") or None,
-        network_namespace=os.path.basename(namespace) if namespace else None,
+        network_namespace=_network_namespace(),
         gateways={
             name: True if (name, address.version) in routed else has_gateway(name, owned[name, address])
             for name, address in rails
             if (name, address) in owned
         },
     )
+
+
+def _network_namespace() -> str | None:
+    """Return ``net:[4026531840]``, the number of this process's network namespace in this kernel."""
+    try:
+        return os.readlink("/proc/self/ns/net")
+    except OSError:
+        return None
 
 
 def _driver(lines: list[str]) -> str | None:
