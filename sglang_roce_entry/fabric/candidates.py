@@ -162,7 +162,7 @@ class PortDecision:
 _VERBS_SENTENCE = {
     "ENOENT": "{node} does not exist in this container",
     "EACCES": "{node} may not be opened by this user (file mode: EACCES)",
-    "EPERM": "{node} may not be opened here (EPERM: device cgroup, or an exclusive RDMA namespace)",
+    "EPERM": "{node} may not be opened here (EPERM: device cgroup{or_namespace})",
     "ENXIO": "{node} has no driver behind it (ENXIO)",
     "ENODEV": "{node} is not the device that sysfs shows (stale node)",
     "ENOTTY": "{node} is not a device node",
@@ -176,7 +176,7 @@ def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate]
     rejected: dict[str, Rejection] = {}
     for hca in facts.hcas:
         for port in hca.ports:
-            outcome = _examine(hca, port, interfaces, constraints)
+            outcome = _examine(hca, port, interfaces, constraints, foreign_sysfs=bool(facts.foreign_netdevs))
             if isinstance(outcome, Candidate):
                 candidates.append(outcome)
             else:
@@ -185,7 +185,12 @@ def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate]
 
 
 def _examine(
-    hca: Hca, port: Port, interfaces: Mapping[str, Interface], constraints: Constraints
+    hca: Hca,
+    port: Port,
+    interfaces: Mapping[str, Interface],
+    constraints: Constraints,
+    *,
+    foreign_sysfs: bool,
 ) -> Candidate | Rejection:
     if constraints.rdma == OFF:
         return Rejection(Reason.RDMA_OFF, "RDMA is switched off")
@@ -195,7 +200,7 @@ def _examine(
     if port.link_layer != "Ethernet":
         return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet")
     if hca.verbs_answer != "ok":
-        return _no_verbs(hca)
+        return _no_verbs(hca, foreign_sysfs=foreign_sysfs)
     if port.state != ACTIVE:
         return Rejection(Reason.PORT_NOT_ACTIVE, f"port state is {port.state_name}, not ACTIVE")
     view = view_gids(port, interfaces, constraints.subnets, allow_foreign=constraints.allow_foreign_gids)
@@ -204,18 +209,22 @@ def _examine(
     if view.own_on_down:
         netdev = view.own_on_down[0].netdev
         return Rejection(Reason.NETDEV_DOWN, f"its address is on {netdev}, which is not up")
-    return Rejection(Reason.NO_OWN_GID, _no_own_gid(port, view, interfaces))
+    return Rejection(Reason.NO_OWN_GID, _no_own_gid(hca, port, view, interfaces))
 
 
-def _no_verbs(hca: Hca) -> Rejection:
+def _no_verbs(hca: Hca, *, foreign_sysfs: bool) -> Rejection:
     denied = hca.verbs_answer in ("EACCES", "EPERM")
     reason = Reason.VERBS_DENIED if denied else Reason.NO_VERBS
     node = f"/dev/infiniband/{hca.verbs}" if hca.verbs else f"a verbs device for {hca.name}"
-    sentence = _VERBS_SENTENCE.get(hca.verbs_answer, "{node} cannot be opened (" + hca.verbs_answer + ")")
-    return Rejection(reason, sentence.format(node=node))
+    sentence = _VERBS_SENTENCE.get(hca.verbs_answer)
+    if sentence is None:
+        return Rejection(reason, f"{node} cannot be opened ({hca.verbs_answer})")
+    # In exclusive mode a pod's own sysfs lists only the devices that it may open (ib_class, namespace tags).
+    or_namespace = ", or an exclusive RDMA namespace" if foreign_sysfs else ""
+    return Rejection(reason, sentence.format(node=node, or_namespace=or_namespace))
 
 
-def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) -> str:
+def _no_own_gid(hca: Hca, port: Port, view: GidView, interfaces: Mapping[str, Interface]) -> str:
     if view.foreign:
         gid = view.foreign[0]
         here = gid.netdev in interfaces
@@ -229,24 +238,30 @@ def _no_own_gid(port: Port, view: GidView, interfaces: Mapping[str, Interface]) 
     for gid in port.gids:
         if gid.type == ROCE_V2 and gid.ip in _IPV4_LINK_LOCAL and (gid.netdev, gid.ip) in networks:
             return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {_IPV4_LINK_LOCAL}"
-    named = next((gid.netdev for gid in port.gids if gid.type == ROCE_V2), "")
     if any(gid.type == ROCE_V2 for gid in port.gids):
-        return f"only link-local RoCE v2 GIDs: {_instead(interfaces.get(named or ''))}"
+        return f"only link-local RoCE v2 GIDs: {_instead(hca, port, interfaces)}"
     if port.gids:
         return "no RoCE v2 GID in its table"
     return "its GID table is empty"
 
 
-def _instead(interface: Interface | None) -> str:
+def _instead(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> str:
     """Return what the interface of a port has, none of whose routable addresses is in the GID table."""
+    names = [gid.netdev for gid in port.gids if gid.type == ROCE_V2 and gid.netdev] or [*hca.netdevs]
+    interface = next((interfaces[name] for name in names if name in interfaces), None)
     if interface is None:
-        return "no address is configured on its interface"
+        return (
+            f"{names[0]} is in another network namespace" if names else "no address is configured on its interface"
+        )
     routed = [str(one) for one in interface.addresses if not one.ip.is_link_local and not one.ip.is_loopback]
     if routed:
         return f"{interface.name} has {', '.join(routed)}, which the GID table lacks"
     ipv4 = [str(one) for one in interface.addresses if one.ip in _IPV4_LINK_LOCAL]
     only = f", only {', '.join(ipv4)}, which is link-local too" if ipv4 else ""
-    return f"no address is configured on {interface.name}{only}"
+    lo = interfaces.get("lo")
+    on_lo = [str(one) for one in (lo.addresses if lo is not None else ()) if routable(one.ip)]
+    elsewhere = f"; {', '.join(on_lo)} is on lo, for which the kernel makes no GID" if on_lo else ""
+    return f"no address is configured on {interface.name}{only}{elsewhere}"
 
 
 def infiniband_ports(facts: HostFacts, constraints: Constraints) -> list[tuple[Hca, Port]]:

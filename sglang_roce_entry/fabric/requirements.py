@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sglang_roce_entry.fabric.choice import Choice, PortRow
@@ -101,11 +101,11 @@ def unusable(choice: Choice) -> Problem:
             RDMA_UNUSABLE,
         )
     reasons: dict[str, list[str]] = {}
-    details: dict[str, str] = {}
+    details: dict[str, dict[str, str]] = {}
     for port in (row.decision for row in choice.ports):
         if port.reason is not None:
             reasons.setdefault(port.reason, []).append(port.label)
-            details.setdefault(port.reason, port.detail)
+            details.setdefault(port.reason, {}).setdefault(port.detail, port.label)
     if constraints.selector is not None and Reason.USER_EXCLUDED in reasons:
         names = ", ".join(reasons[Reason.USER_EXCLUDED])
         return error(
@@ -133,7 +133,7 @@ def unusable(choice: Choice) -> Problem:
             RDMA_UNUSABLE,
         )
     listed = "; ".join(
-        f"{reason} on {', '.join(labels)} ({details[reason]})" for reason, labels in reasons.items()
+        f"{reason} on {', '.join(labels)} ({_first(details[reason])})" for reason, labels in reasons.items()
     )
     return error(
         "NO_USABLE_HCA",
@@ -142,6 +142,12 @@ def unusable(choice: Choice) -> Problem:
         _HINTS[leading],
         RDMA_UNUSABLE,
     )
+
+
+def _first(labels: Mapping[str, str]) -> str:
+    """Return the first detail; of which port it is told, where others have others."""
+    detail, label = next(iter(labels.items()))
+    return detail if len(labels) == 1 else f"{label}: {detail}"
 
 
 def lost_rails(choice: Choice) -> Sequence[PortRow]:

@@ -281,6 +281,33 @@ def test_what_the_interface_of_a_port_with_link_local_gids_has(
     assert said in outcome.problem("NO_USABLE_HCA")
 
 
+def test_a_port_of_the_host_or_an_address_on_lo(decide: Decide) -> None:
+    """An address on lo (BGP unnumbered, NVIDIA/nccl#1053) has no GID; that of 127.0.0.1 is nobody's business."""
+    node = Node().interface("eth0", "10.1.0.7/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "net0")
+    node.hca("mlx5_1").port().pair("fe80::2", "net1")
+    said = "NO_OWN_GID on mlx5_0:1, mlx5_1:1 (mlx5_0:1: only link-local RoCE v2 GIDs: net0 is in another network"
+    assert said in decide(node).problem("NO_USABLE_HCA")
+    node.interface("net0").interface("lo", "127.0.0.1/8", "::1/128")
+    assert "no address is configured on net0)" in decide(node).problem("NO_USABLE_HCA")
+    node.interface("lo", "127.0.0.1/8", "10.32.0.17/32")
+    said = "no address is configured on net0; 10.32.0.17/32 is on lo, for which the kernel makes no GID"
+    assert said in decide(node).problem("NO_USABLE_HCA")
+
+
+def test_who_refuses_a_verbs_device(decide: Decide) -> None:
+    """In exclusive mode a pod's own sysfs lists only what the pod may open: EPERM is then the device cgroup's."""
+    node = Node().interface("net0", "10.0.0.1/24")
+    node.hca("mlx5_0").port().pair("10.0.0.1", "net0")
+    node.set(verbs={"uverbs0": "EPERM"})
+    said = "/dev/infiniband/uverbs0 may not be opened here (EPERM: device cgroup"
+    assert decide(node).decision.ports[0].decision.detail == f"{said})"
+    node.netdev("ens9")
+    assert decide(node).decision.ports[0].decision.detail == f"{said}, or an exclusive RDMA namespace)"
+    node.set(verbs={"uverbs0": "E{X}"})
+    assert decide(node).decision.ports[0].decision.detail == "/dev/infiniband/uverbs0 cannot be opened (E{X})"
+
+
 def test_a_slow_card_of_unknown_model_is_kept(decide: Decide) -> None:
     outcome = decide(rail(rail(Node(), 0), 1, gbps=25))
     assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
