@@ -357,6 +357,34 @@ _LIBRARIES = Group(
             "index fits all.",
         ),
         Entry(
+            "KV_NETWORKS",
+            "The HCAs that carry the KV cache are in several networks without a route between them in the main "
+            "table, and Mooncake connects each of them with any of the other side's.",
+            "Pairs whose networks are not routed to each other fail: requests hang, or prefill and decode lose "
+            "the KV cache (NVIDIA-NeMo/RL#2935, kvcache-ai/Mooncake#3828).",
+            "ip route get PEER_RAIL_ADDRESS from OWN_RAIL_ADDRESS, for two different rails",
+            "Where policy routing connects them, nothing. Else MC_ENABLE_DEST_DEVICE_AFFINITY=1, if a rail's HCA "
+            "has the same name on all nodes (where names differ Mooncake silently connects any), or HCAs of one "
+            "network: --disaggregation-ib-device.",
+        ),
+        Entry(
+            "MC_AFFINITY",
+            "MC_ENABLE_DEST_DEVICE_AFFINITY is set to a value that reads as off; Mooncake asks only whether it is "
+            "set.",
+            "It is on: Mooncake connects HCAs of equal names.",
+            _ENV,
+            "Remove the variable to switch it off, or set it to 1.",
+        ),
+        Entry(
+            "UCX_NO_ROUTE",
+            "A rail's network holds its own link only, and no route of the main table leads beyond it by that "
+            "interface.",
+            "UCX, which NIXL uses, takes no RoCE path there and moves the KV cache over TCP (openucx/ucx#10996).",
+            "ip route; ip rule; UCX_LOG_LEVEL=info",
+            "Add a route to the other nodes' rail by each interface, or set UCX_IB_ROCE_REACHABILITY_MODE=all. If "
+            "policy routing has the route, nothing.",
+        ),
+        Entry(
             "NVSHMEM_ONE_HCA",
             "The variables that map NVSHMEM's PEs to HCAs put all GPUs on one HCA in DeepEP's normal mode.",
             "DeepEP runs, at the bandwidth of one HCA (deepseek-ai/DeepEP#336).",

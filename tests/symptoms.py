@@ -209,7 +209,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "ports that SGLang needs were not free",
         "Another pod of the host network, or a predecessor that is still ending. SGLang alone: `EADDRINUSE`, exit 137",
-        "choose others with --dist-init and SGLang's --port",
+        "choose another port with the option in brackets (D with --dist-init)",
         argv=(*_WAIT, "--worker-index", "0", "--leader-address", "127.0.0.1", *MODEL),
         around=taken_port,
     ),

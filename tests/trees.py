@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 V1, V2 = "IB/RoCE v1", "RoCE v2"
 ZERO = "0000:0000:0000:0000:0000:0000:0000:0000"
 
+_ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+
 
 def gid_text(ip: str) -> str:
     """Return an address as the kernel prints it in ``gids/N``."""
@@ -241,9 +243,14 @@ class Node:
 
     def default_route(self, interface: str) -> Node:
         """Give ``interface`` the IPv4 default route."""
-        head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
-        line = f"{interface}\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
-        self.files["/proc/net/route"] = head + line
+        self.files["/proc/net/route"] = _ROUTE_HEAD
+        return self.gateway_route(interface, mask="00000000")
+
+    def gateway_route(self, interface: str, *, mask: str = "000000FF") -> Node:
+        """Give ``interface`` an IPv4 route beyond its link, to 10.0.0.0/8 where ``mask`` is not given."""
+        destination = "0000000A" if mask != "00000000" else mask
+        line = f"{interface}\t{destination}\t0100000A\t0003\t0\t0\t0\t{mask}\t0\t0\t0\n"
+        self.files["/proc/net/route"] = self.files.get("/proc/net/route", _ROUTE_HEAD) + line
         return self
 
     def set(self, **facts: Any) -> Node:

@@ -8,7 +8,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import oldest_version
-from sglang_roce_entry.host.network import default_route_interfaces, search_domains, sysfs_netdevs
+from sglang_roce_entry.host.network import main_routes, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.named_file import NotAFileError
 from sglang_roce_entry.problems import ConfigurationError
@@ -42,12 +42,14 @@ def collect(
     nccl = host.answers.nccl_versions(environ)
     files = _nccl_files(host, environ, oldest_version(nccl))
     here = {interface.name for interface in interfaces}
+    routes = main_routes(host.tree, interfaces)
     return HostFacts(
         hcas=hcas,
         interfaces=interfaces,
         gpus=read_gpus(host),
         foreign_netdevs=tuple(sorted(sysfs_netdevs(host.tree) - here)),
-        default_route_interfaces=default_route_interfaces(host.tree),
+        default_route_interfaces=routes.default,
+        routed_interfaces=routes.beyond_link,
         memlock_bytes=memlock,
         memlock_known=known,
         ipc_lock=host.answers.ipc_lock(host.tree),

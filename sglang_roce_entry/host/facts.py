@@ -141,6 +141,7 @@ class HostFacts:
     gpus: Gpus = Gpus()
     foreign_netdevs: tuple[str, ...] = ()  # the mounted sysfs lists them, this namespace lacks them
     default_route_interfaces: tuple[str, ...] = ()
+    routed_interfaces: tuple[str, ...] = ()  # with a route beyond their own link in the main table
     memlock_bytes: int | None = None  # hard limit; None with memlock_known is "unlimited"
     memlock_known: bool = False
     ipc_lock: bool | None = None

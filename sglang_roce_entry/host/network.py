@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 from sglang_roce_entry.host.facts import Interface, IpAddress, IpInterface
 from sglang_roce_entry.host.tree import Tree, lines_or_empty, names_or_empty
@@ -25,23 +26,51 @@ def sysfs_netdevs(tree: Tree) -> frozenset[str]:
     return frozenset(names_or_empty(tree, "/sys/class/net")) - _NOT_INTERFACES
 
 
-def default_route_interfaces(tree: Tree) -> tuple[str, ...]:
-    """Return the interfaces with a default route, IPv4 first (``/proc/net/route``, ``ipv6_route``).
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The interfaces with a default route, and those with any route beyond their own link, IPv4 first."""
 
-    These files belong to the reading process's namespace, whatever /sys is mounted.
+    default: tuple[str, ...] = ()
+    beyond_link: tuple[str, ...] = ()
+
+
+def main_routes(tree: Tree, interfaces: Iterable[Interface]) -> Routes:
+    """Return what the main table routes by each interface (``/proc/net/route``, ``ipv6_route``).
+
+    These files belong to the reading process's namespace, whatever /sys is mounted. They do not show the tables
+    of policy routing.
     """
-    found: list[str] = []
+    default: list[str] = []
+    beyond: list[str] = []
+    # A next hop that is an IPv6 address (BGP unnumbered) is not shown: such a route has no gateway here either.
+    links = {(one.name, address.network) for one in interfaces for address in one.addresses}
     for line in lines_or_empty(tree, "/proc/net/route")[1:]:
         fields = line.split()
         # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; RTF_UP is 1, RTF_REJECT 0x200
-        if len(fields) > 7 and fields[1] == fields[7] == "00000000" and _usable(fields[3]):
-            found.append(fields[0])
+        if len(fields) > 7 and _usable(fields[3]):
+            if fields[1] == fields[7] == "00000000":
+                default.append(fields[0])
+            if fields[2] != "00000000" or (fields[0], _network(fields[1], fields[7])) not in links:
+                beyond.append(fields[0])
     for line in lines_or_empty(tree, "/proc/net/ipv6_route"):
         fields = line.split()
         # destination prefix-length source source-length next-hop metric refcnt use flags device
-        if len(fields) > 9 and fields[0] == "0" * 32 and fields[1] == "00" and _usable(fields[8]):
-            found.append(fields[9])
-    return tuple(dict.fromkeys(name for name in found if name != "lo"))
+        if len(fields) > 9 and _usable(fields[8]):
+            if fields[0] == "0" * 32 and fields[1] == "00":
+                default.append(fields[9])
+            if fields[4] != "0" * 32:
+                beyond.append(fields[9])
+    without_lo = [tuple(dict.fromkeys(name for name in names if name != "lo")) for names in (default, beyond)]
+    return Routes(without_lo[0], tuple(dict.fromkeys((*without_lo[0], *without_lo[1]))))
+
+
+def _network(address_hex: str, mask_hex: str) -> IPv4Network | None:
+    """Return the network of two numbers as the kernels of little-endian machines print them."""
+    try:
+        address, mask = (int.from_bytes(bytes.fromhex(one), "little") for one in (address_hex, mask_hex))
+        return IPv4Network((address, str(IPv4Address(mask))))
+    except ValueError:
+        return None  # a damaged recording
 
 
 def _usable(flags_hex: str) -> bool:

@@ -29,7 +29,7 @@ def two(first: int = 2, second: int = 2, *, sglang: str | None = "0.5.23", forei
             port.pair(foreign, "ens9", 2)
         port.pair(f"10.8.{number}.1", f"net{number}", index)
         node.interface(f"net{number}", f"10.8.{number}.1/24")
-    return finished(node, sglang=sglang)
+    return finished(node, sglang=sglang).gateway_route("net0").gateway_route("net1")
 
 
 def argument(plan: Plan) -> str | None:
@@ -59,6 +59,52 @@ def test_a_withheld_index_that_mooncake_and_ucx_find_by_themselves() -> None:
     plan = plan_of(newer, *MOONCAKE)
     assert codes(plan) == []
     assert argument(plan) == "mlx5_0,mlx5_1"
+
+
+def _unrouted(networks: tuple[str, ...]) -> Node:
+    node = Node()
+    for number, network in enumerate(networks):
+        port = node.hca(f"mlx5_{number}", pci=f"0000:0{number + 1}:00.0").port()
+        port.pair(f"fe80::{number + 1}", f"net{number}", 0).pair(network.partition("/")[0], f"net{number}", 2)
+        node.interface(f"net{number}", network)
+    return finished(node)
+
+
+def test_networks_of_a_kv_transfer_without_a_route_between_them() -> None:
+    """vllm-project/vllm#44919, NVIDIA-NeMo/RL#2935: Mooncake connects any HCA with any other."""
+    apart = ("172.16.0.1/13", "172.24.0.1/13")
+    plan = plan_of(_unrouted(apart), *MOONCAKE)
+    assert codes(plan) == ["KV_NETWORKS"]
+    assert "in 2 networks (172.16.0.0/13, 172.24.0.0/13)" in message(plan, "KV_NETWORKS")
+    assert "MC_ENABLE_DEST_DEVICE_AFFINITY=1" in plan.problems[0].hint
+    assert plan.exit_code == 0
+    assert codes(plan_of(_unrouted(apart), *MODEL)) == []
+    assert codes(plan_of(_unrouted(("172.16.0.1/13", "172.16.0.2/13")), *MOONCAKE)) == []
+    routed = _unrouted(apart).gateway_route("net0").gateway_route("net1")
+    assert codes(plan_of(routed, *MOONCAKE)) == []
+    named = (*MOONCAKE, "--disaggregation-ib-device", "mlx5_1")
+    assert "KV_NETWORKS" not in codes(plan_of(_unrouted(apart), *named))
+
+
+@pytest.mark.parametrize(("value", "found"), [("1", []), ("0", ["MC_AFFINITY"]), ("False", ["MC_AFFINITY"])])
+def test_any_value_switches_mooncakes_affinity_on(value: str, found: list[str]) -> None:
+    environ = {"MC_ENABLE_DEST_DEVICE_AFFINITY": value}
+    plan = plan_of(_unrouted(("172.16.0.1/13", "172.24.0.1/13")), *MOONCAKE, environ=environ)
+    assert codes(plan) == found
+    assert codes(plan_of(_unrouted(("172.16.0.1/13",)), *MODEL, environ=environ)) == []
+
+
+def test_a_rail_that_ucx_finds_no_route_by() -> None:
+    """openucx/ucx#10996: a /31 holds the switch only, and without a route UCX uses TCP."""
+    links = ("10.50.0.2/31", "10.50.1.2/31")
+    plan = plan_of(_unrouted(links), *NIXL)
+    assert codes(plan) == ["UCX_NO_ROUTE"]
+    assert "beyond the link of net0 (10.50.0.2/31), net1 (10.50.1.2/31)" in message(plan, "UCX_NO_ROUTE")
+    partly = plan_of(_unrouted(links).gateway_route("net0"), *NIXL)
+    assert "link of net1 (10.50.1.2/31)" in message(partly, "UCX_NO_ROUTE")
+    assert codes(plan_of(_unrouted(links), *NIXL, environ={"UCX_IB_ROCE_REACHABILITY_MODE": "all"})) == []
+    assert codes(plan_of(_unrouted(("10.50.0.2/24", "10.50.1.2/24")), *NIXL)) == []
+    assert codes(plan_of(_unrouted(links), *MODEL)) == []
 
 
 def test_foreign_gids_first_are_shut_out_for_each_library() -> None:

@@ -225,6 +225,20 @@ def test_default_route_of_both_families() -> None:
     assert collect(node.host(), {}).default_route_interfaces == ("eth0", "net1")
 
 
+def test_interfaces_with_a_route_beyond_their_own_link() -> None:
+    """A next hop that is an IPv6 address has no gateway in /proc/net/route (fib_route_seq_show)."""
+    node = Node().default_route("eth0").interface("eth0", "10.0.0.5/24")
+    for name, address in (("net0", "10.50.0.2/31"), ("net1", "10.50.1.2/31"), ("net2", "10.50.2.2/31")):
+        node.interface(name, address)
+    node.gateway_route("net1")
+    node.files["/proc/net/route"] += (
+        "net0\t0200320A\t00000000\t0001\t0\t0\t0\tFEFFFFFF\t0\t0\t0\n"  # its own link
+        "net2\t0000320A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"  # 10.50.0.0/16 via inet6
+        "net0\tXYZ\t00000000\t0000\t0\t0\t0\tFEFFFFFF\t0\t0\t0\n"
+    )
+    assert collect(node.host(), {}).routed_interfaces == ("eth0", "net1", "net2")
+
+
 def test_reading_through_the_root_raises_what_the_kernel_says(tmp_path: Path) -> None:
     tree = DiskTree(str(tmp_path))
     with pytest.raises(FileNotFoundError):

@@ -202,7 +202,8 @@ def test_router_runs_as_it_is_written(nodes: dict[str, Node]) -> None:
     node.place(pod, "none", 0, resolve={}, routes={})
     outcome = launcher(str(node.folder), arguments, environment, "--dry-run=json")
     assert outcome.code == 0, outcome.stderr
-    assert outcome.plan["argv"] == arguments[arguments.index("python3") :]
+    words = arguments[arguments.index("python3") :]
+    assert outcome.plan["argv"] == ["python3", f"({len(words) - 1} arguments, not shown)"]
 
 
 def test_router_arguments_are_the_router_s() -> None:

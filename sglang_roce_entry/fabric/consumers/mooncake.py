@@ -8,6 +8,7 @@ makes it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
@@ -18,12 +19,14 @@ from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.fabric.use import MOONCAKE, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import Problem, rdma_value
+from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 _LISTS = ("MC_TE_FILTERS", "MC_MS_FILTERS", "MOONCAKE_DEVICE")
 _TRAFFIC = ("MC_IB_TC", "MC_IB_SL")
+#: Connects HCAs of one name only, and any HCA where the names differ.
+_AFFINITY = "MC_ENABLE_DEST_DEVICE_AFFINITY"
 
-READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", *_LISTS, *_TRAFFIC)
+READS = ("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "MC_IB_PORT", _AFFINITY, *_LISTS, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
@@ -96,6 +99,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
         *_check_inherited(given, choice, use),
         *_check_lists(given, choice),
         *_check_port(given.get("MC_IB_PORT"), choice.used),
+        *(_check_networks(given.get(_AFFINITY), choice, use) if use.mooncake else ()),
     )
 
 
@@ -147,6 +151,42 @@ def _check_port(given: Given | None, used: Sequence[PortDecision]) -> Sequence[P
         return ()
     what = f"is not a usable port of {', '.join(missing)}" if whole else "is not a number"
     return (rdma_value("MC_IB_PORT", f"{given} {what}", "remove it: Mooncake assumes 1"),)
+
+
+def _check_networks(affinity: Given | None, choice: Choice, use: Use) -> Iterator[Problem]:
+    """Return a warning where no route leads from the HCAs' networks to each other: Mooncake connects any to any.
+
+    Every pair of unlike rails fails there (NVIDIA-NeMo/RL#2935,
+    kvcache-ai/Mooncake#2467, #3828). ``config.cpp`` asks only whether the variable is there.
+    """
+    if affinity is not None:
+        if affinity.value.strip().lower() in ("0", "false", "off", "no"):
+            message = (
+                f"{affinity} switches it on: Mooncake asks only whether the variable is set, not for its value"
+            )
+            yield rdma_value("MC_AFFINITY", message, f"remove {_AFFINITY} to switch it off")
+        return
+    named = use.transfer_hcas
+    text = (named.text if named.file_text is None else named.file_text) if named is not None else None
+    names = set(re.split(r"[^\w.-]+", text)) if text is not None else None
+    ports = [port for port in carrying(choice, use) if names is None or port.hca.name in names]
+    facts = choice.facts
+    networks = {
+        str(port.choices[0].network): None
+        for port in ports
+        if port.gid is not None and port.choices[0].network and port.gid.netdev not in facts.routed_interfaces
+    }
+    # Without a default route nothing is known of the routes: a recording, or a pod that has none at all.
+    if len(networks) < 2 or not facts.default_route_interfaces:
+        return
+    listed = ", ".join([*networks][:4]) + (" ..." if len(networks) > 4 else "")
+    yield warning(
+        "KV_NETWORKS",
+        f"the HCAs of the KV transfer are in {len(networks)} networks ({listed}) without a route between them in "
+        "the main table, and Mooncake connects any of them to any of the other side's: such transfers fail",
+        f"{_AFFINITY}=1, where a rail's HCA has one name on all nodes, or HCAs of one network: "
+        "--disaggregation-ib-device; no fault if policy routing connects them (ip rule)",
+    )
 
 
 #: The generations of the rule, by the releases that have it.

@@ -19,12 +19,15 @@ from sglang_roce_entry.fabric.given_checks import check_index
 from sglang_roce_entry.fabric.use import NIXL, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import Problem, rdma_value
+from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 _INDEX, _SUBNETS, _DEVICES = "UCX_IB_GID_INDEX", "UCX_IB_ROCE_SUBNETS", "UCX_NET_DEVICES"
 _TRAFFIC = ("UCX_IB_TRAFFIC_CLASS", "UCX_IB_SL")
+_REACHABILITY = "UCX_IB_ROCE_REACHABILITY_MODE"
+#: A network of at most so many addresses (/30, /126) holds no second node.
+_OF_ONE_LINK = 4
 
-READS = (_INDEX, _SUBNETS, _DEVICES, *_TRAFFIC)
+READS = (_INDEX, _SUBNETS, _DEVICES, _REACHABILITY, *_TRAFFIC)
 
 
 def wishes(choice: Choice, use: Use) -> Sequence[Wish]:
@@ -77,6 +80,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
         *_check_own_choice(choice, use),
         *_check_index(given, choice.used),
         *_check_devices(given.get(_DEVICES), choice, use),
+        *(_check_routes(choice) if use.nixl and _REACHABILITY not in given else ()),
     )
 
 
@@ -133,6 +137,28 @@ def _check_devices(given: Given | None, choice: Choice, use: Use) -> Iterator[Pr
     if use.kv_backend == NIXL and use.nixl_reads_option:
         message = f"{given} makes SGLang ignore --disaggregation-ib-device"
         yield rdma_value("UCX_SILENCES_MAP", message, "remove UCX_NET_DEVICES")
+
+
+def _check_routes(choice: Choice) -> Iterator[Problem]:
+    """Return a warning if no route leads out of a used port's own link by its interface.
+
+    UCX then finds no peer on that rail and moves the KV cache over TCP (openucx/ucx#10996, #10841).
+    """
+    networks = {
+        port.gid.netdev: port.choices[0].network
+        for port in choice.used
+        if port.gid is not None and port.gid.netdev not in choice.facts.routed_interfaces
+    }
+    small = {name: net for name, net in networks.items() if net is not None and net.num_addresses <= _OF_ONE_LINK}
+    ends = [f"{name} ({net})" for name, net in small.items()]
+    if ends:
+        yield warning(
+            "UCX_NO_ROUTE",
+            "UCX uses a rail only for peers that the kernel routes by its interface, and no route of the main "
+            f"table leads beyond the link of {', '.join(ends)}",
+            f"add a route to the other nodes by each of them (ip route add ... dev {next(iter(small))}), or "
+            f"set {_REACHABILITY}=all; no fault if policy routing has it (ip rule)",
+        )
 
 
 def predict_index(gids: Sequence[Gid], subnets: Iterable[IpNetwork] = ()) -> int:
