@@ -120,7 +120,9 @@ def _gid(examined: Examined) -> tuple[CheckItem, ...]:
         for row in bare
     ]
     fine = ok("gid", f"own RoCE v2 GIDs: {listed(found)}" if found else "no port is used")
-    return examined.lines("gid", fine, lines)
+    given = examined.lines("gid", fine, lines)
+    # No `ok gid` beside a warning on GIDs; which ports are used is told all the same.
+    return given if given == (fine,) or not found else (*given, ok("used", listed(found)))
 
 
 def _link(examined: Examined) -> tuple[CheckItem, ...]:

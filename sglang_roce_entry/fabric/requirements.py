@@ -153,8 +153,8 @@ def _first(labels: Mapping[str, str]) -> str:
 def lost_rails(choice: Choice) -> Sequence[PortRow]:
     """Return the ports that look like rails and are left out, because they have no address for it.
 
-    Such a port is active, of the model of a used port and at least as fast, and its interface is this pod's:
-    a rail that lost its address, or the other port of a card whose owner gave only one of them an address.
+    Such a port is active, of the model of a used port and at least as fast, and its link-local GIDs are this
+    pod's: a rail that lost its address, or the other port of a card whose owner gave only one of them an address.
     No rail are the ports that a selector or a family setting leaves out, and the physical function of a used
     virtual one.
     """
@@ -164,14 +164,15 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
         rate = port.port.rate_gbps or 0.0
         rates[port.hca.model] = min(rate, rates.get(port.hca.model, rate))
     physical = {port.hca.physical_function for port in choice.used}
-    here = {interface.name for interface in choice.facts.interfaces}
+    # The name of an interface proves nothing: in a pod of a shared device another one can have it.
+    here = {(one.name, address.ip) for one in choice.facts.interfaces for address in one.addresses}
     reasons = [Reason.NO_OWN_GID, *([Reason.FAMILY_MISMATCH] if constraints.family == "auto" else [])]
 
     def looks_like_a_rail(row: PortRow) -> bool:
         hca, port = row.decision.hca, row.decision.port
         if hca.model is None or hca.model not in rates or (port.rate_gbps or 0.0) < rates[hca.model]:
             return False
-        if hca.pci_address in physical or row.netdev not in here:
+        if hca.pci_address in physical or not any((gid.netdev, gid.ip) in here for gid in port.gids):
             return False
         selector = constraints.selector
         return selector is None or selector.matches(hca.name, port.number)

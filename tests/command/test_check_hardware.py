@@ -184,3 +184,5 @@ def test_no_ok_beside_a_warning_on_gids(run: Run) -> None:
     node = healthy()
     node.facts["interfaces"]["net1"]["addresses"] = ["fe80::2/64"]
     assert [line[:4] for line in lines(run, node, "gid")] == ["warn"]
+    (used,) = lines(run, node, "used")
+    assert used.split()[:2] == ["ok", "mlx5_0:1"]

@@ -71,6 +71,7 @@ NO_RAIL: dict[str, Callable[[Node], object]] = {
     "it is down": lambda node: node.files.update({f"{node.ports[1].base}/state": "1: DOWN"}),
     "it is slower": _slower,
     "its interface is the host's": lambda node: node.facts["interfaces"].pop("net1"),
+    "its interface is another of that name": lambda node: node.interface("net1", "fe80::77/64", "10.1.1.7/24"),
 }
 
 
@@ -100,6 +101,7 @@ def test_nothing_is_lost_where_nothing_is_used(decide: Decide) -> None:
 def test_the_message_is_one_line_for_equal_rails() -> None:
     node = healthy(rails=4)
     for name in ("net1", "net3"):
-        node.facts["interfaces"][name]["addresses"] = []
+        kept = [one for one in node.facts["interfaces"][name]["addresses"] if one.startswith("fe80")]
+        node.facts["interfaces"][name]["addresses"] = kept
     assert "mlx5_1:1 is up" in message(plan_of(node), LOST)
     assert codes(plan_of(node)).count(LOST) == 2

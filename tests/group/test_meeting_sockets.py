@@ -86,14 +86,17 @@ def serving() -> Iterator[Callable[[Callable[[socket.socket], None]], socket.soc
     def serve(attend: Callable[[socket.socket], None]) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0))
         opened.append(listener)
+        connected = threading.Event()  # a reset that comes earlier fails the connect itself (ECONNRESET)
 
         def run() -> None:
             one, _ = listener.accept()
             opened.append(one)
+            connected.wait(5)
             attend(one)
 
         threading.Thread(target=run, daemon=True).start()
         made = socket.create_connection(listener.getsockname(), timeout=5)
+        connected.set()
         opened.append(made)
         return made
 
