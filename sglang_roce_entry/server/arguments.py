@@ -192,7 +192,6 @@ def _read_config(
         write="write one 'option: value' a line, like 'tp-size: 16'",
     )
     tokens: list[str] = []
-    known: list[str] = []
     for key, value in document.items():
         name = f"--{key}"
         option = find_option(name)
@@ -204,11 +203,8 @@ def _read_config(
                     f"write it with dashes: {str(key).replace('_', '-')}",
                 )
             )
-        written = _config_tokens(name, value, option)
-        tokens.extend(written)
-        if find_option(name.partition("=")[0]) is not None:
-            known.extend(written)
-    return _scan(tuple(known), path), tuple(tokens)
+        tokens.extend(_config_tokens(name, value, option))
+    return _scan(tuple(tokens), path), tuple(tokens)
 
 
 def _config_tokens(name: str, value: object, option: Option | None) -> list[str]:

@@ -113,6 +113,7 @@ def test_the_pods_of_a_manifest_start(networks: Enclosure, image: str, tmp_path:
 
 def _run_group(group: Group, networks: Enclosure, image: str, folder: Path) -> None:
     containers: list[Container] = []
+    arguments: tuple[str, ...] = ()
     networks.publish(f"{group.name}-0.{group.name}", "10.89.9.100")
     try:
         for index in range(group.size):

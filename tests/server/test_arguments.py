@@ -91,6 +91,7 @@ def test_a_config_file_stands_below_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("config", "dest", "value"),
     [
+        ('{"lora-paths": ["a", "--tp-size", "8"]}', "tp_size", "8"),  # an option inside another's values
         ("tp: 8", "tp_size", "8"),
         ("tp_size: 8", "tp_size", None),
         ("enable-dp-attention: false", "enable_dp_attention", None),
