@@ -6,11 +6,11 @@ It holds no host name, no address and no value of a variable.
 from __future__ import annotations
 
 import platform
-import re
 from typing import Any
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.check.items import Examined
+from sglang_roce_entry.host.installed import driver_version
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.text import software
 
@@ -63,10 +63,10 @@ def head(examined: Examined, server_pid: int | None) -> dict[str, Any]:
 
 
 def _nvidia_driver(line: str | None) -> str | None:
-    version = re.search(r"\s(\d+(\.\d+)+)\s", f"{line or ''} ")
+    version = driver_version(line)
     if line is None or version is None:
         return None
-    return f"{version[1]} ({'open' if 'Open Kernel Module' in line else 'proprietary'} kernel module)"
+    return f"{version} ({'open' if 'Open Kernel Module' in line else 'proprietary'} kernel module)"
 
 
 def head_lines(examined: Examined, document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from sglang_roce_entry.check.items import (
     skip,
     warn,
 )
-from sglang_roce_entry.host.installed import parse_version
+from sglang_roce_entry.host.installed import NVSHMEM_DISTRIBUTIONS, first_version, parse_version
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
 #: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
@@ -27,7 +27,6 @@ _PROVIDERS = {
 #: torch's wheels ask for it from 2.6 on (manylinux_2_28); Ubuntu 18.04 has 2.27.
 _OLDEST_GLIBC = (2, 28)
 _HPCX = "/nccl_rdma_sharp_plugin"  # its folder, of which a recording may hold no more than the name
-_NVSHMEM = ("nvidia-nvshmem-cu13", "nvidia-nvshmem-cu12")
 _CPU_ASSISTED = (3, 4, 5)
 _BROADCOM, _GOOD_BNXT = "0x14e4", (63,)
 _REBUILD = "build on a current SGLang image (Ubuntu 22.04 or later)"
@@ -125,8 +124,8 @@ def _ibgda(examined: Examined) -> tuple[CheckItem, ...]:
     inspection, plan = examined.inspection, examined.plan
     if not plan.deepep or not plan.choice.used or plan.facts.gpus.vendor != "nvidia":
         return ()
-    options, packages = inspection.nvidia_options, inspection.packages or {}
-    shown = next((packages[name] for name in _NVSHMEM if name in packages), None)
+    options = inspection.nvidia_options
+    shown = first_version(inspection.packages or {}, NVSHMEM_DISTRIBUTIONS)
     version = parse_version(shown)
     if options is None:
         return (skip("ibgda", "/proc/driver/nvidia/params is not visible here"),)

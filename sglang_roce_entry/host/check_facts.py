@@ -17,7 +17,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
 from sglang_roce_entry.host.further.source_rules import with_source_rule
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.installed import distribution_versions, rdma_core_version
+from sglang_roce_entry.host.installed import NVSHMEM_DISTRIBUTIONS, distribution_versions, rdma_core_version
 from sglang_roce_entry.host.rdma import pci_function_path
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import whole_number
@@ -45,8 +45,7 @@ DISTRIBUTIONS = (
     "sgl-kernel",
     "sglang-kernel",
     "mooncake-transfer-engine",
-    "nvidia-nvshmem-cu12",
-    "nvidia-nvshmem-cu13",
+    *NVSHMEM_DISTRIBUTIONS,
     "netifaces",
 )
 #: NCCL's net plugin without a name (``src/plugin/net.cc``), in HPC-X built on UCX or on verbs ("IBext").

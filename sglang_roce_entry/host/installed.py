@@ -70,10 +70,24 @@ MOONCAKE_DISTRIBUTIONS = (
 )
 
 
+#: Wheels of NVSHMEM, by the CUDA they are built for.
+NVSHMEM_DISTRIBUTIONS = ("nvidia-nvshmem-cu13", "nvidia-nvshmem-cu12")
+
+
 def mooncake_version() -> str | None:
     """Return the version of Mooncake's transfer engine, ``None`` if no wheel of it is installed."""
-    found = distribution_versions(MOONCAKE_DISTRIBUTIONS)
-    return next((found[name] for name in MOONCAKE_DISTRIBUTIONS if name in found), None)
+    return first_version(distribution_versions(MOONCAKE_DISTRIBUTIONS), MOONCAKE_DISTRIBUTIONS)
+
+
+def driver_version(line: str | None) -> str | None:
+    """Return ``580.95.05`` of the first line of ``/proc/driver/nvidia/version``, ``None`` if it names none."""
+    version = re.search(r"\s(\d+(\.\d+)+)\s", f"{line or ''} ")
+    return version[1] if version is not None else None
+
+
+def first_version(found: Mapping[str, str], names: Iterable[str]) -> str | None:
+    """Return the version of the first of ``names`` that is installed, ``None`` if none is."""
+    return next((found[name] for name in names if name in found), None)
 
 
 def sglang_version() -> tuple[bool, str | None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from sglang_roce_entry.host.facts import Interface, IpAddress, IpInterface
+from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.host.tree import Tree, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import natural_key
 
@@ -34,34 +33,49 @@ class Routes:
     beyond_link: tuple[str, ...] = ()
 
 
-def main_routes(tree: Tree, interfaces: Iterable[Interface]) -> Routes:
-    """Return what the main table routes by each interface (``/proc/net/route``, ``ipv6_route``).
+@dataclass(frozen=True, slots=True)
+class TableRoute:
+    """One route of the main table. ``network``: its IPv4 destination and mask, as the kernel prints them."""
+
+    interface: str
+    version: int
+    default: bool
+    gateway: bool  # with a next hop of the same IP version
+    network: tuple[str, str] | None = None
+
+
+def main_table(tree: Tree) -> Iterator[TableRoute]:
+    """Yield the usable routes of the main table, IPv4 first (``/proc/net/route``, ``ipv6_route``).
 
     These files belong to the reading process's namespace, whatever /sys is mounted. They do not show the tables
     of policy routing.
     """
-    default: list[str] = []
-    beyond: list[str] = []
-    # A next hop that is an IPv6 address (BGP unnumbered) is not shown: such a route has no gateway here either.
-    links = {(one.name, address.network) for one in interfaces for address in one.addresses}
     for line in lines_or_empty(tree, "/proc/net/route")[1:]:
         fields = line.split()
         # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; RTF_UP is 1, RTF_REJECT 0x200
         if len(fields) > 7 and _usable(fields[3]):
-            if fields[1] == fields[7] == "00000000":
-                default.append(fields[0])
-            if fields[2] != "00000000" or (fields[0], _network(fields[1], fields[7])) not in links:
-                beyond.append(fields[0])
+            network = (fields[1], fields[7])
+            yield TableRoute(fields[0], 4, network == ("0" * 8, "0" * 8), fields[2] != "0" * 8, network)
     for line in lines_or_empty(tree, "/proc/net/ipv6_route"):
         fields = line.split()
         # destination prefix-length source source-length next-hop metric refcnt use flags device
         if len(fields) > 9 and _usable(fields[8]):
-            if fields[0] == "0" * 32 and fields[1] == "00":
-                default.append(fields[9])
-            if fields[4] != "0" * 32:
-                beyond.append(fields[9])
-    without_lo = [tuple(dict.fromkeys(name for name in names if name != "lo")) for names in (default, beyond)]
-    return Routes(without_lo[0], tuple(dict.fromkeys((*without_lo[0], *without_lo[1]))))
+            yield TableRoute(fields[9], 6, fields[0] == "0" * 32 and fields[1] == "00", fields[4] != "0" * 32)
+
+
+def main_routes(tree: Tree, interfaces: Iterable[Interface]) -> Routes:
+    """Return what the main table routes by each interface."""
+    # A next hop that is an IPv6 address (BGP unnumbered) is not shown: such a route has no gateway here either.
+    links = {(one.name, address.network) for one in interfaces for address in one.addresses}
+    routes = [route for route in main_table(tree) if route.interface != "lo"]
+    default = dict.fromkeys(route.interface for route in routes if route.default)
+    beyond = dict.fromkeys(
+        route.interface
+        for route in routes
+        if route.gateway
+        or (route.network is not None and (route.interface, _network(*route.network)) not in links)
+    )
+    return Routes(tuple(default), tuple(default | beyond))
 
 
 def _network(address_hex: str, mask_hex: str) -> IPv4Network | None:
@@ -79,80 +93,6 @@ def _usable(flags_hex: str) -> bool:
     except ValueError:
         return False  # a damaged recording
     return bool(flags & 0x1) and not flags & 0x200
-
-
-def gateway_interfaces(tree: Tree) -> frozenset[tuple[str, int]]:
-    """Return the interfaces over which the main table has a route through a gateway, with its IP version."""
-    found = set()
-    for line in lines_or_empty(tree, "/proc/net/route")[1:]:
-        fields = line.split()
-        if len(fields) > 7 and fields[2] != "00000000" and _usable(fields[3]):
-            found.add((fields[0], 4))
-    for line in lines_or_empty(tree, "/proc/net/ipv6_route"):
-        fields = line.split()
-        if len(fields) > 9 and fields[4] != "0" * 32 and _usable(fields[8]):
-            found.add((fields[9], 6))
-    return frozenset(found)
-
-
-#: Nobody's addresses (RFC 5737, RFC 3849): only a default route leads there.
-_FAR = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
-_RTM_NEWROUTE, _RTM_GETROUTE, _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY = 24, 26, 1, 2, 4, 5
-
-
-def has_gateway(interface: str, own: IpInterface) -> bool | None:
-    """Return whether packets from this own address may leave ``interface`` through a gateway, by any table.
-
-    Rails have tables of their own (``ip rule add from ADDRESS lookup N``), which /proc does not show: so the
-    kernel is asked for the route to a far address, and to the network next to the rail's (rtnetlink(7),
-    RTM_GETROUTE with RTA_SRC). ``None``: it does not answer.
-    """
-    index = _index(interface)
-    following = int(own.network.broadcast_address) + 2
-    highest = int(ip_network("0.0.0.0/0" if own.version == 4 else "::/0").broadcast_address)
-    beside = [ip_address(following) if own.version == 4 else IPv6Address(following)] if following < highest else []
-    answers = [_route(address, own.ip) for address in (_FAR[own.version == 6], *beside)]
-    if index is None or all(answer is None for answer in answers):
-        return None
-    return (index, True) in answers
-
-
-def _index(interface: str) -> int | None:
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return None
-
-
-def _route(address: IpAddress, source: IpAddress) -> tuple[int, bool] | None:
-    """Return the number of the interface of a route and whether it has a gateway; 0 is that there is none."""
-    family, bits = (socket.AF_INET, 32) if address.version == 4 else (socket.AF_INET6, 128)
-    parts = b"".join(
-        struct.pack("HH", 4 + len(one.packed), kind) + one.packed
-        for kind, one in ((_RTA_DST, address), (_RTA_SRC, source))
-    )
-    body = struct.pack("BBBBBBBBI", family, bits, bits, 0, 0, 0, 0, 0, 0) + parts
-    message = struct.pack("IHHII", 16 + len(body), _RTM_GETROUTE, 1, 1, 0) + body
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as asked:
-            asked.settimeout(1.0)
-            asked.send(message)
-            answer = asked.recv(65536)
-    except OSError:
-        return None
-    length, kind = struct.unpack_from("IH", answer)
-    if kind != _RTM_NEWROUTE:
-        return 0, False  # NLMSG_ERROR: unreachable
-    output, gateway, offset = 0, False, 28
-    while offset + 4 <= min(length, len(answer)):
-        size, attribute = struct.unpack_from("HH", answer, offset)
-        if size < 4:
-            break
-        if attribute == _RTA_OIF:
-            output = struct.unpack_from("i", answer, offset + 4)[0]
-        gateway = gateway or attribute == _RTA_GATEWAY
-        offset += (size + 3) & ~3
-    return output, gateway
 
 
 def search_domains(tree: Tree) -> tuple[str, ...] | None:

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.host.further.gateways import has_gateway
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.installed import MOONCAKE_DISTRIBUTIONS, distribution_versions
-from sglang_roce_entry.host.network import gateway_interfaces, has_gateway
+from sglang_roce_entry.host.installed import (
+    MOONCAKE_DISTRIBUTIONS,
+    NVSHMEM_DISTRIBUTIONS,
+    distribution_versions,
+    driver_version,
+    first_version,
+)
+from sglang_roce_entry.host.network import main_table
 from sglang_roce_entry.host.tree import attribute_or_none, lines_or_empty
 
-_NVSHMEM = ("nvidia-nvshmem-cu13", "nvidia-nvshmem-cu12")
 #: The first of the channels with which pods of one NVLink domain share memory (NVIDIA IMEX).
 _IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel0"
 
@@ -33,14 +39,14 @@ class CardFacts:
 def read_card_facts(host: Host, rails: Iterable[tuple[str, IpAddress]]) -> CardFacts:
     """Return the facts of this machine; ``rails`` are interfaces with the address that is used on each."""
     tree = host.tree
-    installed = distribution_versions(("torch", *MOONCAKE_DISTRIBUTIONS, *_NVSHMEM))
+    installed = distribution_versions(("torch", *MOONCAKE_DISTRIBUTIONS, *NVSHMEM_DISTRIBUTIONS))
     found = {
         "torch": installed.get("torch"),
-        "mooncake": next((installed[name] for name in MOONCAKE_DISTRIBUTIONS if name in installed), None),
-        "nvshmem": next((installed[name] for name in _NVSHMEM if name in installed), None),
-        "driver": _driver(lines_or_empty(tree, "/proc/driver/nvidia/version")),
+        "mooncake": first_version(installed, MOONCAKE_DISTRIBUTIONS),
+        "nvshmem": first_version(installed, NVSHMEM_DISTRIBUTIONS),
+        "driver": driver_version(next(iter(lines_or_empty(tree, "/proc/driver/nvidia/version")), None)),
     }
-    routed = gateway_interfaces(tree)
+    routed = {(route.interface, route.version) for route in main_table(tree) if route.gateway}
     owned = {
         (interface.name, address.ip): address
         for interface in host.answers.interfaces()
@@ -66,9 +72,3 @@ def _network_namespace() -> str | None:
         return os.readlink("/proc/self/ns/net")
     except OSError:
         return None
-
-
-def _driver(lines: list[str]) -> str | None:
-    """Return ``580.95.05`` of ``NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05 ...``."""
-    words = lines[0].split() if lines else []
-    return next((word for word in words if word[0].isdecimal() and "." in word), None)
