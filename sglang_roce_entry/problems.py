@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -167,6 +167,16 @@ def nearest(name: str, known: Collection[str]) -> str:
     """Return the hint for a name that is unknown: the most similar of those that are known."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.0)
     return f"did you mean {close[0]}?" if close else "remove it"
+
+
+def shortened(texts: Sequence[str], most: int) -> str:
+    """Return texts in one, the first ``most`` of them and an ellipsis for the rest."""
+    return ", ".join(texts[:most]) + (" ..." if len(texts) > most else "")
+
+
+def errors_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the problems in the order in which they are told: what ends a launch before what does not."""
+    return tuple(sorted(problems, key=lambda one: not one.fatal))
 
 
 def deciding(problems: Iterable[Problem]) -> Problem | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
+from sglang_roce_entry.fabric.affinity import shared_path
 from sglang_roce_entry.host.check_facts import PEER_MODULE
 from sglang_roce_entry.host.installed import oldest_version, parse_version
-from sglang_roce_entry.host.rdma import is_pci_address, pci_function_path
+from sglang_roce_entry.host.rdma import pci_function_path
 from sglang_roce_entry.report.folding import shortest_names
 
 #: Models without GPUDirect RDMA: GB10's memory is the CPU's (NCCL says "GDR 0" there), and NVIDIA's driver
@@ -108,7 +109,7 @@ def _iommu(examined: Examined) -> tuple[CheckItem, ...]:
                 "boot the node with iommu=pt (on Arm iommu.passthrough=1), or switch the IOMMU off in the BIOS",
             )
         )
-    apart = _apart(examined)
+    apart = _apart(iommu.of, functions)
     if apart:
         found.append(
             warn(
@@ -133,30 +134,20 @@ def _functions(examined: Examined) -> list[tuple[str, str]]:
     return [(label, path) for label, path in (*gpus, *nics) if path] if gpus and nics else []
 
 
-def _apart(examined: Examined) -> list[str]:
-    iommu = examined.inspection.iommu.of
-    functions = [(label, path, path.rpartition("/")[2]) for label, path in _functions(examined)]
+def _apart(iommu: Mapping[str, tuple[str, str | None]], labelled: Sequence[tuple[str, str]]) -> list[str]:
+    functions = [(label, path, path.rpartition("/")[2]) for label, path in labelled]
     gpus = [one for one in functions if one[0].startswith("GPU ")]
     return [
         f"{gpu} and {hca}"
         for gpu, gpu_path, gpu_address in gpus
         for hca, hca_path, hca_address in functions
         if not hca.startswith("GPU ")
-        and _under_one_switch(gpu_path, hca_path)
+        # The host bridge, a root port and the upstream port of a switch at least.
+        and shared_path(gpu_path, hca_path)[0] > 2
         and gpu_address in iommu
         and hca_address in iommu
         and iommu[gpu_address][0] != iommu[hca_address][0]
     ]
-
-
-def _under_one_switch(one: str, other: str) -> bool:
-    # A root port and the upstream port of a switch at least: more than one bridge in common.
-    common = 0
-    for left, right in zip(one.split("/"), other.split("/")):  # noqa: B905 - up to where they part
-        if left != right:
-            break
-        common += is_pci_address(left)
-    return common > 1
 
 
 def _named(labels: Sequence[str]) -> str:

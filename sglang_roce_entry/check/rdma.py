@@ -260,8 +260,8 @@ def _arp_state(examined: Examined, netdev: str) -> str | None:
 
 
 def _effective(arp: Mapping[str, Mapping[str, int]], netdev: str, name: str) -> int | None:
-    values = [arp.get(one, {}).get(name) for one in ("all", netdev)]
-    return max((value for value in values if value is not None), default=None) if None not in values else None
+    every, own = (arp.get(one, {}).get(name) for one in ("all", netdev))
+    return None if every is None or own is None else max(every, own)
 
 
 def _arp_values(arp: Mapping[str, Mapping[str, int]], netdev: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sglang_roce_entry.command.settings import parse_duration_s
 from sglang_roce_entry.launch import handover
 from sglang_roce_entry.log import Log, one_line
-from sglang_roce_entry.problems import EntryError, Problem
+from sglang_roce_entry.problems import EntryError, Problem, errors_first
 
 _KUBERNETES_LINGER_S = 15.0
 
@@ -19,7 +19,7 @@ def end_launch(failure: EntryError, others: tuple[Problem, ...], linger_s: float
     ``others`` are the problems besides ``failure``. Raises ``Interrupted``.
     """
     lines = _lines("error", failure)
-    for problem in sorted(others, key=lambda one: not one.fatal):
+    for problem in errors_first(others):
         lines += _lines(problem.severity, problem)[:1]
     handover.write_termination_log("\n".join(lines) + "\n")
     handover.linger(linger_s, log.say, time.sleep)

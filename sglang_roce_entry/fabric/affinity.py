@@ -49,7 +49,7 @@ def distance(
 ) -> int | None:
     """Return the class of two PCI functions by their real sysfs paths, ``None`` if unknown."""
     if path and other:
-        common, below = _common(path, other)
+        common, below = shared_path(path, other)
         if common > 1:
             # Below a shared switch port: each side has its own downstream port and its function.
             return PIX if below <= 2 else PXB
@@ -60,7 +60,8 @@ def distance(
     return NODE if numa_node == other_numa_node else SYS
 
 
-def _common(path: str, other: str) -> tuple[int, int]:
+def shared_path(path: str, other: str) -> tuple[int, int]:
+    """Return how much two real sysfs paths share from the top, host bridge included, and the longest rest."""
     first, second = _chain(path), _chain(other)
     common = 0
     for one, two in zip(first, second):  # noqa: B905 - the shorter one ends the comparison

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric.candidates import PortDecision, Rejection, examine, infiniband_ports
-from sglang_roce_entry.fabric.constraints import OFF, Constraints, Reason
+from sglang_roce_entry.fabric.constraints import OFF, Constraints, IpNetwork, Reason
 from sglang_roce_entry.fabric.control import Control
 from sglang_roce_entry.fabric.gids import (
     IndexChoice,
@@ -21,7 +21,7 @@ from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
 from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links, slower_by_selector
 from sglang_roce_entry.fabric.wishes import Wish, found, unset
 from sglang_roce_entry.host.facts import HostFacts
-from sglang_roce_entry.problems import Problem, warning
+from sglang_roce_entry.problems import Problem, shortened, warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,12 @@ class PortRow:
     gid_index: int | None
     gid: str | None
     netdev: str | None
+
+    @property
+    def network(self) -> IpNetwork | None:
+        """The network of the GID that NCCL will use, ``None`` if it is not one of this pod's."""
+        own = (one.network for one in self.decision.choices if one.gid.index == self.gid_index)
+        return next(own, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ def _foreign_sysfs(facts: HostFacts) -> Iterator[Problem]:
     """Return a warning if the mounted sysfs shows the interfaces of another network namespace."""
     if not facts.foreign_netdevs:
         return
-    listed = ", ".join(facts.foreign_netdevs[:6]) + (" ..." if len(facts.foreign_netdevs) > 6 else "")
+    listed = shortened(facts.foreign_netdevs, 6)
     yield warning(
         "SYSFS_FOREIGN",
         f"the /sys mounted here belongs to another network namespace: it lists {listed}, "

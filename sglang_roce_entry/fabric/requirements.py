@@ -8,7 +8,7 @@ from dataclasses import replace
 from sglang_roce_entry.fabric.choice import Choice, PortRow
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.host.facts import HostFacts
-from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value, warning
+from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value, shortened, warning
 
 #: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.
 _FATAL_MEMLOCK_BYTES = 64 << 20
@@ -60,7 +60,7 @@ def _without_effect(choice: Choice) -> Iterator[Problem]:
     addresses = [port.gid.ip for port in choice.used if port.gid is not None]
     if constraints.subnets and addresses and not any(ip in net for ip in addresses for net in constraints.subnets):
         networks = ",".join(str(network) for network in constraints.subnets)
-        listed = ", ".join(str(ip) for ip in addresses[:4]) + (" ..." if len(addresses) > 4 else "")
+        listed = shortened([str(ip) for ip in addresses], 4)
         yield _unanswered(
             f"{constraints.subnets_origin} {networks} has no effect: no used port has an address in it",
             f"correct it, or remove it; the ports have {listed}",

@@ -156,3 +156,7 @@ class HostFacts:
     #: NCCL's topology file, if there is one: its path and its text (``None``: named, but unreadable).
     topology_file: tuple[str, str | None] | None = None
     search_domains: tuple[str, ...] | None = None
+
+    def mtu_of(self, interface: str | None) -> int | None:
+        """Return the MTU of an interface of this namespace, ``None`` if it is not here."""
+        return next((one.mtu for one in self.interfaces if one.name == interface), None)

@@ -33,8 +33,8 @@ from sglang_roce_entry.launch.launch import Launch, dns_hint
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Request, as_problem, found_leader, identify
-from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, error
+from sglang_roce_entry.plan.plan import Plan, rendezvous_port
+from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError, error, errors_first
 from sglang_roce_entry.report.rehearsal import document, received_document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
@@ -43,7 +43,6 @@ from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 _WHOLE_TABLE = 256
 #: The others are waited for this long once a member has refused: their rows belong into the table.
 _PATIENCE_S = 30.0
-_PORTS_FREE_S = 2.0
 #: Who reads the verdict late is still told.
 _LINGER_S = 2.0
 
@@ -178,8 +177,7 @@ class _Rehearsal:
             "look at the missing pods: kubectl get pods -o wide, kubectl describe pod; longer: --wait-deadline",
             DEADLINE,
         )
-        problems = sorted((*verdict.problems, missing), key=lambda one: not one.fatal)
-        return replace(verdict, problems=tuple(problems))
+        return replace(verdict, problems=errors_first((*verdict.problems, missing)))
 
     def _plan_at(self, address: IpAddress, *, only_ipv6: bool) -> Plan:
         awaited = Awaited(address, self._port, 0.0, only_ipv6)
@@ -212,8 +210,7 @@ class _Rehearsal:
 
     @property
     def _port(self) -> int:
-        command = self.plan.command
-        return command.dist_init.port if command and command.dist_init else self.launch.member.dist_init_port
+        return rendezvous_port(self.launch.member, self.plan.command)
 
     @property
     def _around(self) -> Surroundings:

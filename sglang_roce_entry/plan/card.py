@@ -42,6 +42,7 @@ class CardMaker:
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
+        rails = rails_of(self.plan, self.facts)
         first, namespace = self.plan.first_error, self.facts.network_namespace
         own = Own(
             address=str(control.address) if control.address is not None else None,
@@ -49,7 +50,7 @@ class CardMaker:
             machine=keyed_digest(nonce, boot) if boot else None,
             namespace=keyed_digest(nonce, f"{boot} {namespace}") if boot and namespace else None,
             clock_s=self.clock(),
-            rails=rails_of(self.plan, self.facts),
+            rails=rails,
         )
         return make(
             self.group,
@@ -57,11 +58,11 @@ class CardMaker:
             identity.index if identity is not None else 0,
             pod_name(self.request),
             own,
-            dict(self._common(nonce)),
+            dict(self._common(nonce, rails)),
             Refusal(first.code, first.message, first.hint, first.exit_code) if first is not None else None,
         )
 
-    def _common(self, nonce: str) -> Iterator[tuple[str, str]]:
+    def _common(self, nonce: str, rails: tuple[Rail, ...]) -> Iterator[tuple[str, str]]:
         plan = self.plan
         yield "launcher", __version__
         yield from self.facts.versions.items()
@@ -75,7 +76,7 @@ class CardMaker:
             yield "gpu_model", " + ".join(sorted(set(self.facts.gpu_models)))
         if self.facts.imex:
             yield "nvlink_domain", "an IMEX channel"
-        yield from _fabric(plan, rails_of(plan, self.facts))
+        yield from _fabric(plan, rails)
 
         def digest(value: str) -> str:
             return f"digest {keyed_digest(nonce, value)}"
@@ -121,9 +122,8 @@ def rails_of(plan: Plan, facts: CardFacts) -> tuple[Rail, ...]:
 
 
 def _rail(row: PortRow, plan: Plan, facts: CardFacts) -> Rail:
-    decision = row.decision
-    network = next((one.network for one in decision.choices if one.gid.index == row.gid_index), None)
-    mtu = next((one.mtu for one in plan.facts.interfaces if one.name == row.netdev), None)
+    decision, network = row.decision, row.network
+    mtu = plan.facts.mtu_of(row.netdev)
     return Rail(
         device=decision.hca.name,
         port=decision.port.number,

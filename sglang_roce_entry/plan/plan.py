@@ -301,6 +301,11 @@ def _surroundings(request: Request) -> Iterator[Problem]:
         )
 
 
+def rendezvous_port(member: Member, command: Command | None) -> int:
+    """Return D, the port of the group's rendezvous."""
+    return command.dist_init.port if command and command.dist_init else member.dist_init_port
+
+
 def _wait_plan(request: Request, member: Member, command: Command | None, version: str | None) -> WaitPlan | None:
     identity = member.identity
     if identity is None or not identity.in_group or identity.leader is None or request.bare_word:
@@ -308,8 +313,7 @@ def _wait_plan(request: Request, member: Member, command: Command | None, versio
     deadline_s = float(request.settings.wait_deadline)
     if identity.is_leader:
         return WaitPlan("own_name", identity.leader, (), deadline_s)
-    port = command.dist_init.port if command and command.dist_init else member.dist_init_port
-    ports = life_ports(port)
+    ports = life_ports(rendezvous_port(member, command))
     if overridden(request.environ, version):
         # Nobody opens D; the rest only attention DP does.
         ports = ports[1:] if command is not None and command.attention_dp else ()

@@ -33,12 +33,12 @@ def fingerprint(plan: Plan) -> str:
         f"hcas={len(labels)}:{','.join(folded_names(labels)) or 'none'}",
         f"rails={_rails(rows)}",
         f"gbps={_joined(f'{row.decision.port.rate_gbps or 0:g}' for row in rows)}",
-        f"mtu={_joined(_mtu(row, plan) for row in rows)}",
+        f"mtu={_joined(_or_dash(facts.mtu_of(row.netdev)) for row in rows)}",
         f"family={_joined(f'ipv{ip_address(row.gid).version}' for row in rows if row.gid)}",
         f"index={_index(plan)}",
         f"nccl={','.join(facts.nccl_versions or ()) or '-'}",
         f"sglang={facts.sglang_version or '-'}",
-        f"gpus={plan.gpus.count if plan.gpus.count is not None else '-'}",
+        f"gpus={_or_dash(plan.gpus.count)}",
         f"args={_digest(plan)}",
     ]
     if plan.choice.plugin is not None:
@@ -51,29 +51,24 @@ def _joined(values: Iterable[str]) -> str:
     return ",".join(sorted(dict.fromkeys(values), key=natural_key)) or "-"
 
 
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
 def _rails(rows: Sequence[PortRow]) -> str:
     """Return the networks of the rails; of those that hold one link or rack only, number and length: ``2x/31``.
 
     Such a network is another one on every node of a routed fabric (NVIDIA/nccl#1804: /31 for each port,
     kvcache-ai/Mooncake#2467: /28 for each rack). An IPv6 /64 for each link looks like a shared network.
     """
-    networks = {_network(row) for row in rows}
+    networks = {row.network for row in rows}
     small = Counter(one.prefixlen for one in networks if one is not None and _is_small(one))
     shared = ("foreign" if one is None else str(one) for one in networks if one is None or not _is_small(one))
     return _joined([*shared, *(f"{count}x/{length}" for length, count in small.items())])
 
 
-def _network(row: PortRow) -> IpNetwork | None:
-    choice = next((one for one in row.decision.choices if one.gid.index == row.gid_index), None)
-    return choice.network if choice is not None else None
-
-
 def _is_small(network: IpNetwork) -> bool:
     return network.max_prefixlen - network.prefixlen <= _SMALL_BITS
-
-
-def _mtu(row: PortRow, plan: Plan) -> str:
-    return next((str(one.mtu) for one in plan.facts.interfaces if one.name == row.netdev), "-")
 
 
 def _index(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import shown as safe_text
 from sglang_roce_entry.group.meeting.compare import Member
-from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.missing import Absent, runs_of
 from sglang_roce_entry.group.meeting.verdict import Verdict
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.problems import OK
@@ -233,13 +233,7 @@ def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
 
 def ranges(indices: Iterable[int]) -> str:
     """Return indices as ``0-4,6-63``."""
-    runs: list[list[int]] = []
-    for index in sorted(indices):
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1][1:] = [index]
-        else:
-            runs.append([index])
-    return ",".join("-".join(map(str, run)) for run in runs)
+    return ",".join(runs_of(sorted(indices)))
 
 
 def _ending(shown: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from sglang_roce_entry.fabric.consumers.sglang import OPTION
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.problems import errors_first
 from sglang_roce_entry.report.fingerprint import fingerprint
 from sglang_roce_entry.report.folding import folded_problems, folded_rows
 from sglang_roce_entry.report.matrix import matrix_lines
@@ -158,7 +159,7 @@ def _command(plan: Plan) -> list[str]:
 
 def _problems(plan: Plan) -> list[str]:
     lines = []
-    for problem in folded_problems(sorted(plan.problems, key=lambda one: not one.fatal)):
+    for problem in folded_problems(errors_first(plan.problems)):
         lines.append(f"{problem.severity.upper()} {problem.code}: {squeezed(problem.message)}")
         if problem.hint:
             lines.append(f"    fix: {squeezed(problem.hint)}")

@@ -121,7 +121,9 @@ def build_command(
         http_host = "::" if _only_ipv6(interfaces) else "0.0.0.0"  # noqa: S104 - probes reach the pod IP
         added += ["--host", http_host]
     ports = Ports(user, node, http_host, endpoint.port if endpoint is not None else None, environ, version)
-    problems += check_ports(ports.of_leader()) or check_ports(ports.bound())
+    bound = ports.bound()
+    leaders = [] if node.is_leader else check_ports(ports.of_leader())
+    problems += leaders or check_ports(bound)
     problems += check_group(user, node)
     return Command(
         added=tuple(added),
@@ -132,7 +134,7 @@ def build_command(
         attention_dp=user.attention_dp,
         dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
         problems=tuple(problems),
-        ports=ports.bound(),
+        ports=bound,
     )
 
 

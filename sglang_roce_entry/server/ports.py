@@ -8,7 +8,7 @@ stays healthy for ever (``srt/disaggregation/common/conn.py``; sgl-project/sglan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sglang_roce_entry.group.endpoint import MAX_PORT
 from sglang_roce_entry.group.identity import Identity
@@ -55,8 +55,7 @@ class Ports:
 
     def of_leader(self) -> tuple[Listener, ...]:
         """Return what the leader binds, whose clashes every member can tell."""
-        leader = Identity(self.node.leader, self.node.size, 0, self.node.source)
-        return Ports(self.user, leader, self.host, self.dist_init, self.environ, self.version).bound()
+        return replace(self, node=replace(self.node, index=0)).bound()
 
     @property
     def _rust(self) -> bool:
@@ -101,16 +100,13 @@ class Ports:
 
     def _http(self) -> Iterator[Listener]:
         servers = len(self._local_ranks()) if self._rust and self.user.attention_dp else 1
-        for number in range(servers):
-            beside = f" + {number}" if number else ""
-            yield self.host, self.user.http_port + number, f"HTTP, --port{beside}"
+        first = [(self.user.http_port, "HTTP, --port")]
         grpc = self._grpc_port()
-        if grpc is None:
-            return
-        port, option = grpc
-        for number in range(servers):
-            beside = f" + {number}" if number else ""
-            yield self.host, port + number, f"gRPC, {option}{beside}"
+        if grpc is not None:
+            first.append((grpc[0], f"gRPC, {grpc[1]}"))
+        for port, why in first:
+            for number in range(servers):
+                yield self.host, port + number, f"{why} + {number}" if number else why
 
     def _grpc_port(self) -> tuple[int, str] | None:
         """Return the port of the native gRPC server (``srt/arg_groups/serving_hook.py``).

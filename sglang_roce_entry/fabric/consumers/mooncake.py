@@ -19,7 +19,7 @@ from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.fabric.use import MOONCAKE, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import Problem, rdma_value, warning
+from sglang_roce_entry.problems import Problem, rdma_value, shortened, warning
 
 _LISTS = ("MC_TE_FILTERS", "MC_MS_FILTERS", "MOONCAKE_DEVICE")
 _TRAFFIC = ("MC_IB_TC", "MC_IB_SL")
@@ -179,11 +179,11 @@ def _check_networks(affinity: Given | None, choice: Choice, use: Use) -> Iterato
     # Without a default route nothing is known of the routes: a recording, or a pod that has none at all.
     if len(networks) < 2 or not facts.default_route_interfaces:
         return
-    listed = ", ".join([*networks][:4]) + (" ..." if len(networks) > 4 else "")
     yield warning(
         "KV_NETWORKS",
-        f"the HCAs of the KV transfer are in {len(networks)} networks ({listed}) without a route between them in "
-        "the main table, and Mooncake connects any of them to any of the other side's: such transfers fail",
+        f"the HCAs of the KV transfer are in {len(networks)} networks ({shortened([*networks], 4)}) without a "
+        "route between them in the main table, and Mooncake connects any of them to any of the other side's: such "
+        "transfers fail",
         f"{_AFFINITY}=1, where a rail's HCA has one name on all nodes, or HCAs of one network: "
         "--disaggregation-ib-device; no fault if policy routing connects them (ip rule)",
     )

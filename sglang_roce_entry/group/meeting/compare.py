@@ -27,6 +27,7 @@ from sglang_roce_entry.problems import (
     Problem,
     config_error,
     error,
+    errors_first,
     hardened,
     warning,
 )
@@ -95,7 +96,7 @@ def judge(members: Sequence[Member], commons: Mapping[str, Mapping[str, str]], r
         found.add(difference, problem)
     _clocks(members, pods, found)
     problems = hardened(tuple(found.problems), strict=rules.strict)
-    return Verdict(tuple(sorted(problems, key=lambda one: not one.fatal)), tuple(found.differences))
+    return Verdict(errors_first(problems), tuple(found.differences))
 
 
 def _refusals(members: Iterable[Member], pods: Mapping[int, str]) -> Iterator[Problem]:

@@ -130,7 +130,8 @@ KEYS: tuple[Key, ...] = (
 )
 KEYS_BY_NAME = {key.name: key for key in KEYS}
 #: Arguments come behind what the group and its image are, before what is read from the hardware.
-_ARGUMENTS = [key.name for key in KEYS].index("gpus")
+_PLACES = {key.name: place for place, key in enumerate(KEYS)}
+_ARGUMENTS = _PLACES["gpus"]
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 #: What the settings of a group explain of its arguments.
 _SIZES = {"--nnodes": ("size",), "--tp-size": ("size", "gpus")}
@@ -154,7 +155,7 @@ def rank_of(name: str) -> tuple[int, str]:
     """Return the place of a key among the stages of a launch: the first error decides the exit code."""
     if name.startswith("--"):
         return _ARGUMENTS, name
-    place = next((place for place, key in enumerate(KEYS) if key.name == name), len(KEYS))
+    place = _PLACES.get(name, len(KEYS))
     return place + (place >= _ARGUMENTS), name
 
 

@@ -12,7 +12,6 @@ from time import monotonic
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card
-from sglang_roce_entry.group.meeting.compare import Member
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.table import Table
 from sglang_roce_entry.group.meeting.terms import DONE, Conclude, Concluded, Peer, Terms
@@ -76,16 +75,9 @@ class Leader:
             for one in (*self._sockets.values(), self._listener):
                 one.close()
             self._select.close()
-        return self._table.concluded or self._nothing()
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """Those who are here."""
-        return tuple(peer.member for peer in self._table.members.values() if peer.member is not None)
-
-    @staticmethod
-    def _nothing() -> Concluded:
-        raise RuntimeError("a meeting ended without a verdict")
+        if self._table.concluded is None:
+            raise RuntimeError("a meeting ended without a verdict")
+        return self._table.concluded
 
     def _step(self) -> None:
         for key, events in self._select.select(_ROUND_S):

@@ -135,17 +135,17 @@ class Roll:
 def sentence(absent: Sequence[Absent], size: int) -> str:
     """Return who is missing, as one sentence."""
     named = "; ".join(map(str, absent[:MOST_NAMED]))
-    rest = f"; and {_indices(one.index for one in absent[MOST_NAMED:])}" if len(absent) > MOST_NAMED else ""
+    others = runs_of(one.index for one in absent[MOST_NAMED:])
+    rest = f"; and {', '.join(others[:20])}{', ...' if len(others) > 20 else ''}" if others else ""
     return f"{size - len(absent)} of {size} are here; missing: {named}{rest}"
 
 
-def _indices(indices: Iterable[int]) -> str:
-    """Return ``9-15, 17`` of sorted indices, cut where it would be long."""
+def runs_of(indices: Iterable[int]) -> list[str]:
+    """Return ``9-15`` and ``17`` of sorted indices."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and runs[-1][1] == index - 1:
             runs[-1][1] = index
         else:
             runs.append([index, index])
-    texts = [f"{first}-{last}" if last > first else f"{first}" for first, last in runs]
-    return ", ".join(texts[:20]) + (", ..." if len(texts) > 20 else "")
+    return [f"{first}-{last}" if last > first else f"{first}" for first, last in runs]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_roce_entry.group.meeting.card import shown
-from sglang_roce_entry.problems import OK, Problem, deciding, warning
+from sglang_roce_entry.problems import OK, Problem, deciding, errors_first, warning
 
 #: A verdict goes to every member: 16 KB to 10,000 of them are 160 MB, more would be felt.
 MOST_PROBLEMS, MESSAGE_CHARACTERS = 24, 600
@@ -48,7 +48,7 @@ class Verdict:
 
 def write_verdict(verdict: Verdict) -> bytes:
     """Return the problems as one line of JSON, the errors first; differences are the leader's to show."""
-    ordered = sorted(verdict.problems, key=lambda problem: not problem.fatal)
+    ordered = errors_first(verdict.problems)
     rows = [
         {
             "severity": one.severity,
