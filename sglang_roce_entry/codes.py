@@ -706,6 +706,31 @@ _MEETING = Group(
             "pull, another network, or a launcher that refused; its own log says which.",
         ),
         Entry(
+            "REACH_FILTERED",
+            "Neighbours of the group do not reach each other on a port besides the rendezvous, though a launcher "
+            "listens there: a firewall lets the rendezvous alone through, or a proxy answers for everybody. Each "
+            "was tried twice. The message names the pod that nobody reaches, or the one that reaches nobody.",
+            "NCCL's bootstrap and Gloo: `No route to host`, `Connection refused`, or a hang, minutes later.",
+            _REHEARSE,
+            "Allow all TCP between the pods of a group: NetworkPolicy, firewalld's zone of the pod network, "
+            'security group; no service mesh (sidecar.istio.io/inject: "false", linkerd.io/inject: disabled).',
+        ),
+        Entry(
+            "REACH_TRANSLATED",
+            "Connections between the pods arrive from an address that is no member's: NAT, or a forwarding proxy.",
+            "Mostly nothing; SGLang's list of allowed peers (0.5.23) refuses such connections silently.",
+            "kubectl exec POD -- ss -tnp",
+            "Keep the pods of a group off the proxy (sidecar.istio.io/inject), without source NAT between them.",
+        ),
+        Entry(
+            "MEMBER_AHEAD",
+            "The leader's launcher was restarted after it had let others go: SGLang of theirs waits for its "
+            "store already. They count as present, and were not compared again.",
+            "",
+            "kubectl get pods -o wide (restarts, ages)",
+            "Nothing, if the group serves. Else delete the leader's pod, so that the whole group starts again.",
+        ),
+        Entry(
             "NOFILE",
             "The limit on open files is too low for a leader that holds a connection to each node of its group.",
             "",

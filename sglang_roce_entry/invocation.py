@@ -55,6 +55,7 @@ class Settings:
     worker_index: str | None = None
     dist_init: int = 20000
     wait_deadline: float = 1800.0
+    meeting: str = "auto"
     on_timeout: str = "exit"
     gpus: int | None = None
     tp: str = "auto"

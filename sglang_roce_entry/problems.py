@@ -26,7 +26,7 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
     ("70", "a defect of this program, please report it"),
     ("78", "identity, policy, variable, tp or SGLang missing or wrong; a TCP port is taken"),
-    ("124", "the leader (or the leader's own name) was not reachable in time"),
+    ("124", "the group did not meet, or the leader (or its own name) was not reachable, in time"),
     ("126/127", "the command cannot be executed / was not found"),
     ("130/143", "interrupted by SIGINT / SIGTERM"),
     ("141", "the reader of stdout is gone (| head); nothing is wrong"),

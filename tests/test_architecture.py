@@ -229,6 +229,8 @@ def test_imports_stand_at_the_top(module: Module) -> None:
     late = {name.removeprefix(f"{NAME}.") for name in module.imports_in_functions()}
     if module.name == FORMS:
         late = {name for name in late if not within(name, ("command", "launch.handover"))}
+    if module.name == "launch.launch":
+        late -= {"launch.meeting"}  # one node meets nobody
     assert late <= WRAPPERS, f"{module.name} imports {sorted(late - WRAPPERS)} in a function"
 
 

@@ -107,7 +107,8 @@ def test_a_probe_has_its_own_short_path(kind: str) -> None:
 def _worker(tmp_path: Path, port: int, *options: str, rdma: str = "off") -> tuple[set[str], str]:
     address = {"LWS_LEADER_ADDRESS": "127.0.0.1", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1"}
     return loaded(
-        *("--rdma", rdma, "--gpus", "8", "--linger", "0s", "--dist-init", str(port), *options, "--model-path", "/m"),
+        *("--rdma", rdma, "--gpus", "8", "--linger", "0s", "--dist-init", str(port), "--meeting", "off"),
+        *(*options, "--model-path", "/m"),
         standin=install_standin(tmp_path),
         **address,
     )  # fmt: skip

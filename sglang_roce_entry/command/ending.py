@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sglang_roce_entry.command.settings import parse_duration_s
 from sglang_roce_entry.launch import handover
@@ -13,16 +12,23 @@ from sglang_roce_entry.problems import EntryError, Problem, errors_first
 _KUBERNETES_LINGER_S = 15.0
 
 
-def end_launch(failure: EntryError, others: tuple[Problem, ...], linger_s: float, log: Log) -> int:
+def end_launch(
+    failure: EntryError,
+    others: tuple[Problem, ...],
+    linger_s: float,
+    log: Log,
+    pause: Callable[[float], None] | None = None,
+) -> int:
     """Write the termination message of a launch that failed, linger, and return the exit code.
 
-    ``others`` are the problems besides ``failure``. Raises ``Interrupted``.
+    ``others`` are the problems besides ``failure``; ``pause`` is what is done meanwhile,
+    also where no time is left for it. Raises ``Interrupted``.
     """
     lines = _lines("error", failure)
     for problem in errors_first(others):
         lines += _lines(problem.severity, problem)[:1]
     handover.write_termination_log("\n".join(lines) + "\n")
-    handover.linger(linger_s, log.say, time.sleep)
+    handover.linger(linger_s, log.say, pause)
     return failure.exit_code
 
 

@@ -172,6 +172,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("dist_init", _parse_port, "PORT", "rendezvous port on the leader (20000)"),
     Setting("wait_deadline", parse_duration_s, "SECONDS", "how long to wait for the leader (1800; 0: not at all)"),
     Setting(
+        "meeting",
+        _one_of("auto", "off"),
+        "auto|off",
+        "launchers of a group meet and compare before SGLang starts; off: a worker waits for SGLang's port (auto)",
+    ),
+    Setting(
         "on_timeout",
         _one_of("exit", "exec"),
         "exit|exec",

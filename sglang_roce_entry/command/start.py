@@ -9,7 +9,8 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.invocation import BARE_WORD, Invocation
 from sglang_roce_entry.launch.handover import SignalGuard
-from sglang_roce_entry.launch.launch import PlanRefused, launch
+from sglang_roce_entry.launch.launch import launch
+from sglang_roce_entry.launch.steps import Refused
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import read_request
@@ -41,10 +42,11 @@ def refuse(failure: EntryError, environ: Mapping[str, str], log: Log) -> int:
 def _failed(failure: EntryError, invocation: Invocation, pause_s: float, log: Log) -> int:
     """Report a start that failed; that of SGLang also where Kubernetes keeps it. Raises ``Interrupted``."""
     others: tuple[Problem, ...] = ()
-    if isinstance(failure, PlanRefused):  # its problems have been logged
-        others = tuple(one for one in failure.plan.problems if one is not failure.plan.first_error)
+    pause = None
+    if isinstance(failure, Refused):  # its problems have been logged
+        others, pause = failure.others, failure.pause
     else:
         log.problem(failure)
     if invocation.form == BARE_WORD:
         return failure.exit_code
-    return end_launch(failure, others, pause_s, log)
+    return end_launch(failure, others, pause_s, log, pause)

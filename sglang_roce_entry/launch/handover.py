@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from time import sleep
 from types import FrameType
 from typing import NoReturn
 
@@ -151,8 +152,14 @@ def write_termination_log(text: str, path: str = TERMINATION_LOG) -> None:
         os.close(descriptor)
 
 
-def linger(seconds: float, say: Callable[[str], None], pause: Callable[[float], None]) -> None:
-    """Pause before a fatal exit, so that the log can be read before the pod is deleted with it."""
+def linger(seconds: float, say: Callable[[str], None], pause: Callable[[float], None] | None = None) -> None:
+    """Pause before a fatal exit, so that the log can be read before the pod is deleted with it.
+
+    ``pause`` has something to do in that time, and does it however short that is.
+    """
     if seconds > 0:
         say(f"exiting in {seconds:g} s, so that this log can be read (--linger)")
+    if pause is not None:
         pause(seconds)
+    elif seconds > 0:
+        sleep(seconds)

@@ -30,7 +30,10 @@ _OF_THE_NODE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CardMaker:
-    """Makes this node's card for a meeting; ``is_secret`` tells the names of variables that never travel."""
+    """Makes this node's card for a meeting; ``is_secret`` tells the names of variables that never travel.
+
+    ``refusal`` is why this node cannot start where its plan does not know.
+    """
 
     request: Request
     plan: Plan
@@ -38,6 +41,7 @@ class CardMaker:
     group: str
     is_secret: Callable[[str], bool]
     clock: Callable[[], float]
+    refusal: Refusal | None = None
 
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
@@ -59,7 +63,7 @@ class CardMaker:
             pod_name(self.request),
             own,
             dict(self._common(nonce, rails)),
-            Refusal(first.code, first.message, first.hint, first.exit_code) if first is not None else None,
+            Refusal(first.code, first.message, first.hint, first.exit_code) if first is not None else self.refusal,
         )
 
     def _common(self, nonce: str, rails: tuple[Rail, ...]) -> Iterator[tuple[str, str]]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import shown as safe_text
-from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent, runs_of
-from sglang_roce_entry.group.meeting.verdict import Verdict
+from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.log import one_line, squeezed
 from sglang_roce_entry.problems import OK
 from sglang_roce_entry.report.folding import shortest_names
@@ -29,13 +30,11 @@ _MOST_ROWS, _LONGEST_TEXT = 64, 2000
 
 def document(
     identity: Identity | None,
-    members: Sequence[Member],
-    commons: Mapping[str, Mapping[str, str]],
-    absent: Sequence[Absent],
+    gathered: Gathered,
     verdict: Verdict,
-    reach: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, Any]:
-    """Return the contract. ``commons`` are the texts behind the members' digests, ``absent`` who is not there."""
+    """Return the contract."""
+    members, commons, absent = gathered.members, gathered.commons, gathered.absent
     present = [_node(member, commons.get(member.card.digest, {})) for member in members]
     return {
         "format": 1,
@@ -52,7 +51,10 @@ def document(
             }
             for one in verdict.differences
         ],
-        "reach": list(reach),
+        "reach": [
+            {"from": edge.origin, "to": edge.target, "ok": edge.ok, "detail": edge.detail}
+            for edge in gathered.edges
+        ],
         "rails": _rails(members),
         "problems": [problem_document(problem) for problem in verdict.problems],
         "exit_code": verdict.exit_code,

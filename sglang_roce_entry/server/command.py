@@ -39,6 +39,8 @@ class Command:
     problems: tuple[Problem, ...] = ()
     #: What this node must be able to bind.
     ports: tuple[Listener, ...] = ()
+    #: The ranks of the whole group that join torch's store; ``None`` if that is not known.
+    ranks: int | None = None
 
     def argv(self, executable: str) -> tuple[str, ...]:
         """Return the whole command."""
@@ -135,6 +137,7 @@ def build_command(
         dist_timeout_s=user.number("dist_timeout", DEFAULT_DIST_TIMEOUT_S),
         problems=tuple(problems),
         ports=bound,
+        ranks=tp * user.number("pp_size", 1) if tp is not None else None,
     )
 
 

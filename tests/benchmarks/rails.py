@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 LEADER, ADDRESS = "sglang-0.sglang", "10.1.0.1"
-ARGUMENTS = ("--model-path", "/models/m")
+#: Its workers are not there, so that it does not meet them.
+ARGUMENTS = ("--meeting", "off", "--model-path", "/models/m")
 ENVIRONMENT = {
     "LWS_LEADER_ADDRESS": LEADER,
     "LWS_GROUP_SIZE": "2",

@@ -15,7 +15,7 @@ from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.launch import launch
 from sglang_roce_entry.launch.handover import SignalGuard
-from sglang_roce_entry.launch.launch import PlanRefused
+from sglang_roce_entry.launch.steps import Refused
 from sglang_roce_entry.log import PREFIX, Log
 from sglang_roce_entry.plan.inputs import identify, read_facts, read_request
 from tests.command.conftest import clean_environment
@@ -71,9 +71,9 @@ def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.Mo
     good = read_facts(request, identify(request), host)
     reads = [good, replace(good, memlock_bytes=65536, memlock_known=True, ipc_lock=False)]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
-    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     said = io.StringIO()
-    with pytest.raises(PlanRefused) as refused:
+    with pytest.raises(Refused) as refused:
         launch.launch(request, host, Log("text", said), SignalGuard())
     assert reads == []
     assert refused.value.exit_code == 69
@@ -90,7 +90,7 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
     good = read_facts(request, identify(request), host)
     reads = [good, replace(good, hcas=())]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
-    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda *_: None)
     said = io.StringIO()
@@ -113,7 +113,7 @@ def test_the_route_to_the_leader_is_asked_for_again_with_the_facts(monkeypatch: 
     after = read_facts(request, identify(request), host)
     reads = [replace(after, interfaces=()), after]
     monkeypatch.setattr(launch, "read_facts", lambda *_: reads.pop(0))
-    monkeypatch.setattr(launch, "_STALE_FACTS_S", -1.0)
+    monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     environ: dict[str, str] = {}
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda _argv, given: environ.update(given))

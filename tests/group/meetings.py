@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card, make
-from sglang_roce_entry.group.meeting.compare import judge
+from sglang_roce_entry.group.meeting.comparison.compare import judge
+from sglang_roce_entry.group.meeting.comparison.reach import Edge, judge_reach
+from sglang_roce_entry.group.meeting.comparison.verdict import Verdict, read_verdict
 from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.table import Table
-from sglang_roce_entry.group.meeting.terms import DONE, Concluded, Peer, Terms
-from sglang_roce_entry.group.meeting.verdict import Verdict, read_verdict
+from sglang_roce_entry.group.meeting.terms import DONE, ENDED, Calls, Concluded, Gathered, Peer, Terms
 from sglang_roce_entry.problems import DEADLINE, OK, error
 from tests.group.members import NOW, RULES, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from sglang_roce_entry.group.meeting.compare import Member
-    from sglang_roce_entry.group.meeting.missing import Absent
+    from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
 
 GROUP, NONCE = "launch:sglang-0", "6e6f6e6365"
 TICK_S = 0.1
@@ -40,27 +41,27 @@ class Room:
         self.sent: dict[Peer, bytearray] = {}
         self.closed: set[Peer] = set()
         self.log: list[str] = []
+        self.gathered: Gathered | None = None
         names = Names(
             lambda index: f"sglang-0-{index}.sglang", lambda _name: "does not resolve", lambda _names: None
         )
-        terms = Terms(size, GROUP, NONCE, deadline_s, 1.0, 3.0)
+        terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
         self.table = Table(terms, own, self, self._conclude, self.log.append, self.clock, self.clock, names)
 
-    def _conclude(
-        self,
-        members: Sequence[Member],
-        commons: Mapping[str, Mapping[str, str]],
-        absent: Sequence[Absent],
-        overdue: bool,
-    ) -> Concluded:
-        verdict = judge(members, commons, RULES)
-        missing = error("LATE", " ".join(str(one.index) for one in absent), "", DEADLINE)
-        return Concluded(Verdict((*verdict.problems, missing)) if overdue else verdict)
+    def _conclude(self, gathered: Gathered) -> Concluded:
+        self.gathered = gathered
+        verdict = judge(gathered.members, gathered.commons, RULES)
+        problems = (*verdict.problems, *judge_reach(gathered.edges, gathered.members))
+        missing = error("LATE", " ".join(str(one.index) for one in gathered.absent), "", DEADLINE)
+        return Concluded(Verdict((*problems, missing) if gathered.overdue else problems))
+
+    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
+        return lambda: [Edge(0, one.index, True) for one in those]
 
     @property
     def over(self) -> bool:
         """Whether nothing is open any more."""
-        return self.table.phase == DONE
+        return self.table.phase in (DONE, ENDED)
 
     def clock(self) -> float:
         return self.now_s
@@ -98,6 +99,8 @@ class Attendant:
     went: bool = False
     dead: bool = False
     heard: list[bytes] = field(default_factory=list)
+    #: Members whose ring port this one does not reach.
+    cut_off: frozenset[int] = frozenset()
 
     @property
     def done(self) -> bool:
@@ -126,6 +129,13 @@ class Attendant:
             wire.PING: wire.PONG,
             wire.VERDICT: wire.ACK + b" " + wire.split(rest)[0],
         }
+        if word == wire.REACH:
+            number, text = wire.split(rest)
+            edges = [
+                Edge(self.card.index, one.index, one.index not in self.cut_off, "cut off")
+                for one in read_neighbours(text)
+            ]
+            answers[word] = write_results(edges, int(number))
         if word == wire.VERDICT:
             self.verdict = read_verdict(wire.split(rest)[1])
         elif word == wire.AGAIN:
@@ -146,7 +156,7 @@ class Attendant:
 def run(room: Room, members: Sequence[Attendant], for_s: float = 60.0) -> float:
     """Let time pass until the meeting is over, or for this long; return the seconds that passed."""
     started = room.now_s
-    while room.table.phase != DONE and room.now_s < started + for_s:
+    while not room.over and room.now_s < started + for_s:
         for member in members:
             member.act()
         room.table.tick()

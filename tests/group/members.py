@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.group.meeting.card import Card, Own, Rail, make, read_card, read_common
-from sglang_roce_entry.group.meeting.compare import Member, Rules, judge
+from sglang_roce_entry.group.meeting.comparison.compare import Member, Rules, judge
 from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sglang_roce_entry.group.meeting.verdict import Verdict
+    from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 
 RULES = Rules(MUST_AGREE, SECRETS)
 NOW = 1_764_000_000.0

@@ -21,7 +21,7 @@ from sglang_roce_entry.group.meeting.card import (
     read_card,
     read_common,
 )
-from sglang_roce_entry.group.meeting.verdict import BadVerdict, Verdict, read_verdict, write_verdict
+from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict, write_verdict
 from sglang_roce_entry.problems import Problem, config_error, warning
 from tests.group.members import group
 

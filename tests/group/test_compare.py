@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_roce_entry.group.meeting.card import Refusal
-from sglang_roce_entry.group.meeting.compare import Member, Rules, judge
-from sglang_roce_entry.group.meeting.keys import KEYS
+from sglang_roce_entry.group.meeting.comparison.compare import Member, Rules, judge
+from sglang_roce_entry.group.meeting.comparison.keys import KEYS
 from sglang_roce_entry.server.compared.agreement import MAY_DIFFER, MUST_AGREE, SECRETS
 from sglang_roce_entry.server.compared.parser import known_options
 from tests.group.members import COMMON, NOW, RULES, Group, group, rails
 
 if TYPE_CHECKING:
-    from sglang_roce_entry.group.meeting.verdict import Verdict
+    from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 
 #: One deviation for each key of the table: value, code, severity.
 DEVIATIONS = {

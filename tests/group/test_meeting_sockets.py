@@ -20,11 +20,13 @@ import pytest
 from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
 from sglang_roce_entry.group.connect import port_is_free
 from sglang_roce_entry.group.meeting import wire
-from sglang_roce_entry.group.meeting.caller import CLOSED, MEETING, OTHER, SGLANG, SILENT, Caller, Met, who_answers
-from sglang_roce_entry.group.meeting.compare import judge
+from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, SGLANG, SILENT, who_answers
+from sglang_roce_entry.group.meeting.caller import Called, Caller, Met
+from sglang_roce_entry.group.meeting.comparison.compare import judge
+from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader, enough_descriptors
 from sglang_roce_entry.group.meeting.missing import Names
-from sglang_roce_entry.group.meeting.terms import Concluded, Terms
+from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import LeaderName
 from sglang_roce_entry.problems import EntryError
@@ -35,8 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sglang_roce_entry.group.meeting.card import Card
+    from sglang_roce_entry.group.meeting.comparison.reach import Edge
 
 HERE = ip_address("127.0.0.1")
+
+
+def with_door(card: Card, door: Door | None) -> Card:
+    own = replace(card.own, reach_address=door.address, reach_port=door.port) if door is not None else card.own
+    return replace(card, own=own)
 
 
 class Meeting:
@@ -51,10 +59,12 @@ class Meeting:
         self.port = int(listener.getsockname()[1])
         self.listener = listener
         names = Names(lambda _index: "", lambda _name: "", lambda _names: None)
-        terms = Terms(size, GROUP, NONCE, deadline_s, 1.0, 1.0)
+        terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
+        self.edges: list[Edge] = []
+        self.door = open_door(HERE, NONCE, 0)
         self._leader = Leader(
-            listener, terms, self.cards[0], lambda members, commons, _absent, _overdue: Concluded(judge(members, commons, RULES)), self.log.append, names
-        )  # fmt: skip
+            listener, terms, with_door(self.cards[0], self.door), self._conclude, self.log.append, names, self.door
+        )
         self._pool = ThreadPoolExecutor(size + 8)
         self._held = self._pool.submit(self._leader.hold)
 
@@ -62,11 +72,15 @@ class Meeting:
         """Return what member `index` is told."""
         around = Surroundings(say=lambda *_words, **_fields: None)
 
-        def make_card(_nonce: str, _address: object, _only_ipv6: bool) -> Card:
-            return self.cards[index]
+        def make_card(called: Called) -> Card:
+            return with_door(self.cards[index], called.door)
 
         name = LeaderName(str(HERE), Resolver(), around, "")
-        return Caller(self.port, GROUP, make_card, around).attend(name, WaitPolicy(20.0))
+        return Caller(self.port, GROUP, index, make_card, around).attend(name, WaitPolicy(20.0))
+
+    def _conclude(self, gathered: Gathered) -> Concluded:
+        self.edges = list(gathered.edges)
+        return Concluded(judge(gathered.members, gathered.commons, RULES))
 
     def meet(self) -> list[Met]:
         calls = [self._pool.submit(self.call, index) for index in range(1, len(self.cards))]
@@ -251,7 +265,7 @@ def test_a_caller_without_a_leader_ends_at_its_deadline() -> None:
     name = LeaderName(str(HERE), Resolver(), around, "")
     begin = time.monotonic()
     with pytest.raises(EntryError, match=r"did not meet within 1 s: .* refuses connections") as ended:
-        Caller(unused_port(), GROUP, lambda *_words: group(2).cards[1], around).attend(name, WaitPolicy(1.0))
+        Caller(unused_port(), GROUP, 1, lambda _called: group(2).cards[1], around).attend(name, WaitPolicy(1.0))
     assert ended.value.exit_code == 124
     assert 0.9 < time.monotonic() - begin < 1.5
 

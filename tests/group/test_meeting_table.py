@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.group.meeting import terms, wire
 from sglang_roce_entry.group.meeting.card import Card, Refusal, make
-from sglang_roce_entry.group.meeting.terms import DONE, Peer
+from sglang_roce_entry.group.meeting.terms import Peer
 from sglang_roce_entry.problems import DEADLINE
 from tests.group.meetings import GROUP, NONCE, Attendant, Room, of_this_meeting, run
 from tests.group.members import group
@@ -34,7 +34,7 @@ def test_a_group_meets_and_all_go() -> None:
     room, members = gathered()
     assert run(room, members) < 1
     assert all(member.went for member in members)
-    assert room.table.phase == DONE
+    assert room.over
     assert room.table.concluded is not None
     assert room.table.concluded.verdict.problems == ()
     # The leader's own common text serves for all that are like it.
@@ -106,7 +106,7 @@ def test_a_leader_that_refuses_tells_all() -> None:
     members = [Attendant(room, card) for card in others]
     run(room, members, 10)
     assert [member.verdict.exit_code if member.verdict else None for member in members] == [69, 69]
-    assert room.table.phase == DONE
+    assert room.over
 
 
 def test_the_deadline_ends_it_everywhere_with_one_sentence() -> None:
@@ -335,5 +335,5 @@ def test_a_right_group_meets_whatever_others_send(events: list[Any]) -> None:
         assert room.held_bytes() <= len(room.table.peers) * wire.MOST_FROM_CALLER
     run(room, members)
     assert all(member.went for member in members)
-    assert room.table.phase == DONE
+    assert room.over
     assert all(line.isprintable() for line in room.log)

@@ -10,7 +10,9 @@ import pytest
 
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import Refusal
+from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.report.rehearsal import as_text, document, ranges, received_document, table_lines
 from tests.group.members import Group, group, rails
 
@@ -63,11 +65,9 @@ CONTRACT = keys(
 )  # fmt: skip
 
 
-def rehearsed(
-    one: Group, absent: Sequence[Absent] = (), reach: Sequence[dict[str, object]] = ()
-) -> dict[str, Any]:
+def rehearsed(one: Group, absent: Sequence[Absent] = (), reach: Sequence[Edge] = ()) -> dict[str, Any]:
     identity = Identity("sglang-0.sglang", len(one.cards) + len(absent), 0, "LWS_*")
-    made = document(identity, one.members(), one.commons(), absent, one.verdict(), reach)
+    made = document(identity, Gathered(one.members(), one.commons(), absent, reach, overdue=False), one.verdict())
     import_module("jsonschema").validate(made, CONTRACT)  # its types are another package
     assert json.loads(json.dumps(made)) == made
     return made
@@ -126,7 +126,7 @@ def test_only_columns_that_differ_are_columns() -> None:
 
 def test_who_is_not_there_and_who_is_not_reached() -> None:
     absent = [Absent(index, f"sglang-0-{index}", "missing", "does not resolve") for index in (4, 5, 6)]
-    made = rehearsed(group(4), absent, [{"from": 1, "to": 2, "ok": False, "detail": "refused"}])
+    made = rehearsed(group(4), absent, [Edge(1, 2, False, "refused")])
     assert "missing: 4-6 (sglang-0-[4-6])" in table_lines(made)
     assert "1 does not reach 2: refused" in table_lines(made)
     refused = rehearsed(group(4).but(2, refusal=REFUSAL))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.process.nodes import Launch
+    from tests.process.nodes import Cluster, Launch, Node
 
 LEADER_ADDRESS = "sglang-0.sglang.default"
 LEADER_RECORD = f"{LEADER_ADDRESS}.svc.cluster.local"
@@ -17,7 +17,11 @@ GPUS = 8
 
 # The nodes have no HCA and no GPU; what is tested is the group and the handover.
 OPTIONS = ("--rdma", "off", "--gpus", str(GPUS))
+# The other members are stand-ins for SGLang, which no launcher meets.
+PLAIN_WAIT = ("--meeting", "off")
 SGLANG_ARGUMENTS = ("--model-path", "/models/none", "--trust-remote-code")
+
+ATTENTION_DP = ("--enable-dp-attention", "--dp-size", "2")
 
 # Causes of a wait, as its lines name them.
 NOT_RESOLVED = r"not resolv"
@@ -42,9 +46,17 @@ def lws(index: int, size: int = 2, leader: str = LEADER_ADDRESS) -> dict[str, st
     }
 
 
+def nodes_of(cluster: Cluster, size: int, families: Sequence[int] = (4,)) -> list[Node]:
+    """Return the nodes of a group, the leader's first, in DNS as far as they are told apart there."""
+    nodes = [cluster.add_node("sglang-0", families)]
+    nodes += [cluster.add_node(f"sglang-0-{index}", families) for index in range(1, size)]
+    cluster.dns.publish(LEADER_RECORD, nodes[0].address)
+    return nodes
+
+
 def launch_arguments(*options: str, sglang: Sequence[str] = SGLANG_ARGUMENTS) -> list[str]:
     """Return a launch with these further options of ours."""
-    return [*OPTIONS, *options, *sglang]
+    return [*OPTIONS, *PLAIN_WAIT, *options, *sglang]
 
 
 def option_values(argv: Sequence[str]) -> dict[str, str | None]:

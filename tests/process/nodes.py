@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "env")
+PROGRAMS = ("ip", "iptables", "unshare", "nsenter", "setpriv", "env")
 CLONE_NEWNET = 0x40000000
 DOMAIN = "svc.cluster.local"
 NAMESPACE = "default"
@@ -135,7 +135,7 @@ def missing_requirement() -> str | None:
         return "needs root for network namespaces"
     for program in PROGRAMS:
         if shutil.which(program) is None:
-            package = "iproute2" if program == "ip" else "util-linux and coreutils"
+            package = {"ip": "iproute2", "iptables": "iptables"}.get(program, "util-linux and coreutils")
             return f"needs the program `{program}` ({package})"
     trial = subprocess.run(
         ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "sh", "-ec", TRIAL_SCRIPT],
@@ -355,6 +355,10 @@ class Launch:
         self.process.send_signal(number)
         return at_s
 
+    def send_to(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to a process of this launch, as it is called outside its namespace."""
+        os.kill(pid, number)
+
     def first_in_pid_namespace(self, timeout_s: float = 5.0) -> int:
         """Return the process, as numbered here, that is PID 1 in a launch with `pid_1=True`."""
         end_s = time.monotonic() + timeout_s
@@ -573,6 +577,12 @@ class Node:
     def admit(self, peer: str) -> None:
         """Undo `drop_from`."""
         self.ip(f"route del blackhole {peer}/32")
+
+    def reject_ephemeral_ports(self) -> None:
+        """Refuse new connections to the kernel's own range of ports, as a firewall does that lets D alone through."""
+        rule = ["iptables", "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "--dport", "32768:60999"]
+        run = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *rule, "-j", "REJECT"]
+        subprocess.run([*run, "--reject-with", "icmp-admin-prohibited"], check=True)
 
     def refusals(self) -> int:
         """Return how many TCP resets the node has sent: above all, connections it refused."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.process.command import START_S
 from tests.process.group import (
+    ATTENTION_DP,
     DIST_PORT,
     HTTP_PORT,
     LEADER_ADDRESS,
@@ -96,9 +97,6 @@ def test_interface_that_owns_the_name(cluster: Cluster, leader: Node) -> None:
     record = launch.wait_record(START_S)
     assert launch.wait_exit(5) == 0
     assert_control_interface(record, "net1", "10.78.0.1")
-
-
-ATTENTION_DP = ("--enable-dp-attention", "--dp-size", "2")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.process.command import START_S
-from tests.process.group import DIST_PORT, LEADER_ADDRESS, LEADER_RECORD, NOTICE_S, OPTIONS, PROMPT_S, lws
+from tests.process.group import DIST_PORT, LEADER_ADDRESS, NOTICE_S, OPTIONS, PROMPT_S, lws, nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.process.nodes import Cluster, Launch, Node
+    from tests.process.nodes import Cluster, Launch
 
 pytestmark = pytest.mark.netns
 
@@ -27,14 +27,6 @@ MEETS_S = 30.0
 
 def rehearsal(*options: str, sglang: Sequence[str] = MODEL, form: str = "--rehearse=json") -> list[str]:
     return [form, *OPTIONS, "--wait-deadline", "60", *options, *sglang]
-
-
-def nodes_of(cluster: Cluster, size: int, families: Sequence[int] = (4,)) -> list[Node]:
-    """Return the nodes of a group, the leader's first, all of them in DNS."""
-    nodes = [cluster.add_node("sglang-0", families)]
-    nodes += [cluster.add_node(f"sglang-0-{index}", families) for index in range(1, size)]
-    cluster.dns.publish(LEADER_RECORD, nodes[0].address)
-    return nodes
 
 
 def document(launch: Launch, timeout_s: float = MEETS_S) -> dict[str, Any]:

@@ -131,6 +131,11 @@ class Group:
         self.members.append(member)
         return member
 
+    def another_worker(self) -> Member:
+        """Start a further pod with the worker's index."""
+        self._nodes[1] = self._cluster.add_node("sglang-0-1-again")
+        return self.start(1)
+
     def publish_leader(self) -> None:
         """Let the leader's name resolve from now on."""
         self._cluster.dns.publish(LEADER_RECORD, self._nodes[0].address)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.sglang
 
+MET = r"the group of 2 has met"
 HANDOVER = r"the leader \S+ accepts on (\d+)"
 PROMPT = {"text": "a few words", "sampling_params": {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True}}
 
@@ -43,8 +44,8 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
     # Nobody has become SGLang meanwhile.
     assert not listens(leader.node) | listens(worker.node)
     group.publish_leader()
-    group.wait_until("handed over", lambda: D in listens(leader.node))
-    group.wait_said(worker, HANDOVER)
+    group.wait_said(worker, MET)
+    group.wait_said(leader, MET)
     group.wait_healthy()
     for member in (leader, worker):
         assert member.environment["GLOO_SOCKET_IFNAME"] == "eth0"
@@ -78,12 +79,45 @@ def test_a_wrong_interface_for_gloo_is_noticed(cluster: Cluster, environment: En
     assert any("Unable to find address for: =eth0" in member.launch.text() for member in members)
 
 
+def test_a_worker_that_is_restarted_alone_says_that_the_group_must_be(
+    cluster: Cluster, environment: Environment, entry: Path
+) -> None:
+    """Real SGLang is complete, and stays alive for a while without its worker: a second one is not let in."""
+    group = Group(cluster, environment, entry)
+    group.publish_leader()
+    worker, leader = group.start(1), group.start(0)
+    group.wait_healthy()
+    worker.send(signal.SIGSTOP)  # its place is not free, and nobody knows
+    again = group.another_worker()
+    group.wait_said(again, "SGLang runs there without this pod: all 2 ranks have joined")
+    worker.send(signal.SIGKILL)
+    group.wait_ended([worker, leader])
+    group.members[:] = [again]
+    successor = group.start(0)
+    group.wait_said(successor, MET)
+    group.wait_said(again, MET)
+
+
+# Tokens are not asked for: attention data parallelism does not generate on a CPU.
+CHEAP_HEALTH = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
+
+
+def test_attention_data_parallel_after_a_meeting(cluster: Cluster, environment: Environment, entry: Path) -> None:
+    group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
+    group.publish_leader()
+    leader, worker = group.start(0, CHEAP_HEALTH), group.start(1, CHEAP_HEALTH)
+    group.wait_said(leader, MET)
+    group.wait_healthy()
+    for member in (leader, worker):
+        member.send(signal.SIGTERM)
+    group.wait_ended([leader, worker])
+
+
 def test_attention_data_parallel_does_not_deadlock(
     cluster: Cluster, environment: Environment, entry: Path
 ) -> None:
-    """The leader opens D only after the worker's SGLang has called: the worker must not wait for D."""
-    # Tokens are not asked for: this mode does not generate on a CPU.
-    cheap_health = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
+    """The leader opens D only after the worker's SGLang has called: a worker must not wait for D."""
+    cheap_health = {**CHEAP_HEALTH, "SGLANG_ROCE_MEETING": "off"}
     group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
     group.publish_leader()
     leader = group.start(0, cheap_health)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sglang_roce_entry.group.meeting.caller import SGLANG, who_answers
+from sglang_roce_entry.group.meeting.answering import SGLANG, who_answers
 from tests.group.test_meeting_sockets import Meeting, unused_port
 from tests.process.command import entry_interpreter
 

@@ -5,124 +5,88 @@ Whoever has no GO dials again; whoever has one may start SGLang, whose own rende
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
 from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting import wire
+from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, connect, who_answers
 from sglang_roce_entry.group.meeting.card import PROTOCOL, Card, shown
+from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict
+from sglang_roce_entry.group.meeting.door import Door, dial, open_door
+from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.terms import ACK_S
-from sglang_roce_entry.group.meeting.verdict import BadVerdict, Verdict, read_verdict
 from sglang_roce_entry.group.wait import LeaderName, wait_until
 from sglang_roce_entry.problems import DEADLINE, OK, EntryError
 
-#: Makes a card of the meeting's nonce, the leader's address, and whether its name has only IPv6 addresses.
-MakeCard = Callable[[str, IpAddress, bool], Card]
-
-MEETING, SGLANG, CLOSED, SILENT, OTHER = "meeting", "SGLang", "closed", "silent", "other"
 _READ_BYTES = 65536
+#: Beside D with attention DP, before its workers have come: SGLang's ZeroMQ sockets (D+1, D+13).
+_ZEROMQ_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Who answers on a port; ``detail`` is the end of a sentence."""
+class Called:
+    """The leader's meeting as a caller finds it: its nonce, the leader's address, and this member's door.
 
-    kind: str
-    detail: str
+    ``only_ipv6``: the leader's name has no IPv4 address.
+    """
+
+    nonce: str
+    address: IpAddress
+    only_ipv6: bool
+    door: Door | None
+
+
+#: Makes this node's card for a meeting.
+MakeCard = Callable[[Called], Card]
 
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """What the leader has told: the verdict, and the table that came with it."""
+    """What the leader has told: the verdict, and the table that came with it.
+
+    ``ahead``: there was no meeting, since SGLang waits there for this member's ranks already; why, as a sentence.
+    """
 
     verdict: Verdict
-    document: bytes | None
+    document: bytes | None = None
+    ahead: str | None = None
+    address: IpAddress | None = None
+    only_ipv6: bool = False
 
 
-def who_answers(one: socket.socket) -> Answer:
-    """Return who is at the other end; of a meeting nothing has been read.
+@dataclass(frozen=True, slots=True)
+class There:
+    """What is to be known where SGLang runs on the leader already.
 
-    What is open and silent is asked, in the same connection: that may be torch's store, but also a server of
-    another kind, a proxy with a dead end, a process that is stopped, or a connection that only this side's kernel
-    takes for one (SYN cookies). Silence is never taken for SGLang.
+    ``ranks``: those of the whole group (``None``: not known), ``beside``: the ports on which its sockets greet
+    before its workers have come.
     """
-    try:
-        one.settimeout(wire.GREETING_S)
-        try:
-            first = one.recv(64, socket.MSG_PEEK)
-        except TimeoutError:
-            question = wire.QUESTION + os.urandom(1)
-            one.sendall(question)
-            one.settimeout(wire.ANSWER_S)
-            first = one.recv(64, socket.MSG_PEEK)
-            if first and question.endswith(first[:4]):
-                one.recv(4, socket.MSG_WAITALL)
-                return _store(one)
-    except TimeoutError:
-        return Answer(SILENT, "accepts and stays silent, also when asked: neither a launcher nor SGLang")
-    except OSError:
-        first = b""
-    if not first:
-        return Answer(CLOSED, "accepts and closes at once: a proxy, or a port that is nobody's")
-    if first.startswith(wire.GREETING[: len(first)]):
-        return Answer(MEETING, "a launcher holds a meeting there")
-    if first[:1] == b"\xff":
-        return Answer(SGLANG, "SGLang runs there already (ZeroMQ answers)")
-    return Answer(OTHER, f"something else answers there: {shown(repr(bytes(first[:32])))}")
 
-
-def _store(one: socket.socket) -> Answer:
-    try:
-        joined = wire.joined_ranks(one)
-    except (OSError, ValueError):
-        joined = None
-    ranks = "" if joined is None else f", {joined} rank{'s' if joined != 1 else ''} joined"
-    return Answer(SGLANG, f"SGLang runs there already (torch's store answers{ranks})")
-
-
-def connect(addresses: Sequence[IpAddress], port: int, within_s: float) -> tuple[socket.socket, IpAddress]:
-    """Return a connection to the first address that accepts, IPv4 first. Raises :class:`NotYet`."""
-    causes: list[NotYet] = []
-    limit_s = max(0.05, min(wire.CONNECT_S, within_s / max(1, len(addresses))))
-    for address in addresses:
-        one = socket.socket(
-            socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
-        )
-        try:
-            one.settimeout(limit_s)
-            one.connect((str(address), port))
-            wire.prepare(one)
-        except OSError as failure:
-            one.close()
-            causes.append(_not_connected(address, port, failure))
-        else:
-            return one, address
-    raise min(causes, key=lambda cause: "refuses" not in cause.cause)
-
-
-def _not_connected(address: IpAddress, port: int, failure: OSError) -> NotYet:
-    if isinstance(failure, TimeoutError):
-        return NotYet(
-            f"{address} does not answer on {port}",
-            "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
-            "reach each other on all TCP ports",
-        )
-    if isinstance(failure, (ConnectionRefusedError, ConnectionResetError)):
-        return NotYet(
-            f"{address} refuses connections on {port}",
-            "the leader's launcher is not there yet, or has gone: see its log",
-        )
-    return NotYet(f"{address} is unreachable ({failure.strerror})", "check the pod network")
+    ranks: int | None
+    beside: tuple[int, ...] = ()
 
 
 class Caller:
-    """One member that calls the leader's launcher on ``port``, and brings what ``make_card`` makes."""
+    """One member that calls the leader's launcher on ``port``, and brings what ``make_card`` makes.
 
-    def __init__(self, port: int, group: str, make_card: MakeCard, around: Surroundings) -> None:
-        self._port, self._group, self._make_card, self._around = port, group, make_card, around
+    ``there`` is ``None`` where SGLang's presence is no reason to start: in a rehearsal.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        group: str,
+        index: int,
+        make_card: MakeCard,
+        around: Surroundings,
+        there: There | None = None,
+    ) -> None:
+        self._port, self._group, self._index = port, group, index
+        self._make_card, self._around, self._there = make_card, around, there
         #: What the leader said last of who is missing.
         self._status = ""
 
@@ -132,28 +96,74 @@ class Caller:
         def attempt(within_s: float) -> Met:
             until = self._around.clock() + within_s
             addresses = name.addresses(within_s)
-            one, address = connect(addresses, self._port, until - self._around.clock())
             only_ipv6 = all(each.version == 6 for each in addresses)
+            try:
+                one, address = connect(addresses, self._port, until - self._around.clock())
+            except NotYet:
+                met = self._beside(addresses, until)
+                if met is None:
+                    raise
+                return replace(met, only_ipv6=only_ipv6)
             with one:
-                return self._meet(one, until, lambda nonce: self._make_card(nonce, address, only_ipv6))
+                return replace(self._meet(one, until, address, only_ipv6), address=address, only_ipv6=only_ipv6)
 
         try:
             return wait_until("the leader's launcher", attempt, policy, self._around, name.host)
         except NotYet as last:
             raise EntryError(
                 "LEADER_TIMEOUT",
-                f"the group of {name.host} did not meet within {policy.deadline_s:.0f} s: {last.cause}",
+                f"the group of {name.host} did not meet within {seconds(policy.deadline_s)} s: {last.cause}",
                 f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
                 DEADLINE,
             ) from last
 
-    def _meet(self, one: socket.socket, until: float, make_card: Callable[[str], Card]) -> Met:
+    def _beside(self, addresses: Sequence[IpAddress], until: float) -> Met | None:
+        """Return what ZeroMQ's greeting beside D says: with attention DP D opens once the workers are there."""
+        for port in self._there.beside if self._there is not None else ():
+            try:
+                one, address = connect(addresses, port, min(_ZEROMQ_S, until - self._around.clock()))
+            except NotYet:
+                continue
+            with one:
+                if who_answers(one).kind == SGLANG:
+                    said = f"SGLang waits for its workers on {address} port {port}"
+                    return Met(Verdict(), ahead=said, address=address)
+        return None
+
+    def _sglang(self, answer: Answer) -> Met:
+        """Return what SGLang's own rendezvous allows: it takes ranks that are missing, and none back."""
+        there = self._there
+        if there is None:
+            raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
+        if answer.joined is None or there.ranks is None or answer.joined < there.ranks:
+            wanted = f" of {there.ranks}" if there.ranks is not None and answer.joined is not None else ""
+            joined = f", {answer.joined}{wanted} ranks have joined" if answer.joined is not None else ""
+            return Met(Verdict(), ahead=f"SGLang of the leader waits already{joined}")
+        raise NotYet(
+            f"SGLang runs there without this pod: all {there.ranks} ranks have joined, it cannot take one back",
+            "the whole group must be recreated: LeaderWorkerSet does that by itself, with most other controllers "
+            "delete the leader's pod",
+            5.0,
+        )
+
+    def _meet(self, one: socket.socket, until: float, address: IpAddress, only_ipv6: bool) -> Met:
         answer = who_answers(one)
+        if answer.kind == SGLANG:
+            return self._sglang(answer)
         if answer.kind != MEETING:
             raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
         lines = _Lines(one, self._around.clock)
-        card = make_card(self._greeted(lines.next(wire.MOST_OF_A_GREETING, self._around.clock() + wire.ANSWER_S)))
-        _say(one, wire.CARD + b" " + card.line())
+        nonce = self._greeted(lines.next(wire.MOST_OF_A_GREETING, self._around.clock() + wire.ANSWER_S))
+        door = open_door(ip_address(str(one.getsockname()[0]).partition("%")[0]), nonce, self._index)
+        try:
+            card = self._make_card(Called(nonce, address, only_ipv6, door))
+            _say(one, wire.CARD + b" " + card.line())
+            return self._heard(one, lines, card, nonce, until)
+        finally:
+            if door is not None:
+                door.close()
+
+    def _heard(self, one: socket.socket, lines: _Lines, card: Card, nonce: str, until: float) -> Met:
         document: bytes | None = None
         verdict: Verdict | None = None
         while True:
@@ -177,8 +187,19 @@ class Caller:
                 return Met(verdict, document)
             elif word == wire.WANT:
                 _say(one, wire.COMMON + b" " + card.common_text())
+            elif word == wire.REACH:
+                _say(one, self._round(rest, nonce))
             elif word == wire.PING:
                 _say(one, wire.PONG)
+
+    def _round(self, rest: bytes, nonce: str) -> bytes:
+        """Return what came of dialling the neighbours that the leader names. Raises :class:`NotYet`."""
+        number, text = wire.split(rest)
+        try:
+            those = read_neighbours(text)
+            return write_results(dial(those, nonce, self._index), int(number[:9]))
+        except (ValueError, TypeError, RecursionError) as failure:
+            raise NotYet("the leader's launcher sent no neighbours", "give all pods the same image") from failure
 
     def _greeted(self, line: bytes) -> str:
         """Return the nonce of the meeting that ``line`` opens. Raises :class:`NotYet`."""

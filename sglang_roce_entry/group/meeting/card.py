@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from sys import intern
 from typing import Any
 
+from sglang_roce_entry.group.endpoint import MAX_PORT, literal
 from sglang_roce_entry.log import one_line
 
 #: Raised only when older launchers could not read a card; what is merely new has a key of its own.
@@ -61,7 +62,8 @@ class Own:
     """What differs from node to node by nature.
 
     ``machine`` and ``namespace`` are digests of the kernel's boot id, and of it with the network namespace,
-    keyed with the meeting's nonce; ``clock_s`` is the wall clock when the card was made.
+    keyed with the meeting's nonce; ``clock_s`` is the wall clock when the card was made; ``reach_address`` and
+    ``reach_port`` are where its neighbours dial it during the meeting.
     """
 
     address: str | None = None
@@ -70,6 +72,8 @@ class Own:
     namespace: str | None = None
     clock_s: float | None = None
     rails: tuple[Rail, ...] = ()
+    reach_address: str | None = None
+    reach_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,8 @@ def read_card(line: bytes) -> Card:
                 machine=_text_or_none(document, "machine"),
                 namespace=_text_or_none(document, "namespace"),
                 clock_s=_number_or_none(document, "clock_s", 0, 1e11),
+                reach_address=_address_or_none(document, "reach_address"),
+                reach_port=_whole_or_none(document, "reach_port", 1, MAX_PORT),
                 rails=tuple(_rail(one) for one in rails),
             ),
             refusal=_refusal(refused) if refused is not None else None,
@@ -254,6 +260,17 @@ def _whole(document: Mapping[str, Any], name: str, lowest: int, highest: int) ->
 
 def _text_or_none(document: Mapping[str, Any], name: str) -> str | None:
     return _text(document, name) if document.get(name) is not None else None
+
+
+def _whole_or_none(document: Mapping[str, Any], name: str, lowest: int, highest: int) -> int | None:
+    return _whole(document, name, lowest, highest) if document.get(name) is not None else None
+
+
+def _address_or_none(document: Mapping[str, Any], name: str) -> str | None:
+    text = _text_or_none(document, name)
+    if text is not None and literal(text) is None:
+        raise BadCard(f"{name} is not an address")
+    return text
 
 
 def _number_or_none(document: Mapping[str, Any], name: str, lowest: float, highest: float) -> float | None:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import resource
 import selectors
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card
+from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
+from sglang_roce_entry.group.meeting.door import Door, dial
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.table import Table
-from sglang_roce_entry.group.meeting.terms import DONE, Conclude, Concluded, Peer, Terms
+from sglang_roce_entry.group.meeting.terms import (
+    DONE,
+    ENDED,
+    Calls,
+    Conclude,
+    Concluded,
+    Peer,
+    Terms,
+    nothing_called,
+)
 from sglang_roce_entry.problems import CONFIGURATION, EntryError
 
 _ROUND_S = 0.2
@@ -47,7 +59,10 @@ def enough_descriptors(size: int) -> Iterator[None]:
 
 
 class Leader:
-    """Holds a meeting on ``listener``, which it closes together with all connections."""
+    """Holds a meeting on ``listener``, which it closes together with all connections.
+
+    ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest.
+    """
 
     def __init__(
         self,
@@ -57,8 +72,9 @@ class Leader:
         conclude: Conclude,
         say: Callable[[str], None],
         names: Names,
+        door: Door | None = None,
     ) -> None:
-        self._listener = listener
+        self._listener, self._door, self._nonce = listener, door, terms.nonce
         self._select = selectors.DefaultSelector()
         self._select.register(listener, selectors.EVENT_READ, None)
         self._sockets: dict[Peer, socket.socket] = {}
@@ -67,17 +83,39 @@ class Leader:
         self._table = Table(terms, own, self, conclude, say, monotonic, time.time, names)
 
     def hold(self) -> Concluded:
-        """Return what the meeting came to, after all have been told; nothing is open afterwards."""
+        """Return what the meeting came to, after all who are here have been told.
+
+        Where the group may start nothing is open afterwards, else late callers can still be told: ``stay``.
+        """
         try:
-            while self._table.phase != DONE:
+            while self._table.phase not in (ENDED, DONE):
                 self._step()
-        finally:
-            for one in (*self._sockets.values(), self._listener):
-                one.close()
-            self._select.close()
+        except BaseException:
+            self.end()
+            raise
+        if self._table.phase == DONE:
+            self.end()
         if self._table.concluded is None:
             raise RuntimeError("a meeting ended without a verdict")
         return self._table.concluded
+
+    def stay(self, linger_s: float) -> None:
+        """Tell late callers why the group does not start, for so long; then close everything."""
+        until = monotonic() + linger_s
+        try:
+            while self._table.phase == ENDED and monotonic() < until:
+                self._step()
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Close the listener, the door and all connections."""
+        for one in (*self._sockets.values(), self._listener):
+            one.close()
+        self._sockets.clear()
+        self._select.close()
+        if self._door is not None:
+            self._door.close()
 
     def _step(self) -> None:
         for key, events in self._select.select(_ROUND_S):
@@ -151,6 +189,15 @@ class Leader:
             return
         if had and self._select.get_key(one).events & selectors.EVENT_WRITE:
             self._select.modify(one, selectors.EVENT_READ, peer)
+
+    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
+        """Dial the leader's own neighbours in a thread."""
+        if not those:
+            return nothing_called
+        found: list[Sequence[Edge]] = []
+        call = threading.Thread(target=lambda: found.append(dial(those, self._nonce, 0)), name="ring", daemon=True)
+        call.start()
+        return lambda: found[0] if found else None if call.is_alive() else ()
 
     def close(self, peer: Peer) -> None:
         """Close, with what was sent delivered: a close with unread bytes would be a reset that destroys it."""

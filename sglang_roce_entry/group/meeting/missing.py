@@ -1,4 +1,7 @@
-"""Who is missing: by index and, where the group's source names its pods, by name with what DNS says of it."""
+"""Who is missing: by index and, where the group's source names its pods, by name with what DNS says of it.
+
+And who has gone ahead: a member whose SGLang was started by the meeting of a leader that is gone.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,30 @@ FIRST_STATUS_S, STATUS_EVERY_S = 1.0, 30.0
 LOOK_UP_S = 0.9
 
 
+#: torch's client retries about once a second. A card may still come from a launcher that dials again.
+RETRIES_WITHIN_S, NO_CARD_FOR_S = 5.0, 10.0
+AHEAD = "ahead"
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What is known of who is absent: the host name of an index, what is known of a name, how to ask for some."""
+    """What is known of who is absent: the host name of an index, what is known of a name, how to ask for some.
+
+    ``addresses`` are those that DNS gave for a name, ``None`` where it has not been asked.
+    """
 
     name_of: Callable[[int], str]
     known: Callable[[str], str]
     look_up: Callable[[Sequence[str]], None]
+    addresses: Callable[[str], Sequence[str] | None] = lambda _name: None
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A member that is not there. ``state``: ``missing`` or ``left``; ``known``: what DNS or its call has told."""
+    """A member that is not there; ``known`` is what DNS or its call has told of it.
+
+    ``state``: ``missing``, ``left`` or ``ahead``.
+    """
 
     index: int
     pod: str
@@ -67,7 +82,7 @@ class Lookups:
     """What DNS says of names, asked beside everything else: a resolver that hangs keeps nobody from meeting."""
 
     query: Callable[[str], Sequence[object]] = system_addresses
-    _known: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
 
     def ask(self, names: Sequence[str]) -> None:
@@ -79,20 +94,25 @@ class Lookups:
     def _run(self, names: Sequence[str]) -> None:
         for name in names:
             try:
-                self._known[name] = ", ".join(map(str, self.query(name)))
+                self._known[name] = tuple(map(str, self.query(name)))
             except (OSError, UnicodeError):
-                self._known[name] = ""
+                self._known[name] = ()
 
     def known(self, name: str) -> str:
         """Return what is known of ``name``, as the end of a sentence."""
-        addresses = self._known.get(name)
+        addresses = self.addresses(name)
         if addresses is None:
             return "has not called"
         if not addresses:
             return "does not resolve (not scheduled, or not started yet)"
         return (
-            f"resolves to {addresses}, but has not called (image pull, another network, or its launcher refused)"
+            f"resolves to {', '.join(addresses)}, but has not called (image pull, another network, or its "
+            "launcher refused)"
         )
+
+    def addresses(self, name: str) -> tuple[str, ...] | None:
+        """Return what DNS gave for ``name``, ``None`` where it has not answered yet."""
+        return self._known.get(name)
 
 
 class Roll:
@@ -102,6 +122,8 @@ class Roll:
         self.left: dict[int, str] = {}
         self._size, self._names = size, names
         self._due, self._asked = now + FIRST_STATUS_S, False
+        self._retrying: dict[str, float] = {}
+        self._last_card = now
 
     def absent(self, present: Collection[int]) -> tuple[Absent, ...]:
         """Return who is not there."""
@@ -113,6 +135,45 @@ class Roll:
         if index in self.left:
             return Absent(index, pod, "left", f"called from {self.left[index]} and went away")
         return Absent(index, pod, "missing", self._names.known(name) if name else "has not called")
+
+    def came(self, index: int, now: float) -> None:
+        """Take note of a card."""
+        self.left.pop(index, None)
+        self._last_card = now
+
+    def retries(self, address: str, now: float, present: Collection[int]) -> None:
+        """Take note that torch's client of ``address`` has looked for its store here."""
+        if address not in self._retrying:
+            if len(self._retrying) > self._size:
+                return
+            self._look_up(present)
+        self._retrying[address] = now
+
+    def ahead(self, now: float, present: Collection[int], addresses: Collection[str]) -> tuple[Absent, ...]:
+        """Return the absent who need not be waited for, as SGLang of theirs waits for its store already.
+
+        Each counts while it retries, has sent no card for a while, is at no member's address, and, where the
+        names of the group are known, is what a missing member's name resolves to: SGLang of the group before may
+        still retry. Without names there must be as many as are missing. Those that cannot be told apart are all
+        or none.
+        """
+        if not self._retrying or now < self._last_card + NO_CARD_FOR_S:
+            return ()
+        there = [
+            address
+            for address, seen in self._retrying.items()
+            if now - seen <= RETRIES_WITHIN_S and address not in addresses
+        ]
+        gone = []
+        for index in (index for index in range(1, self._size) if index not in present):
+            name = self._names.name_of(index)
+            match = [one for one in there if one in (self._names.addresses(name) or ())] if name else there[:1]
+            if not match:
+                return ()
+            there.remove(match[0])
+            said = f"SGLang of {match[0]} waits for its store already"
+            gone.append(Absent(index, name.partition(".")[0], AHEAD, said))
+        return tuple(gone)
 
     def status(self, now: float, present: Collection[int]) -> str | None:
         """Return the sentence that is due now, a second after the beginning and then every 30 s."""

@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping
 
 from sglang_roce_entry.group.meeting import terms, wire
 from sglang_roce_entry.group.meeting.card import Card, read_card, read_common, shown
-from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.reach import neighbours
+from sglang_roce_entry.group.meeting.comparison.verdict import write_verdict
+from sglang_roce_entry.group.meeting.crowd import Crowd
 from sglang_roce_entry.group.meeting.missing import Absent, Names, Roll
+from sglang_roce_entry.group.meeting.ring import Ring, read_results
 from sglang_roce_entry.group.meeting.terms import (
     ACKED,
     ACKNOWLEDGE,
@@ -26,20 +30,22 @@ from sglang_roce_entry.group.meeting.terms import (
     NEW,
     PARKED,
     TOLD,
+    Calls,
     Conclude,
     Concluded,
+    Gathered,
     Peer,
     Terms,
     Transport,
+    nothing_called,
 )
-from sglang_roce_entry.group.meeting.verdict import write_verdict
 from sglang_roce_entry.problems import OK
 
 
-class Table:
+class Table(Crowd):
     """Who is here, what each has said, and what comes next.
 
-    ``conclude`` gets the members, their common texts by digest, who is absent, and whether the time is over.
+    ``conclude`` makes a verdict of what has been gathered.
     ``clock`` counts seconds, ``wall`` is the wall clock.
     """
 
@@ -54,22 +60,22 @@ class Table:
         wall: Callable[[], float],
         names: Names,
     ) -> None:
+        super().__init__(say, clock)
         self.phase = GATHER
         self.concluded: Concluded | None = None
         self.members: dict[int, Peer] = {}
-        self.peers: dict[Peer, None] = {}  # the oldest first
-        self._terms, self._transport, self._conclude = agreed, transport, conclude
-        self._say, self._clock, self._wall = say, clock, wall
+        self._terms, self._transport, self._conclude, self._wall = agreed, transport, conclude, wall
         now_s = own.own.clock_s if own.own.clock_s is not None else wall()
         self._own = Member(own, own.own.address or "", now_s, now_s)
         self._commons: dict[str, Mapping[str, str]] = {own.digest: own.common or {}}
         self._asked: dict[str, Peer] = {}
         self._twins: list[Peer] = []
-        self._said: set[str] = set()
         self._started = self._phase_since = self._swept = clock()
         self._hopeless_since = self._started if own.refusal is not None else None
         self._roll = Roll(agreed.size, names, self._started)
-        self._round = self._rounds = 0
+        self._round = self._ring_number = 0
+        self._ring: Ring | None = None
+        self._own_calls: Calls = nothing_called
         self._broken = False
 
     # ------------------------------------------------------------------------------------ what happens
@@ -82,42 +88,12 @@ class Table:
         else:
             self._transport.send(peer, wire.greeting(self._terms.group, self._terms.nonce).line())
 
-    def received(self, peer: Peer, data: bytes) -> None:
-        """Take bytes from a peer."""
-        if peer.state == GONE:
-            return
-        peer.heard_in = self._rounds
-        peer.inbox += data
-        if peer.state == NEW and not self._is_caller(peer):
-            return
-        while (end := peer.inbox.find(b"\n")) >= 0:
-            line = bytes(peer.inbox[:end])
-            del peer.inbox[: end + 1]
-            try:
-                self._line(peer, line)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as failure:
-                self._odd(
-                    "garbage", f"{peer.address} sent what is no line of a meeting ({shown(str(failure), 80)})"
-                )
-                self._drop(peer)
-            if peer.state == GONE:
-                return
-        if len(peer.inbox) > wire.MOST_FROM_CALLER:
-            self._odd("garbage", f"{peer.address} sent a line that is too long")
-            self._drop(peer)
-
     def left(self, peer: Peer) -> None:
         """Take note that a connection is over."""
         index = peer.member.card.index if peer.member is not None else 0
         if self.members.get(index) is peer and self.phase in (GATHER, ACKNOWLEDGE):
             self._roll.left[index] = peer.address
         self._drop(peer)
-
-    def make_room(self) -> None:
-        """Drop the oldest connection that has brought no card: there is no descriptor left."""
-        strangers = sum(peer.member is None for peer in self.peers)
-        self._odd("descriptors", "no file descriptor was left for another connection (ulimit -n)")
-        self._drop_strangers(strangers - 1)
 
     def tick(self) -> None:
         """Do what is due. To be called after every round of reading, several times a second."""
@@ -127,27 +103,19 @@ class Table:
             self._again()
         if now >= self._swept + terms.SWEEP_S:  # never in every round: there may be 10,000
             self._swept = now
-            self._sweep(now)
+            slow = (NEW, ASKED, TOLD) if self.phase == ENDED else (NEW, ASKED)
+            self._sweep(now, slow, self._terms.size + terms.STRANGERS)
+            self._take_over(now)
         if self.phase == GATHER:
             self._status(now)
             self._maybe_conclude(now)
         elif self.phase == ACKNOWLEDGE:
             self._maybe_go(now)
         over_s = now - self._phase_since
-        if (self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S)) or (
-            self.phase == ENDED and over_s >= self._terms.linger_s
-        ):
+        if self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S):
             self.phase = DONE
 
     # ------------------------------------------------------------------------------------ lines
-
-    def _is_caller(self, peer: Peer) -> bool:
-        """Return whether what has come so far is to be read as lines."""
-        lines = wire.lines_from(peer.inbox)
-        if lines is False:
-            self._odd("torch", f"SGLang of {peer.address} is here before its launcher: it retries by itself")
-            self._drop(peer)
-        return bool(lines)
 
     def _line(self, peer: Peer, line: bytes) -> None:
         word, rest = wire.split(line)
@@ -161,6 +129,11 @@ class Table:
             # One that crossed an AGAIN is of an older round.
             if peer.state == TOLD and rest == b"%d" % self._round:
                 peer.state = ACKED
+        elif word == wire.REACHED and peer.member is not None:
+            number, text = wire.split(rest)
+            if self._ring is not None and number.isdigit():
+                index = peer.member.card.index
+                self._ring.took(index, int(number[:9]), read_results(index, text))
         elif word == wire.PONG and peer.member is not None:
             self._alive(peer, peer.member.card.index)
         else:
@@ -210,7 +183,7 @@ class Table:
     def _join(self, peer: Peer) -> None:
         card = peer.member.card if peer.member is not None else self._own.card
         peer.state, self.members[card.index] = HERE, peer
-        self._roll.left.pop(card.index, None)
+        self._roll.came(card.index, self._clock())
         if card.refusal is not None:
             self._hopeless()
         self._want(peer, card.digest)
@@ -233,16 +206,53 @@ class Table:
         overdue = now >= self._started + self._terms.deadline_s
         hopeless = self._hopeless_since is not None and now >= self._hopeless_since + self._terms.patience_s
         complete = len(self.members) == self._terms.size - 1
-        if not (complete or overdue or hopeless):
+        ahead = () if complete else self._ahead(now)
+        if not (complete or overdue or hopeless or ahead):
             return
         if not overdue and any(digest not in self._commons for digest in self._asked):
             return  # a moment: whoever does not answer is dropped
+        if self._hopeless_since is None and (complete or ahead) and not self._reached(now):
+            return
         here = [peer.member for peer in (*self.members.values(), *self._twins) if peer.member is not None]
-        self.concluded = self._conclude([self._own, *here], self._commons, self.absent(), overdue and not complete)
+        edges = self._ring.edges() if self._ring is not None else ()
+        absent = ahead or self.absent()
+        self.concluded = self._conclude(
+            Gathered([self._own, *here], self._commons, absent, edges, overdue and not complete and not ahead)
+        )
         self._round += 1
-        self.phase, self._phase_since = ACKNOWLEDGE, now
+        self.phase, self._phase_since, self._ring = ACKNOWLEDGE, now, None
         for peer in (*self.members.values(), *self._twins):
             self._tell(peer)
+
+    def _ahead(self, now: float) -> tuple[Absent, ...]:
+        """Return all who are absent, where all of them have started SGLang already."""
+        present = {peer.address for peer in self.members.values()}
+        return self._roll.ahead(now, self.members, {self._own.address, *present})
+
+    def _reached(self, now: float) -> bool:
+        """Return whether the ring of neighbours is through; begin it if it is not."""
+        if self._ring is None:
+            members = [self._own, *(peer.member for peer in self.members.values() if peer.member is not None)]
+            self._ring_number += 1
+            self._ring = Ring(neighbours(members), self._ring_number, now)
+            self._ask_ring(self._ring)
+        ring, own = self._ring, self._own_calls()
+        if own is not None:
+            ring.took(0, ring.number, own)
+        if not ring.over(now):
+            return False
+        self._ring_number += 1
+        if ring.again(self._ring_number, now):
+            self._ask_ring(ring)
+            return False
+        return True
+
+    def _ask_ring(self, ring: Ring) -> None:
+        self._own_calls = self._transport.call_neighbours(ring.asked.get(0, ()))
+        for index, peer in self.members.items():
+            line = ring.line(index)
+            if line:
+                self._transport.send(peer, line)
 
     def _tell(self, peer: Peer) -> None:
         if self.concluded is None:
@@ -285,6 +295,9 @@ class Table:
 
     # ------------------------------------------------------------------------------------ who is absent
 
+    def _retries(self, peer: Peer) -> None:
+        self._roll.retries(peer.address, self._clock(), self.members)
+
     def absent(self) -> tuple[Absent, ...]:
         """Return who is not here."""
         return self._roll.absent(self.members)
@@ -298,33 +311,16 @@ class Table:
         for peer in self.members.values():
             self._transport.send(peer, line)
 
-    def _odd(self, kind: str, said: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            self._say(f"{said}; the meeting goes on without it")
-
     # ------------------------------------------------------------------------------------ who goes
 
-    def _sweep(self, now: float) -> None:
-        slow = (NEW, ASKED, TOLD) if self.phase == ENDED else (NEW, ASKED)
-        for peer in [one for one in self.peers if one.state in slow and now > one.since + terms.STEP_S]:
-            # What is readable may have waited for us, not we for it.
-            if peer.heard_in < self._rounds - 1 or now > peer.since + terms.SLOWEST_S:
-                self._odd("slow", f"{peer.address} connected and was silent or slow")
-                self.left(peer)
+    def _take_over(self, now: float) -> None:
+        """Give an index to who claims it, where the one that holds it does not answer."""
         for peer in self._parked():
             if now > peer.since + terms.PONG_S and peer.member is not None and self.phase == GATHER:
                 holder = self.members.get(peer.member.card.index)
                 if holder is not None:
                     self._drop(holder)
                 self._join(peer)
-        self._drop_strangers(self._terms.size + terms.STRANGERS)
-
-    def _drop_strangers(self, keep: int) -> None:
-        strangers = [peer for peer in self.peers if peer.member is None]
-        for peer in strangers[: max(0, len(strangers) - max(keep, 0))]:
-            self._odd("strangers", f"too many connections that bring no card, among them from {peer.address}")
-            self._drop(peer)
 
     def _drop(self, peer: Peer) -> None:
         if peer.state == GONE:
@@ -339,6 +335,7 @@ class Table:
         if member is None or self.members.get(member.card.index) is not peer:
             return
         del self.members[member.card.index]
+        self._ring = None
         if self.phase == ACKNOWLEDGE and self._may_start():
             self._broken = True  # nobody goes because of somebody who is not there
         digest = member.card.digest

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sglang_roce_entry.group.meeting.compare import Member
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
+from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent
-from sglang_roce_entry.group.meeting.verdict import Verdict
 
 #: Seconds for a card or a common text; a caller from which bytes keep coming gets a few times that.
 STEP_S, SLOWEST_S = 5.0, 30.0
@@ -33,14 +34,26 @@ class Peer:
     heard_in: int = -1
 
 
+#: What the leader's own calls in the ring have come to; ``None`` while they are under way.
+Calls = Callable[[], Sequence[Edge] | None]
+
+
+def nothing_called() -> tuple[Edge, ...]:
+    """Return what comes of no call."""
+    return ()
+
+
 class Transport(Protocol):
-    """What the table sends with. Neither may call the table back."""
+    """What the table sends with. None of it may call the table back."""
 
     def send(self, peer: Peer, data: bytes) -> None:
         """Send ``data``, sooner or later."""
 
     def close(self, peer: Peer) -> None:
         """Close after what was sent."""
+
+    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
+        """Dial neighbours, beside everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +68,7 @@ class Concluded:
 class Terms:
     """The terms of one meeting.
 
-    ``patience_s``: how long others are waited for once it is clear that the group cannot start; ``linger_s``: how
-    long late callers are still told so.
+    ``patience_s``: how long others are waited for once it is clear that the group cannot start.
     """
 
     size: int
@@ -64,7 +76,20 @@ class Terms:
     nonce: str
     deadline_s: float
     patience_s: float
-    linger_s: float
 
 
-Conclude = Callable[[Sequence[Member], Mapping[str, Mapping[str, str]], Sequence[Absent], bool], Concluded]
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a leader concludes from: members, their common texts by digest, who is absent, the ring's connections.
+
+    ``overdue``: the deadline is over, and somebody is missing.
+    """
+
+    members: Sequence[Member]
+    commons: Mapping[str, Mapping[str, str]]
+    absent: Sequence[Absent]
+    edges: Sequence[Edge]
+    overdue: bool
+
+
+Conclude = Callable[[Gathered], Concluded]

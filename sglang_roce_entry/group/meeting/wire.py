@@ -4,6 +4,7 @@ leader> sglang-roce-entry meeting 1 GROUP NONCE     caller> CARD {json}
 leader> WANT (one member of each digest)            caller> COMMON {json}
 leader> PING (another claims this index)            caller> PONG
 leader> STATUS text (who is missing)
+leader> REACH ROUND [[index, address, port]]        caller> REACHED ROUND [[index, ok, detail, seen]]
 leader> TABLE {json} (rehearsals), VERDICT ROUND {json}   caller> ACK ROUND
 leader> GO | AGAIN                                  the caller closes, then the leader
 """
@@ -20,6 +21,7 @@ from sglang_roce_entry.group.meeting.card import LINE_BYTES, PROTOCOL, shown
 
 GREETING = b"sglang-roce-entry"
 CARD, COMMON, PONG, ACK = b"CARD", b"COMMON", b"PONG", b"ACK"
+REACH, REACHED = b"REACH", b"REACHED"
 WANT, PING, STATUS, TABLE, VERDICT, GO, AGAIN = b"WANT", b"PING", b"STATUS", b"TABLE", b"VERDICT", b"GO", b"AGAIN"
 
 #: What a caller may send in one line: a card or a common text, with its word.
@@ -33,6 +35,8 @@ CONNECT_S = 2.0
 #: Without a greeting for this long the peer is asked who it is, in the same connection.
 GREETING_S = 1.0
 ANSWER_S = 2.0
+#: Three seconds bear the loss of one SYN, which is sent again after one.
+REACH_CONNECT_S, REACH_S = 3.0, 4.0
 
 #: torch's TCPStore: VALIDATE with its magic number, little endian (TCPStoreBackend.hpp, 2.13). Its client sends a
 #: PING with its process id behind it.

@@ -1,8 +1,8 @@
 """Witness of its own start, then a group of servers that have nothing to serve.
 
 Prints one JSON line with what it inherited. Rank 0 then listens on the port of --dist-init-addr
-(after STAND_IN_DELAY_S, as SGLang does after its imports), every other rank connects to it and says
-its rank; rank 0 prints the ranks it has met. All of them stay until SIGTERM and exit with
+(after STAND_IN_DELAY_S, as SGLang does after its imports), every other rank connects to it until it
+is there and says its rank; rank 0 prints the ranks it has met. All of them stay until SIGTERM and exit with
 STAND_IN_EXIT_CODE. STAND_IN_MODE=exit does not stay, =abort dies of SIGABRT.
 """
 
@@ -58,6 +58,7 @@ def record() -> dict[str, object]:
     status = dict(line.split(":", 1) for line in lines)
     return {
         "event": "started",
+        "at_s": time.time(),
         "pid": os.getpid(),
         "uid": os.getuid(),
         "argv": sys.argv[1:],
@@ -91,9 +92,19 @@ def meet_workers(port: int, size: int) -> None:
 
 
 def meet_leader(host: str, port: int, rank: int) -> None:
-    """Connect once, as the launcher has promised that somebody listens."""
-    with socket.create_connection((host, port), timeout=10.0) as connection:
-        connection.sendall(str(rank).encode())
+    """Connect until rank 0 listens, as torch's client does: its imports take as long as ours."""
+    until = time.monotonic() + 60.0
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=10.0)
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+            continue
+        with connection:
+            connection.sendall(str(rank).encode())
+        return
 
 
 def tell(event: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sglang_roce_entry.group.meeting.card import Card
-from sglang_roce_entry.group.meeting.keys import (
+from sglang_roce_entry.group.meeting.comparison.keys import (
     ABSENT,
     ERROR,
     INFO,
@@ -21,8 +21,8 @@ from sglang_roce_entry.group.meeting.keys import (
     rank_of,
     severity_of,
 )
-from sglang_roce_entry.group.meeting.rails import compare_rails
-from sglang_roce_entry.group.meeting.verdict import Difference, Verdict, between, listed
+from sglang_roce_entry.group.meeting.comparison.rails import compare_rails
+from sglang_roce_entry.group.meeting.comparison.verdict import Difference, Verdict, between, listed
 from sglang_roce_entry.problems import (
     Problem,
     config_error,
@@ -139,7 +139,7 @@ def _one_machine(members: Sequence[Member], pods: Mapping[int, str]) -> Iterator
                 "MACHINE_SHARED",
                 f"{who} are on one machine and share its network: SGLang's ports collide",
                 "put each pod on a node of its own (podAntiAffinity, or all of a node's GPUs in each pod), or do "
-                "without hostNetwork",
+                "without hostNetwork; on one machine on purpose: --meeting off",
             )
         else:
             yield warning(

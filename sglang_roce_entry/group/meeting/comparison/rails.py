@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_roce_entry.group.meeting.card import Rail
-from sglang_roce_entry.group.meeting.keys import ERROR, WARNING
-from sglang_roce_entry.group.meeting.verdict import Difference, between
+from sglang_roce_entry.group.meeting.comparison.keys import ERROR, WARNING
+from sglang_roce_entry.group.meeting.comparison.verdict import Difference, between
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value
 
 _Node = tuple[int, tuple[Rail, ...]]

@@ -1,0 +1,260 @@
+"""One node's part in its group's meeting: its card, its leader or its caller, the verdict of what was gathered."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from time import monotonic, sleep
+from typing import Any
+
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
+from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.meeting import answering, wire
+from sglang_roce_entry.group.meeting.caller import Called, Caller, Met, There
+from sglang_roce_entry.group.meeting.card import Card, Refusal
+from sglang_roce_entry.group.meeting.comparison.compare import Rules, judge
+from sglang_roce_entry.group.meeting.comparison.reach import judge_reach
+from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
+from sglang_roce_entry.group.meeting.door import Door, open_door
+from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
+from sglang_roce_entry.group.meeting.missing import AHEAD, Lookups, Names, pod_names, sentence
+from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
+from sglang_roce_entry.group.names import Resolver
+from sglang_roce_entry.group.wait import Awaited, LeaderName
+from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.further.card_facts import read_card_facts
+from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
+from sglang_roce_entry.plan.card import CardMaker, pod_name
+from sglang_roce_entry.plan.inputs import Leader, found_leader, read_facts, with_route
+from sglang_roce_entry.plan.plan import Plan, rendezvous_port
+from sglang_roce_entry.problems import (
+    CONFIGURATION,
+    DEADLINE,
+    EntryError,
+    Problem,
+    error,
+    errors_first,
+    warning,
+)
+from sglang_roce_entry.report.rehearsal import document
+from sglang_roce_entry.report.secrets import is_secret_variable
+from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
+
+#: Beyond this size a member shows itself and the problems only: the table of all would be 90 GB for 10,000.
+_WHOLE_TABLE = 256
+
+#: Meetings of one kind only: a launch does not meet a rehearsal.
+LAUNCH, REHEARSAL = "launch", "rehearse"
+
+
+class Gathering:
+    """The meeting of ``identity``'s group as this node sees it.
+
+    ``plan`` is the latest one: with the leader's address as soon as that is known. ``patience_s``: how long others
+    are waited for once a member has refused.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        identity: Identity,
+        plan: Plan,
+        facts: HostFacts,
+        kind: str,
+        patience_s: float,
+    ) -> None:
+        self.launch, self.identity, self.plan = launch, identity, plan
+        self._leader: Leader | None = None
+        self.refusal: EntryError | None = None
+        self.document: Mapping[str, Any] | None = None
+        self._facts, self._read_at = facts, monotonic()
+        self._kind, self._patience_s = kind, patience_s
+        self._started = monotonic()
+        host = identity.leader or ""
+        #: The leader's name, to be looked up.
+        self.name = LeaderName(host, Resolver(), self.around, dns_hint(facts, host))
+
+    # ------------------------------------------------------------------------------------ what it knows
+
+    @property
+    def port(self) -> int:
+        """D, on which the group meets."""
+        return rendezvous_port(self.launch.member, self.plan.command)
+
+    @property
+    def around(self) -> Surroundings:
+        """The clock and the log of this process."""
+        return Surroundings(say=self.launch.log.say, clock=monotonic, pause=sleep)
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left of the deadline of all waits."""
+        return max(0.0, self._started + self._deadline_s - monotonic())
+
+    @property
+    def _deadline_s(self) -> float:
+        return float(self.launch.request.settings.wait_deadline)
+
+    def own_card(self, nonce: str, door: Door | None = None) -> Card:
+        """Return this node's card as the latest plan has it."""
+        plan = self.plan
+        rails = [
+            (row.netdev, ip_address(row.gid))
+            for row in plan.choice.used_rows
+            if row.netdev is not None and row.gid is not None
+        ]
+        facts = read_card_facts(self.launch.host, rails)
+        refusal = self.refusal
+        refused = None
+        if refusal is not None:
+            refused = Refusal(refusal.code, refusal.message, refusal.hint, refusal.exit_code)
+        maker = CardMaker(self.launch.request, plan, facts, self._group, is_secret_variable, time.time, refused)
+        card = maker.make(nonce)
+        if door is None:
+            return card
+        return replace(card, own=replace(card.own, reach_address=door.address, reach_port=door.port))
+
+    @property
+    def _group(self) -> str:
+        """The group as the greeting names it: by its leader's pod, whatever domain is written behind it."""
+        leader = self.identity.leader or "-"
+        return f"{self._kind}:{'-' if literal(leader) is not None else leader.partition('.')[0]}"
+
+    def plan_at(self, address: IpAddress, *, only_ipv6: bool) -> None:
+        """Plan again with the leader at ``address``, and with new facts where those at hand are old."""
+        awaited = Awaited(address, self.port, 0.0, only_ipv6)
+        self._renew_facts()
+        self._leader = found_leader(self.identity, (address,), self._facts, self.launch.host, awaited)
+        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader)
+
+    def current_plan(self) -> Plan:
+        """Return the plan as the facts are now: GIDs move while others are waited for."""
+        if self._renew_facts() and self._leader is not None:
+            self._leader = with_route(self._leader, self._facts, self.launch.host)
+            self.plan = self.launch.planned_again(self.plan, self._facts, self._leader)
+        return self.plan
+
+    def _renew_facts(self) -> bool:
+        launch = self.launch
+        if monotonic() - self._read_at <= STALE_FACTS_S:
+            return False
+        self._facts, self._read_at = read_facts(launch.request, launch.member, launch.host), monotonic()
+        return True
+
+    # ------------------------------------------------------------------------------------ the two sides
+
+    def lead(self, awaited: Awaited) -> tuple[Concluded, MeetingLeader]:
+        """Hold the meeting at this node's own address; return what it came to. Raises ``EntryError``."""
+        address, request = awaited.address, self.launch.request
+        nonce = os.urandom(8).hex()
+        self.plan_at(address, only_ipv6=awaited.only_ipv6)
+        door = open_door(address, nonce, 0)
+        lookups = Lookups()
+        names_of = pod_names(self.identity, pod_name(request), request.environ)
+        names = Names(names_of, lookups.known, lookups.ask, lookups.addresses)
+        terms = Terms(self.identity.size, self._group, nonce, self.remaining_s, self._patience_s)
+
+        def conclude(gathered: Gathered) -> Concluded:
+            return self._conclude(self._with_new_card(gathered, nonce, door))
+
+        try:
+            listener = self._listener(address)
+        except EntryError:
+            if door is not None:
+                door.close()
+            raise
+        held = MeetingLeader(
+            listener, terms, self.own_card(nonce, door), conclude, self.launch.log.say, names, door
+        )
+        return held.hold(), held
+
+    def _with_new_card(self, gathered: Gathered, nonce: str, door: Door | None) -> Gathered:
+        """Return what was gathered with this node's card as it is now: the last member may come after an hour."""
+        before = self.plan
+        if self.current_plan() is before:
+            return gathered
+        card = self.own_card(nonce, door)
+        own, *others = gathered.members
+        return replace(
+            gathered,
+            members=[replace(own, card=card, greeted_at_s=time.time(), received_at_s=time.time()), *others],
+            commons={**gathered.commons, card.digest: card.common or {}},
+        )
+
+    def _conclude(self, gathered: Gathered) -> Concluded:
+        verdict = self.verdict(gathered)
+        self.document = document(self.identity, gathered, verdict)
+        if self.identity.size > _WHOLE_TABLE:
+            return Concluded(verdict)
+        return Concluded(verdict, json.dumps(self.document, separators=(",", ":")).encode())
+
+    def call(self, within_s: float, there: There | None = None) -> Met:
+        """Call the leader until it has told the verdict. Raises ``EntryError`` (124)."""
+
+        def make_card(called: Called) -> Card:
+            self.plan_at(called.address, only_ipv6=called.only_ipv6)
+            return self.own_card(called.nonce, called.door)
+
+        policy = WaitPolicy.for_group(within_s, self.identity.size)
+        caller = Caller(self.port, self._group, self.identity.index, make_card, self.around, there)
+        return caller.attend(self.name, policy)
+
+    # ------------------------------------------------------------------------------------ the verdict
+
+    def verdict(self, gathered: Gathered) -> Verdict:
+        """Return the verdict on what was gathered."""
+        settings = self.launch.request.settings
+        verdict = judge(gathered.members, gathered.commons, Rules(MUST_AGREE, SECRETS, settings.strict))
+        problems = [*verdict.problems, *judge_reach(gathered.edges, gathered.members)]
+        ahead = [one for one in gathered.absent if one.state == AHEAD]
+        if ahead:
+            problems.append(_went_ahead("; ".join(map(str, ahead))))
+        if gathered.overdue:
+            problems.append(self._incomplete(gathered, on_timeout_exec=settings.on_timeout == "exec"))
+        return replace(verdict, problems=errors_first(problems))
+
+    def _incomplete(self, gathered: Gathered, *, on_timeout_exec: bool) -> Problem:
+        message = (
+            f"the group did not meet within {seconds(self._deadline_s)} s: "
+            f"{sentence(gathered.absent, self.identity.size)}"
+        )
+        hint = "look at the missing pods: kubectl get pods -o wide, kubectl describe pod; longer: --wait-deadline"
+        if on_timeout_exec and self._kind == LAUNCH:
+            return warning("MEETING_INCOMPLETE", message, f"{hint}; launching anyway (on-timeout exec)")
+        return error("MEETING_INCOMPLETE", message, hint, DEADLINE)
+
+    # ------------------------------------------------------------------------------------ the port
+
+    def _listener(self, address: IpAddress) -> Any:
+        try:
+            return wire.listen_on(address, self.port)
+        except OSError as failure:
+            raise EntryError(
+                "PORT_TAKEN",
+                f"the group cannot meet on {address} port {self.port}: {failure.strerror}; "
+                f"{self.who_is_there(address)}",
+                "end what listens there (ss -ltnp), or choose another port for the whole group: --dist-init",
+                CONFIGURATION,
+            ) from failure
+
+    def who_is_there(self, address: IpAddress) -> str:
+        """Return what answers on D of ``address``, as a clause."""
+        try:
+            one, _ = answering.connect([address], self.port, wire.CONNECT_S)
+        except NotYet as failure:
+            return failure.cause
+        with one:
+            return answering.who_answers(one).detail
+
+
+def _went_ahead(who: str) -> Problem:
+    return warning(
+        "MEMBER_AHEAD",
+        f"started SGLang before this leader's launcher was restarted, and were not compared: {who}",
+        "nothing, if the group serves; else delete the leader's pod, so that all start again",
+    )
