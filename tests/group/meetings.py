@@ -18,7 +18,7 @@ from sglang_roce_entry.problems import DEADLINE, OK, error
 from tests.group.members import NOW, RULES, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
 
@@ -42,11 +42,19 @@ class Room:
         self.closed: set[Peer] = set()
         self.log: list[str] = []
         self.gathered: Gathered | None = None
+        #: What DNS gives for names; ``None``: the group's names are not known.
+        self.addresses: Mapping[str, tuple[str, ...]] | None = {}
         names = Names(
-            lambda index: f"sglang-0-{index}.sglang", lambda _name: "does not resolve", lambda _names: None
+            lambda index: f"sglang-0-{index}.sglang" if self.addresses is not None else "",
+            lambda _name: "does not resolve",
+            lambda _names: None,
+            self._addresses_of,
         )
         terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
         self.table = Table(terms, own, self, self._conclude, self.log.append, self.clock, self.clock, names)
+
+    def _addresses_of(self, name: str) -> tuple[str, ...] | None:
+        return (self.addresses or {}).get(name)
 
     def _conclude(self, gathered: Gathered) -> Concluded:
         self.gathered = gathered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,9 @@ from sglang_roce_entry.group.meeting.terms import Peer
 from sglang_roce_entry.problems import DEADLINE
 from tests.group.meetings import GROUP, NONCE, Attendant, Room, of_this_meeting, run
 from tests.group.members import group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SIZE = 9
 
@@ -337,3 +340,70 @@ def test_a_right_group_meets_whatever_others_send(events: list[Any]) -> None:
     assert all(member.went for member in members)
     assert room.over
     assert all(line.isprintable() for line in room.log)
+
+
+# --------------------------------------------------------------------------- gone ahead
+
+
+def retrying(room: Room, address: str) -> None:
+    """Be torch's client once: it is let go, and comes again a second later."""
+    peer = room.dial(address)
+    room.table.received(peer, wire.MAGIC + b"\x0d\x39\x05\x00\x00")
+
+
+def passes(room: Room, members: list[Attendant], for_s: float, *addresses: str) -> None:
+    """Let time pass, in which SGLang of these addresses looks for its store every second."""
+    for _ in range(int(for_s)):
+        for address in addresses:
+            retrying(room, address)
+        run(room, members, 1.0)
+
+
+def restarted(known: Mapping[str, tuple[str, ...]] | None) -> tuple[Room, list[Attendant]]:
+    """Return a leader that has been restarted, and of four workers the two that had no GO."""
+    room, members = gathered(5)
+    room.addresses = known
+    return room, members[:2]
+
+
+def test_sglang_that_waits_already_counts_as_present() -> None:
+    """The leader died while it let its members go: two of them are SGLang already."""
+    names = {"sglang-0-3.sglang": ("10.0.0.4",), "sglang-0-4.sglang": ("10.0.0.5",)}
+    room, members = restarted(names)
+    passes(room, members, 13, "10.0.0.4", "10.0.0.5")
+    assert all(member.went for member in members)
+    assert room.gathered is not None
+    assert [(one.index, one.state) for one in room.gathered.absent] == [(3, "ahead"), (4, "ahead")]
+    assert not room.gathered.overdue
+
+
+@pytest.mark.parametrize(
+    ("known", "addresses"),
+    [
+        ({"sglang-0-3.sglang": ("10.0.0.4",), "sglang-0-4.sglang": ("10.0.0.5",)}, ("10.0.0.4",)),
+        ({"sglang-0-3.sglang": ("10.0.0.4",), "sglang-0-4.sglang": ("10.0.0.5",)}, ("10.0.0.4", "10.9.9.9")),
+        ({"sglang-0-3.sglang": ("10.0.0.4",)}, ("10.0.0.4", "10.0.0.5")),
+        ({"sglang-0-3.sglang": ("10.0.0.2",), "sglang-0-4.sglang": ("10.0.0.3",)}, ("10.0.0.2", "10.0.0.3")),
+        (None, ("10.0.0.4",)),
+    ],
+    ids=["one of two", "of the group before", "a name unknown", "members' own addresses", "no names, one of two"],
+)
+def test_who_may_be_somebody_else_does_not_count(
+    known: Mapping[str, tuple[str, ...]] | None, addresses: tuple[str, ...]
+) -> None:
+    room, members = restarted(known)
+    passes(room, members, 20, *addresses)
+    assert not any(member.went for member in members)
+
+
+def test_without_names_as_many_as_are_missing_count() -> None:
+    room, members = restarted(None)
+    passes(room, members, 13, "10.0.0.4", "10.0.0.5")
+    assert all(member.went for member in members)
+
+
+def test_who_has_stopped_retrying_does_not_count() -> None:
+    room, members = restarted(None)
+    passes(room, members, 4, "10.0.0.4", "10.0.0.5")
+    run(room, members, 30)
+    assert not any(member.went for member in members)
