@@ -11,13 +11,6 @@ from ipaddress import IPv4Network, IPv6Network
 
 #: The forms of a command line: launch SGLang, run another program ("bare word"), show something.
 LAUNCH, BARE_WORD, MODE = "launch", "bare word", "mode"
-#: What shows something, as it is written; also how a running launcher is told from a mode of this program.
-MODES = frozenset(
-    {
-        *("--print-env", "--dry-run", "--check", "--rehearse", "--save-snapshot", "--probe"),
-        *("--explain", "--version", "--help"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 OK = 0
 UNHEALTHY = 1
@@ -161,12 +160,6 @@ def config_value(code: str, message: str, hint: str) -> Problem:
 def config_error(code: str, message: str, hint: str) -> Problem:
     """Return a problem with the configuration that ends a launch (78)."""
     return error(code, message, hint, CONFIGURATION)
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return the hint for a name that is unknown: the most similar of those that are known."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
-    return f"did you mean {close[0]}?" if close else "remove it"
 
 
 def shortened(texts: Sequence[str], most: int) -> str:

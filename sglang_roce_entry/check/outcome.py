@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sglang_roce_entry.check.items import FAIL, OK, SKIP, WARN, CheckItem
-from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.output import squeezed
 from sglang_roce_entry.problems import OK as EXIT_OK
 from sglang_roce_entry.report.folding import folded_rows
 from sglang_roce_entry.report.json import as_json

@@ -1,7 +1,6 @@
-"""The command: picks its form, and makes sure that no failure ends in a traceback.
+"""Where the command begins: a probe as Kubernetes writes it goes the short way, everything else by its form.
 
-Each form imports its own stage: a probe, which runs again and again, loads nothing of a launch, and a launch
-nothing of ``--check``.
+A probe runs every few seconds as long as the pod lives, and what it imports is most of what it costs.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from sglang_roce_entry.command.command_line import PAGES, asked_mode, parse_command_line
-from sglang_roce_entry.invocation import Invocation
-from sglang_roce_entry.log import Log, write_stdout
-from sglang_roce_entry.problems import OK, Interrupted, UsageError, as_failure
+from sglang_roce_entry.command.probing import TIMEOUT_VARIABLE, give_verdict, kinds_of
 
+_PROBE = "--probe"
 _GARBAGE_AFTER = 50_000  # objects; a long wait gets there in the end
 
 
@@ -27,69 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fill_standard_descriptors()
     arguments = tuple(sys.argv[1:] if argv is None else argv)
     environ = dict(os.environ)
-    log = Log("json" if environ.get("SGLANG_ROCE_LOG_FORMAT") == "json" else "text")
-    try:
-        return _run(arguments, environ, log)
-    except KeyboardInterrupt:
-        return 128 + 2  # a mode: it installs no handlers
-    except BrokenPipeError:
-        # The reader of stdout is gone (| head): there is nothing left to do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
-    except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
-        failure = as_failure(raised)
-        log.problem(failure)
-        return failure.exit_code
+    kinds = _plain_probe(arguments, environ)
+    if kinds is not None:
+        return give_verdict(kinds)
+    from sglang_roce_entry.command.forms import run
+
+    return run(arguments, environ)
 
 
-def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> int:
-    try:
-        invocation = parse_command_line(arguments)
-    except UsageError as failure:
-        mode = asked_mode(arguments)
-        if mode is None:
-            return _start(failure, environ, log)
-        if mode.endswith("=json"):
-            from sglang_roce_entry.command.modes import write_refusal
-
-            write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)
-        raise
-    if invocation.mode == "probe":
-        from sglang_roce_entry.command.probing import give_verdict
-
-        return give_verdict(invocation, environ)
-    if invocation.mode in PAGES:
-        from sglang_roce_entry.command.manual import page
-
-        write_stdout(page(invocation))
-        return OK
-    if invocation.mode == "rehearse":
-        return _start(invocation, environ, log)
-    if invocation.mode is not None:
-        from sglang_roce_entry.command.modes import run_mode
-
-        return run_mode(invocation, environ, log)
-    return _start(invocation, environ, log)
-
-
-def _start(asked: Invocation | UsageError, environ: Mapping[str, str], log: Log) -> int:
-    from sglang_roce_entry.launch.handover import SignalGuard
-
-    # Before the imports of a launch, which take most of its time: as PID 1 it would miss a SIGTERM meanwhile.
-    guard = SignalGuard()
-    guard.install()
-    try:
-        if isinstance(asked, Invocation) and asked.mode is not None:
-            from sglang_roce_entry.command.rehearse import run_rehearsal
-
-            return run_rehearsal(asked, environ, log)
-        from sglang_roce_entry.command.start import refuse, start
-
-        return refuse(asked, environ, log) if isinstance(asked, UsageError) else start(asked, environ, log, guard)
-    except Interrupted as signal:  # also while a failure is being reported
-        guard.stand_down()
-        log.say(f"ended by {signal.name}, exit code {signal.exit_code}")
-        return signal.exit_code
+def _plain_probe(arguments: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the kinds of ``--probe KINDS`` without anything else, ``None`` for what is to be read in full."""
+    if environ.get(TIMEOUT_VARIABLE):
+        return None
+    if len(arguments) == 1:
+        arguments = tuple(arguments[0].split("=", 1))
+    return kinds_of(arguments[1]) if len(arguments) == 2 and arguments[0] == _PROBE else None
 
 
 def _fill_standard_descriptors() -> None:

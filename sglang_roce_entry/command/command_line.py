@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from sglang_roce_entry import MODES
+from sglang_roce_entry.command.probing import kinds_of
 from sglang_roce_entry.command.settings import BY_FLAG, Setting, bad_value
-from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODES, Invocation
+from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.entry import launch_form, sglang_arguments
 from sglang_roce_entry.server.spellings import find_option
@@ -194,7 +196,7 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
         return value or formats[0]
     if name in _VALUE_MODES:
         given = reader.value(name, equals, value, _VALUE_MODES[name])
-        if name == "--probe" and given not in _VALUE_MODES[name].split("|"):
+        if name == "--probe" and kinds_of(given) is None:
             raise UsageError(f"{name} {given} is not a probe", f"write {name} {_VALUE_MODES[name]}")
         return given
     if name == _EXPLAIN:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from sglang_roce_entry.command.settings import parse_duration_s
 from sglang_roce_entry.launch import handover
-from sglang_roce_entry.log import Log, one_line
+from sglang_roce_entry.log import Log
+from sglang_roce_entry.output import one_line
 from sglang_roce_entry.problems import EntryError, Problem, errors_first
 
 _KUBERNETES_LINGER_S = 15.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from sglang_roce_entry.codes import BY_CODE, GROUPS, Entry, Group
-from sglang_roce_entry.problems import UsageError, nearest
+from sglang_roce_entry.command.policy_file import nearest
+from sglang_roce_entry.problems import UsageError
 
 _COLUMNS = 100
 

@@ -14,7 +14,8 @@ from sglang_roce_entry.host.snapshot.read import load
 from sglang_roce_entry.host.snapshot.variables import is_recorded
 from sglang_roce_entry.host.snapshot.write import pack, record
 from sglang_roce_entry.invocation import Invocation
-from sglang_roce_entry.log import Log, write_stdout
+from sglang_roce_entry.log import Log
+from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan

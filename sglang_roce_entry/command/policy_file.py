@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from difflib import get_close_matches
 
-from sglang_roce_entry.problems import ConfigurationError, nearest
+from sglang_roce_entry.problems import ConfigurationError
 
 
 def read_policy(path: str, read_file: Callable[[str], str], known: Collection[str]) -> dict[str, str]:
@@ -44,3 +45,9 @@ def _policy_text(path: str, key: str, value: object) -> str:
     raise ConfigurationError(
         "POLICY", f"policy file {path!r}: {key} has a value of the wrong kind", "write a text or a list"
     )
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the hint for a name that is unknown: the most similar of those that are known."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"did you mean {close[0]}?" if close else "remove it"

@@ -9,7 +9,8 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.launch.rehearsing import rehearse
-from sglang_roce_entry.log import Log, write_stdout
+from sglang_roce_entry.log import Log
+from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.inputs import read_request
 from sglang_roce_entry.problems import EntryError, deciding
 from sglang_roce_entry.report.json import as_json

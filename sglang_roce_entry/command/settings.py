@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from sglang_roce_entry.command.policy_file import read_policy
+from sglang_roce_entry.command.policy_file import nearest, read_policy
 from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.named_file import read_named
-from sglang_roce_entry.problems import ConfigurationError, UsageError, nearest
+from sglang_roce_entry.problems import ConfigurationError, UsageError
 
 PREFIX = "SGLANG_ROCE_"
 _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")

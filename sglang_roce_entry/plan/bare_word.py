@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from sglang_roce_entry.invocation import MODES
+from sglang_roce_entry import MODES
 from sglang_roce_entry.problems import CANNOT_EXECUTE, NOT_FOUND, EntryError, Problem, config_value
 from sglang_roce_entry.server.entry import starts_sglang
 

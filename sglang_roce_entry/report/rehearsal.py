@@ -15,7 +15,7 @@ from sglang_roce_entry.group.meeting.comparison.compare import Member
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent, runs_of
 from sglang_roce_entry.group.meeting.terms import Gathered
-from sglang_roce_entry.log import one_line, squeezed
+from sglang_roce_entry.output import one_line, squeezed
 from sglang_roce_entry.problems import OK
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from sglang_roce_entry.log import squeezed
+from sglang_roce_entry.output import squeezed
 from sglang_roce_entry.plan.plan import Plan
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.consumers.sglang import OPTION
 from sglang_roce_entry.host.facts import HostFacts
-from sglang_roce_entry.log import one_line, squeezed
+from sglang_roce_entry.output import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import errors_first
 from sglang_roce_entry.report.fingerprint import fingerprint

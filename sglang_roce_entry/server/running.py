@@ -6,22 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.invocation import MODES
+from sglang_roce_entry import MODES
 from sglang_roce_entry.server.entry import program_of, sglang_arguments
+from sglang_roce_entry.server.processes import RunningProcess, mount_namespace, processes_here
 
 _LAUNCHER = "sglang-roce-entry"
 _LAUNCHER_MODULE = "sglang_roce_entry"
-
-
-@dataclass(frozen=True, slots=True)
-class RunningProcess:
-    """One process as /proc shows it. ``cwd`` is ``None`` where it may not be read."""
-
-    pid: int
-    parent: int
-    argv: tuple[str, ...]
-    cwd: str | None = None
-    mount_namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,5 @@ def pick(processes: Iterable[RunningProcess], own_pid: int, own_namespace: str |
 
 def running_here() -> Found:
     """Return the SGLang servers and launchers of this process namespace."""
-    from sglang_roce_entry.server.processes import mount_namespace, processes_here
-
     concerned = processes_here(lambda argv: sglang_arguments(argv) is not None or is_launcher(argv))
     return pick(concerned, os.getpid(), mount_namespace(os.getpid()))

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.benchmarks import against, guest, instructions, scale, startup, wait_latency
+from tests.benchmarks import against, guest, instructions, probe, scale, startup, wait_latency
 from tests.benchmarks.figures import NEEDED, write_figures
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Benchmark(Protocol):
 #: In the order in which they run.
 BENCHMARKS: dict[str, Benchmark] = {
     "instructions": instructions,
+    "probe": probe,
     "startup": startup,
     "against": against,
     "guest": guest,

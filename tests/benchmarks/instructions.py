@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,17 @@ def instructions(leader: Leader, command: Sequence[str], environment: dict[str, 
 
     ``becomes``: it must come to its exec, else RuntimeError.
     """
-    log = leader.folder / "valgrind.log"
-    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log}"]
     fixed = {**environment, "PYTHONHASHSEED": "0"}
-    leader.run(command, fixed)
-    said = leader.run([*valgrind, *command], fixed)
+    number, said = counted(lambda words: leader.run(words, fixed), command, leader.folder)
     if becomes != said.startswith(_EXECUTED):
         raise RuntimeError(f"{' '.join(command)} said {said!r}")
+    return number
+
+
+def counted(run: Callable[[Sequence[str]], str], command: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Return the instructions of ``command`` and what it says, when ``run`` runs it once more."""
+    log = folder / "valgrind.log"
+    run(command)
+    said = run(["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log}", *command])
     found = [line.rpartition(":")[2] for line in log.read_text().splitlines() if "Collected" in line]
-    return int(found[-1].split()[0])
+    return int(found[-1].split()[0]), said

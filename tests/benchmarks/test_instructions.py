@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.benchmarks import probe
 from tests.benchmarks.instructions import BUDGET, measure, table
 from tests.layers import skip_or_fail
 
@@ -20,3 +21,13 @@ def test_a_start_takes_no_more_instructions() -> None:
         f"a start takes {row['start']:,} instructions, {row['starts']:.2f} times a bare interpreter's: what does it "
         "load that it does not need? python -X importtime -m sglang_roce_entry ... shows it"
     )
+
+
+def test_a_probe_takes_no_more_instructions() -> None:
+    """It runs every few seconds as long as the pod lives."""
+    result = probe.measure(short=True)
+    if "skipped" in result:
+        skip_or_fail("instructions", result["skipped"])
+    print(probe.table(result))
+    starts = {row["way"]: row["starts"] for row in result["rows"]}
+    assert max(starts["--probe readiness"], starts["--probe liveness"]) <= probe.CEILING, starts

@@ -70,6 +70,8 @@ def test_short_form(tmp_path: Path) -> None:
     assert 0 < ours["lookups_of_allowed"] <= 1
     (row,) = report["benchmarks"]["instructions"]["rows"]
     assert 1 < row["starts"] <= BUDGET
+    rows = {row["way"]: row for row in report["benchmarks"]["probe"]["rows"]}
+    assert rows["python3 -c pass"]["starts"] == 1 < rows["--probe liveness"]["starts"]
     (row,) = report["benchmarks"]["startup"]["rows"]
     assert row["start_ms"] > row["bare_ms"] > 0
     assert 1 < row["memory"] < 3

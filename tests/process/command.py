@@ -73,6 +73,12 @@ def python_path(*first: Path) -> str:
     return os.pathsep.join(paths)
 
 
+def environment_of_an_interpreter() -> dict[str, str]:
+    """Return what a run needs to be like the last one: hashes fixed, and none of this shell's settings."""
+    kept = {name: os.environ[name] for name in ("PATH",) if name in os.environ}
+    return {**kept, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": python_path(), "PYTHONHASHSEED": "0"}
+
+
 def without_times(log: str) -> str:
     """Return the command's own text log without the time at the head of each line."""
     return re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (?=sglang-roce-entry: )", "", log, flags=re.MULTILINE)

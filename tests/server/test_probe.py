@@ -29,7 +29,8 @@ from sglang_roce_entry.server.probe.ask import (
     ask,
 )
 from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
-from sglang_roce_entry.server.running import Found, RunningProcess, is_launcher, pick
+from sglang_roce_entry.server.processes import RunningProcess, processes_here
+from sglang_roce_entry.server.running import Found, is_launcher, pick
 from tests.layers import skip_or_fail
 
 if TYPE_CHECKING:
@@ -147,6 +148,65 @@ def _drips(connection: socket.socket) -> None:
             time.sleep(0.1)
     except OSError:
         return
+
+
+def _says(*parts: bytes) -> Callable[[socket.socket], None]:
+    def attend(connection: socket.socket) -> None:
+        try:
+            connection.recv(4096)
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.02)
+        except OSError:
+            return
+        connection.close()
+
+    return attend
+
+
+def _endless(first: bytes, then: bytes) -> Callable[[socket.socket], None]:
+    def attend(connection: socket.socket) -> None:
+        try:
+            connection.recv(4096)
+            connection.sendall(first)
+            while True:
+                connection.sendall(then * 4096)
+        except OSError:
+            return
+
+    return attend
+
+
+OK_HEAD = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("attend", "kind", "status"),
+    [
+        pytest.param(_says(*(bytes([one]) for one in OK_HEAD)), ANSWERED, 200, id="byte by byte"),
+        pytest.param(_says(b"HTTP/1.1 100 Continue\r\n\r\n", OK_HEAD), ANSWERED, 200, id="100 before 200"),
+        pytest.param(_says(b"HTTP/1.0 503\r\n\r\n"), ANSWERED, 503, id="no reason phrase"),
+        pytest.param(_endless(OK_HEAD, b"x"), ANSWERED, 200, id="an endless body"),
+        pytest.param(_endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"), NOT_HTTP, None, id="endless headers"),
+        pytest.param(_endless(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"), HUNG, None, id="100 for ever"),
+        pytest.param(_says(b"HTTP/1.1 200"), NOT_HTTP, None, id="ends in the first line"),
+        pytest.param(_says(b"HTTP/1.1 2000 OK\r\n\r\n"), NOT_HTTP, None, id="four digits"),
+        pytest.param(_says(b"HTTP/1.1 \xb2\xb20 OK\r\n\r\n"), NOT_HTTP, None, id="digits of another alphabet"),
+        pytest.param(_says(b"HTTP/2.0 200 OK\r\n\r\n"), NOT_HTTP, None, id="another version"),
+        pytest.param(_endless(b"\x1b[2J", b"\x00"), NOT_HTTP, None, id="a terminal's escapes"),
+    ],
+)  # fmt: skip
+def test_answers_that_a_server_should_not_give(
+    attend: Callable[[socket.socket], None], kind: str, status: int | None
+) -> None:
+    with raw_server(attend) as port:
+        begun = time.monotonic()
+        answer = ask(Target("127.0.0.1", port), "/health", SHORT_S)
+        took_s = time.monotonic() - begun
+    assert (answer.kind, answer.status) == (kind, status), answer
+    assert took_s < SHORT_S + 0.5
+    assert answer.detail.isprintable()
+    assert len(answer.detail) < 500
 
 
 @pytest.mark.parametrize("status", [200, 301, 401, 404, 500, 503])
@@ -488,10 +548,23 @@ def test_a_probe_loads_http_only_to_ask_a_server_and_nothing_of_a_launch() -> No
     code = "import sys, sglang_roce_entry.server.probe.kinds; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
-    assert not loaded & {"requests", "urllib3", "http.client", "ssl", "yaml"}
+    assert not loaded & {"requests", "urllib3", "http.client", "ssl", "yaml", "threading"}
     rooms = {name.split(".")[1] for name in loaded if name.startswith("sglang_roce_entry.")}
-    # What was asked is read before anything is chosen: ``invocation`` is loaded by every run.
-    assert rooms == {"server", "group", "problems", "invocation", "named_file"}
+    assert rooms == {"server", "group", "problems", "named_file"}
+
+
+def test_a_process_is_read_as_the_kernel_shows_it(tmp_path: Path) -> None:
+    code = "import sys, time; sys.stdout.write('here'); sys.stdout.flush(); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "a b", "", "\udcff"], stdout=subprocess.PIPE, cwd=tmp_path
+    ) as one:
+        assert one.stdout is not None
+        one.stdout.read(4)
+        (found,) = [found for found in processes_here(lambda argv: "\udcff" in argv) if found.pid == one.pid]
+        one.kill()
+    assert found.argv == (sys.executable, "-c", code, "a b", "", "\udcff")
+    assert (found.parent, found.cwd) == (os.getpid(), str(tmp_path))
+    assert found.mount_namespace == os.readlink("/proc/self/ns/mnt")
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:

@@ -15,7 +15,7 @@ from sys import intern
 from typing import Any
 
 from sglang_roce_entry.group.endpoint import MAX_PORT, literal
-from sglang_roce_entry.log import one_line
+from sglang_roce_entry.output import one_line
 
 #: Raised only when older launchers could not read a card; what is merely new has a key of its own.
 PROTOCOL = 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.problems import EntryError
@@ -29,6 +30,7 @@ STARTUP, READINESS, LIVENESS = "startup", "readiness", "liveness"
 KINDS = (STARTUP, READINESS, LIVENESS)
 _HEALTH, _PING = "/health", "/ping"
 _DEFAULT_HOST = "127.0.0.1"  # SGLang's --host
+_NOT_SGLANG = "SGLang does not redirect, something else answers here"
 
 #: SGLang's ``/health`` generates a token and gives that 20 s (SGLANG_HEALTH_CHECK_TIMEOUT).
 TIMEOUT_S = {STARTUP: 25.0, READINESS: 25.0, LIVENESS: 10.0}
@@ -40,17 +42,6 @@ class Verdict:
 
     passed: bool
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    target: Target
-    rank: int
-    pid: int | None
-
-    @property
-    def role(self) -> str:
-        return "leader" if self.rank == 0 else f"worker {self.rank}"
 
 
 def probe(
@@ -71,17 +62,20 @@ def probe(
             return Verdict(kind == LIVENESS, waits)
         return Verdict(False, "no SGLang server is running here (its arguments can be given after --)")
     try:
-        server = _server(given, found, read_file)
+        servers = _targets(given, found, read_file)
     except EntryError as failure:
         return cannot_tell(kind, f"{failure.message}; {failure.hint}")
-    if server is None:
+    if len(servers) > 1:
         pids = ", ".join(str(process.pid) for process, _ in found.servers)
         return cannot_tell(
             kind, f"several SGLang servers are running here (processes {pids}): give the arguments of one after --"
         )
+    ((target, rank),) = servers.items()
+    answer = ask(target, _PING if kind == LIVENESS else _HEALTH)
+    who = f"{'leader' if rank == 0 else f'worker {rank}'}: {answer.detail}"
     if kind == LIVENESS:
-        return _alive(server, ask(server.target, _PING))
-    return _ready(server, ask(server.target, _HEALTH))
+        return _alive(who, answer, found.servers[0][0].pid if found.servers else None)
+    return _ready(who, answer)
 
 
 def cannot_tell(kind: str, why: str) -> Verdict:
@@ -89,53 +83,44 @@ def cannot_tell(kind: str, why: str) -> Verdict:
     return Verdict(kind == LIVENESS, f"cannot tell: {why}")
 
 
-def _server(given: Sequence[str], found: Found, read_file: Callable[[str | None, str], str]) -> _Server | None:
-    """Return the server to ask, ``None`` if several run at different places. Raises ``EntryError``."""
-    pid = found.servers[0][0].pid if found.servers else None
-    if given:
-        return _described(tuple(given), None, pid, read_file)
-    servers = [_described(arguments, process.cwd, process.pid, read_file) for process, arguments in found.servers]
-    first = servers[0]
-    return first if all(other.target == first.target for other in servers) else None
+def _targets(given: Sequence[str], found: Found, read_file: Callable[[str | None, str], str]) -> dict[Target, int]:
+    """Return where to ask, with the rank of the node that listens there. Raises ``EntryError``."""
+    told = [(tuple(given), None)] if given else [(arguments, process.cwd) for process, arguments in found.servers]
+    targets: dict[Target, int] = {}
+    for arguments, folder in told:
+        user = read_arguments(arguments, partial(read_file, folder))
+        host = user.text("host")
+        target = Target(
+            _DEFAULT_HOST if host is None else host, user.http_port, user.text("ssl_certfile") is not None
+        )
+        targets.setdefault(target, user.number("node_rank", 0, lowest=0))
+    return targets
 
 
-def _described(
-    arguments: tuple[str, ...], folder: str | None, pid: int | None, read_file: Callable[[str | None, str], str]
-) -> _Server:
-    user = read_arguments(arguments, lambda path: read_file(folder, path))
-    host = user.text("host")
-    secure = user.text("ssl_certfile") is not None
-    target = Target(_DEFAULT_HOST if host is None else host, user.http_port, secure)
-    return _Server(target, user.number("node_rank", 0, lowest=0), pid)
-
-
-def _ready(server: _Server, answer: Answer) -> Verdict:
-    who = f"{server.role}: {answer.detail}"
+def _ready(who: str, answer: Answer) -> Verdict:
     if answer.kind == ANSWERED and answer.status == 200:
         return Verdict(True, who)
     if answer.kind == ANSWERED and answer.status == 503:
         return Verdict(False, f"{who}: it is starting, draining, or could not generate a token")
-    if answer.kind == ANSWERED and answer.status is not None and 300 <= answer.status < 400:
-        return Verdict(False, f"{who}: SGLang does not redirect, something else answers here")
+    if _redirects(answer):
+        return Verdict(False, f"{who}: {_NOT_SGLANG}")
     if answer.kind == NOTHING_LISTENS:
         return Verdict(False, f"{who}: the model is not loaded yet")
     return Verdict(False, who)
 
 
-def _alive(server: _Server, answer: Answer) -> Verdict:
-    who = f"{server.role}: {answer.detail}"
-    if answer.kind == ANSWERED and answer.status is not None:
-        redirects = 300 <= answer.status < 400
-        return Verdict(
-            not redirects, f"{who}: SGLang does not redirect, something else answers here" if redirects else who
-        )
+def _alive(who: str, answer: Answer, pid: int | None) -> Verdict:
+    if _redirects(answer):
+        return Verdict(False, f"{who}: {_NOT_SGLANG}")
     if answer.kind == NOTHING_LISTENS:
-        runs = f"process {server.pid} runs" if server.pid is not None else "its process cannot be seen from here"
+        runs = f"process {pid} runs" if pid is not None else "its process cannot be seen from here"
         return Verdict(True, f"{who}: it is loading the model ({runs})")
-    if answer.kind in (HUNG, NOT_HTTP):
-        return Verdict(False, who)
     # A name that does not resolve, no route: a restart of this container would not help.
-    return Verdict(True, who)
+    return Verdict(answer.kind not in (HUNG, NOT_HTTP), who)
+
+
+def _redirects(answer: Answer) -> bool:
+    return answer.status is not None and 300 <= answer.status < 400
 
 
 def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdict:
