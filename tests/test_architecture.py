@@ -58,8 +58,8 @@ THIRD_PARTY = {
     "tenacity": {"group.retrying"},
     "yaml": {"yaml_text"},
 }
-#: What few answers to a probe need, of Python's own, which would double its cost.
-RARE = {"server.probe.resolving", "server.probe.tls"}
+#: What few probes need, and which would add much to the cost of all.
+RARE = {"server.probe.ranks", "server.probe.resolving", "server.probe.tls"}
 WRAPPERS = set().union(*THIRD_PARTY.values(), RARE)
 #: Where the forms of the command part: each imports its own stage, so that a probe loads nothing of a launch.
 FORMS = {"command.cli", "command.forms"}

@@ -26,7 +26,7 @@ _FORMATS = {
 PAGES = frozenset({"help", "version", "explain"})
 _EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
-_VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness"}
+_VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness|ranks, or several with commas"}
 _VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
 _OURS = frozenset({*BY_FLAG, *MODES, *_VALUE_OPTIONS, _KEEP})
 

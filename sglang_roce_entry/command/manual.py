@@ -45,8 +45,9 @@ modes (print and exit)
   --check[=text|json]        each known trap: ok, warn or fail, with evidence and remedy
   --rehearse[=text|json]     meet the launchers of the whole group, as a launch would, and compare all nodes; waits
                              for them (--wait-deadline), ends with the launch's exit code, SGLang is not started
-  --probe startup|readiness|liveness [-- SGLANG ARGUMENTS]
-                             for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason
+  --probe startup|readiness|liveness|ranks[,...] [-- SGLANG ARGUMENTS]
+                             for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason;
+                             ranks: which ones NCCL considers dead, by its RAS in this pod
   --explain [CODE]           what a problem, reason or exit code means, and what to do
   --save-snapshot FILE       record this node for a replay or a bug report (- for stdout)
       [--keep-identifiers]   with MACs, GUIDs and GPU UUIDs, which are left out otherwise

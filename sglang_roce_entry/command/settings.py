@@ -185,7 +185,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("gpus", _parse_gpus, "N", "GPUs of this node (auto)"),
     Setting("tp", _one_of("auto", "off"), "auto|off", "compute --tp-size for groups (auto)"),
-    Setting("probe_timeout", _parse_timeout_s, "SECONDS", "time limit of a --probe (25; liveness 10)"),
+    Setting("probe_timeout", _parse_timeout_s, "SECONDS", "time limit of a --probe (25; liveness and ranks 10)"),
     Setting("linger", parse_duration_s, "SECONDS", "pause before a fatal exit (15 in Kubernetes, else 0)"),
     Setting("log_format", _one_of("text", "json"), "text|json", "form of the log on stderr (text)"),
 )

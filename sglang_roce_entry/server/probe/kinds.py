@@ -4,6 +4,8 @@ startup, readiness
     the node's own ``/health`` answers 200. On the leader that is a token that was really generated, 503
     while it starts or drains. On a worker (rank above 0) it is SGLang's small server, which listens
     as soon as the worker's shards are loaded.
+ranks
+    none that NCCL considers dead (``ranks.py``).
 liveness
     the server's process exists, and if it listens it answers, whatever the status. A node that loads a
     model does not listen yet, and one that drains answers 503: both are alive, and so is a launcher that
@@ -26,22 +28,24 @@ from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
 from sglang_roce_entry.server.running import Found, running_here
 
-STARTUP, READINESS, LIVENESS = "startup", "readiness", "liveness"
-KINDS = (STARTUP, READINESS, LIVENESS)
+STARTUP, READINESS, LIVENESS, RANKS = "startup", "readiness", "liveness", "ranks"
+KINDS = (STARTUP, READINESS, LIVENESS, RANKS)
 _HEALTH, _PING = "/health", "/ping"
 _DEFAULT_HOST = "127.0.0.1"  # SGLang's --host
 _NOT_SGLANG = "SGLang does not redirect, something else answers here"
 
 #: SGLang's ``/health`` generates a token and gives that 20 s (SGLANG_HEALTH_CHECK_TIMEOUT).
-TIMEOUT_S = {STARTUP: 25.0, READINESS: 25.0, LIVENESS: 10.0}
+TIMEOUT_S = {STARTUP: 25.0, READINESS: 25.0, LIVENESS: 10.0, RANKS: 10.0}
+_NEVER_FOR_THAT = (LIVENESS, RANKS)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a probe passes, and one line why."""
+    """Whether a probe passes, one line why, and lines that a person may want besides."""
 
     passed: bool
     reason: str
+    details: tuple[str, ...] = ()
 
 
 def probe(
@@ -80,7 +84,7 @@ def probe(
 
 def cannot_tell(kind: str, why: str) -> Verdict:
     """Return the verdict of a probe that could not ask: no container is killed for that."""
-    return Verdict(kind == LIVENESS, f"cannot tell: {why}")
+    return Verdict(kind in _NEVER_FOR_THAT, f"cannot tell: {why}")
 
 
 def _targets(given: Sequence[str], found: Found, read_file: Callable[[str | None, str], str]) -> dict[Target, int]:
@@ -123,11 +127,11 @@ def _redirects(answer: Answer) -> bool:
     return answer.status is not None and 300 <= answer.status < 400
 
 
-def run_probe(kind: str, given: Sequence[str], timeout_s: float | None) -> Verdict:
+def run_probe(kind: str, given: Sequence[str], timeout_s: float) -> Verdict:
     """Return the verdict on the server that runs here; the whole answer has ``timeout_s``."""
-    limit_s = TIMEOUT_S[kind] if timeout_s is None else timeout_s
+    return probe(kind, given, running_here(), lambda target, path: ask(target, path, timeout_s), read_of_process)
 
-    def read_file(folder: str | None, path: str) -> str:
-        return read_named(os.path.join(folder or ".", path))
 
-    return probe(kind, given, running_here(), lambda target, path: ask(target, path, limit_s), read_file)
+def read_of_process(folder: str | None, path: str) -> str:
+    """Return a file that a process with the working directory ``folder`` names."""
+    return read_named(os.path.join(folder or ".", path))
