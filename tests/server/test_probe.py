@@ -28,7 +28,7 @@ from sglang_roce_entry.server.probe.ask import (
     Target,
     ask,
 )
-from sglang_roce_entry.server.probe.kinds import KINDS, LIVENESS, READINESS, STARTUP, probe
+from sglang_roce_entry.server.probe.kinds import LIVENESS, OF_HEALTH, READINESS, STARTUP, probe
 from sglang_roce_entry.server.processes import RunningProcess, processes_here
 from sglang_roce_entry.server.running import Found, is_launcher, pick
 from tests.layers import skip_or_fail
@@ -408,7 +408,7 @@ def test_meaning_of_each_answer(answer: Answer, ready: bool, alive: bool) -> Non
         assert "\n" not in verdict.reason
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OF_HEALTH)
 def test_only_paths_that_need_no_key_decide_readiness(kind: str) -> None:
     asked: list[str] = []
 
@@ -463,7 +463,7 @@ def test_a_launcher_that_still_waits_is_alive_and_not_ready() -> None:
         raise AssertionError("nothing is to be asked")
 
     found = Found((), (1,))
-    verdicts = {kind: probe(kind, (), found, answer, _no_file) for kind in KINDS}
+    verdicts = {kind: probe(kind, (), found, answer, _no_file) for kind in OF_HEALTH}
     assert {kind: verdict.passed for kind, verdict in verdicts.items()} == {
         STARTUP: False, READINESS: False, LIVENESS: True,
     }  # fmt: skip
@@ -480,7 +480,7 @@ def test_no_server_and_several_servers() -> None:
             (RunningProcess(6, 0, SERVER), ("--port", "2")),
         )
     )
-    for kind in KINDS:
+    for kind in OF_HEALTH:
         assert not probe(kind, (), Found(), answer, _no_file).passed
         verdict = probe(kind, (), two, answer, _no_file)
         assert verdict.passed == (kind == LIVENESS), "nobody is killed because a probe cannot tell"
@@ -526,6 +526,9 @@ def test_the_command_against_a_hung_server() -> None:
     "argv",
     [
         ("--probe", "health"),
+        ("--probe", "liveness,health"),
+        ("--probe", "liveness,"),
+        ("--probe=",),
         ("--probe",),
         ("--snapshot", "h20-roce", "--probe", "liveness"),
         ("--probe", "liveness", "bash"),

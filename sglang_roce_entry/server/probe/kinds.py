@@ -29,7 +29,8 @@ from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NOT_HTTP, NOTHING
 from sglang_roce_entry.server.running import Found, running_here
 
 STARTUP, READINESS, LIVENESS, RANKS = "startup", "readiness", "liveness", "ranks"
-KINDS = (STARTUP, READINESS, LIVENESS, RANKS)
+OF_HEALTH = (STARTUP, READINESS, LIVENESS)
+KINDS = (*OF_HEALTH, RANKS)
 _HEALTH, _PING = "/health", "/ping"
 _DEFAULT_HOST = "127.0.0.1"  # SGLang's --host
 _NOT_SGLANG = "SGLang does not redirect, something else answers here"
@@ -55,7 +56,7 @@ def probe(
     ask: Callable[[Target, str], Answer],
     read_file: Callable[[str | None, str], str],
 ) -> Verdict:
-    """Return the verdict of a probe.
+    """Return the verdict of a probe ``OF_HEALTH``.
 
     ``given`` are SGLang arguments after ``--``, which replace the command line of the running server.
     ``read_file(folder, path)`` reads a ``--config`` file.
