@@ -54,8 +54,3 @@ def _not_written(why: str) -> EntryError:
     return EntryError(
         "OUTPUT", f"stdout cannot be written: {why}", "send it to a file or pipe that can be written", USAGE
     )
-
-
-def seconds(value_s: float) -> str:
-    """Return a time for a sentence: whole seconds, and of less than ten also tenths."""
-    return f"{value_s:.0f}" if value_s >= 10 else f"{value_s:.1f}".removesuffix(".0")

@@ -42,6 +42,11 @@ class Surroundings:
     pause: Callable[[float], None] = sleep
 
 
+def seconds(value_s: float) -> str:
+    """Return a time for a sentence: whole seconds, and of less than ten also tenths."""
+    return f"{value_s:.0f}" if value_s >= 10 else f"{value_s:.1f}".removesuffix(".0")
+
+
 class NotYet(Exception):
     """An attempt failed for a reason that may pass.
 

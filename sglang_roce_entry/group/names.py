@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
+from sglang_roce_entry.group.attempts import seconds
 from sglang_roce_entry.group.endpoint import IpAddress, literal, no_host
-from sglang_roce_entry.output import seconds
 
 Addresses = tuple[IpAddress, ...]
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy, seconds
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
-from sglang_roce_entry.output import seconds
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
 
 #: Offsets from the dist-init port D on which a leader listens before its workers join: D with

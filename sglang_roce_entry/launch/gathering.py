@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from time import monotonic, sleep
 from typing import Any
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import answering, wire
@@ -29,7 +29,6 @@ from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
 from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
-from sglang_roce_entry.output import seconds
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Leader, found_leader, read_facts, with_route
 from sglang_roce_entry.plan.plan import Plan, rendezvous_port

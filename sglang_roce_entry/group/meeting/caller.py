@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
 from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, connect, who_answers
@@ -20,7 +20,6 @@ from sglang_roce_entry.group.meeting.door import Door, dial, open_door
 from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.terms import ACK_S
 from sglang_roce_entry.group.wait import LeaderName, wait_until
-from sglang_roce_entry.output import seconds
 from sglang_roce_entry.problems import DEADLINE, OK, EntryError
 
 _READ_BYTES = 65536
