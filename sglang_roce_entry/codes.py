@@ -534,6 +534,24 @@ _IDENTITY = Group(
             "which must be headless.",
         ),
         Entry(
+            "DIST_INIT_ELSEWHERE",
+            "The leader's own --dist-init-addr gives no address of this pod: a Service's or NAT's. Plain tensor "
+            "parallelism can work with it, since torch's store listens on all addresses. With attention DP SGLang "
+            "binds that very address, which fails (exit code 78).",
+            "With attention DP: `Cannot assign requested address` (ZeroMQ), after the imports.",
+            "getent hosts NAME; ip -br address; kubectl get service",
+            "A headless Service (clusterIP: None), so that the name is the pod's; under LeaderWorkerSet no "
+            "--dist-init-addr at all.",
+        ),
+        Entry(
+            "LEADER_IS_WORKER",
+            "The leader's address is this worker's own, as with --dist-init-addr $(hostname):5000 on every node. "
+            "As an address it is an error, as a name a warning: the record may be that of another pod.",
+            "SGLang waits for a rank 0 that never comes.",
+            "ip -br address; getent hosts NAME",
+            "The same --dist-init-addr on all nodes, that of the leader; or another worker index.",
+        ),
+        Entry(
             "OWN_NAME_TIMEOUT",
             "The leader's own name did not resolve to this pod before --wait-deadline (exit code 124).",
             "SGLang's workers wait for an address that is not the leader's.",

@@ -65,7 +65,7 @@ _PLACES = {
         "IDENTITY_CONTRADICTION",
         "POD_NAME_DISAGREES",
     ),
-    "leader name": ("LEADER_UNRESOLVED", "OWN_NAME_FOREIGN"),
+    "leader name": ("LEADER_UNRESOLVED", "OWN_NAME_FOREIGN", "DIST_INIT_ELSEWHERE", "LEADER_IS_WORKER"),
 }
 _BY_CODE = {code: name for name, codes in _PLACES.items() for code in codes}
 #: Reported by :mod:`sglang_roce_entry.check.leader_path`, which knows more about it.

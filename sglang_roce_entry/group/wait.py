@@ -30,12 +30,16 @@ PORTS_FREE_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A reachable leader: the address that accepted (or is our own), and what it took."""
+    """A reachable leader: the address that accepted (or is our own), and what it took.
+
+    ``elsewhere``: on the leader, its name gives no address of this pod's, and that is not waited for.
+    """
 
     address: IpAddress
     port: int | None
     elapsed_s: float
     only_ipv6: bool
+    elsewhere: bool = False
 
 
 def wait_until(
@@ -194,10 +198,12 @@ def await_own_name(
     own_addresses: Callable[[], Sequence[IpAddress]],
     policy: WaitPolicy,
     around: Surroundings,
+    elsewhere_after_s: float | None = None,
 ) -> Awaited:
     """Return the leader's own address as soon as its name resolves to one of this pod's addresses.
 
-    The record can be late, or still that of the pod before. Raises
+    The record can be late, or still that of the pod before; one that gives another address for
+    ``elsewhere_after_s`` is a Service's or NAT's, which never changes (``None``: it cannot be one). Raises
     :class:`~sglang_roce_entry.problems.EntryError` (124) at the deadline.
     """
     started = around.clock()
@@ -209,6 +215,9 @@ def await_own_name(
         if mine:
             only_ipv6 = all(address.version == 6 for address in found)
             return Awaited(mine[0], None, around.clock() - started, only_ipv6)
+        if elsewhere_after_s is not None and around.clock() - started >= elsewhere_after_s:
+            only_ipv6 = all(address.version == 6 for address in found)
+            return Awaited(found[0], None, around.clock() - started, only_ipv6, elsewhere=True)
         listed = ", ".join(str(address) for address in found)
         have = ", ".join(str(address) for address in own_addresses() if not address.is_loopback)
         raise NotYet(

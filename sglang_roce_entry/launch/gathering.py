@@ -125,11 +125,11 @@ class Gathering:
         leader = self.identity.leader or "-"
         return f"{self._kind}:{'-' if literal(leader) is not None else leader.partition('.')[0]}"
 
-    def plan_at(self, address: IpAddress, *, only_ipv6: bool) -> None:
+    def plan_at(self, address: IpAddress, *, only_ipv6: bool, elsewhere: bool = False) -> None:
         """Plan again with the leader at ``address``, and with new facts where those at hand are old."""
-        awaited = Awaited(address, self.port, 0.0, only_ipv6)
+        awaited = Awaited(address, self.port, 0.0, only_ipv6, elsewhere)
         self._renew_facts()
-        self._leader = found_leader(self.identity, (address,), self._facts, self.launch.host, awaited)
+        self._leader = found_leader(self.launch.member, (address,), self._facts, self.launch.host, awaited)
         self.plan = self.launch.planned_again(self.plan, self._facts, self._leader)
 
     def current_plan(self) -> Plan:
@@ -150,9 +150,18 @@ class Gathering:
 
     def lead(self, awaited: Awaited) -> tuple[Concluded, MeetingLeader]:
         """Hold the meeting at this node's own address; return what it came to. Raises ``EntryError``."""
-        address, request = awaited.address, self.launch.request
-        nonce = os.urandom(8).hex()
-        self.plan_at(address, only_ipv6=awaited.only_ipv6)
+        request, nonce = self.launch.request, os.urandom(8).hex()
+        self.plan_at(awaited.address, only_ipv6=awaited.only_ipv6, elsewhere=awaited.elsewhere)
+        # A Service or NAT hands on what comes to its address; nobody listens on that itself.
+        address = self._leader.address if self._leader is not None else None
+        if address is None:
+            raise EntryError(
+                "LEADER_TIMEOUT",
+                f"this leader's address {awaited.address} is not its own, and it has no route to it",
+                "correct --dist-init-addr, or remove it where the group names its leader",
+                CONFIGURATION,
+            )
+        self.launch.log.say(f"the group of {self.identity.size} meets on {address} port {self.port}")
         door = open_door(address, nonce, 0)
         lookups = Lookups()
         names_of = pod_names(self.identity, pod_name(request), request.environ)
@@ -201,7 +210,8 @@ class Gathering:
             return self.own_card(called.nonce, called.door)
 
         policy = WaitPolicy.for_group(within_s, self.identity.size)
-        caller = Caller(self.port, self._group, self.identity.index, make_card, self.around, there)
+        own = self.launch.own_addresses
+        caller = Caller(self.port, self._group, self.identity.index, make_card, self.around, there, own)
         return caller.attend(self.name, policy)
 
     # ------------------------------------------------------------------------------------ the verdict

@@ -103,8 +103,8 @@ def _await_group(launch: Launch, plan: Plan, facts: HostFacts) -> Leader | None:
     except EntryError as failure:
         if launch.request.settings.on_timeout != "exec" or failure.exit_code != DEADLINE:
             raise
-        return launch.leader_anyway(identity, name, failure, facts)
-    return found_leader(identity, (awaited.address,), facts, launch.host, awaited)
+        return launch.leader_anyway(name, failure, facts)
+    return found_leader(launch.member, (awaited.address,), facts, launch.host, awaited)
 
 
 def _await_leader(

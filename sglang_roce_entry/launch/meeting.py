@@ -44,7 +44,7 @@ def meet(launch: Launch, plan: Plan, facts: HostFacts) -> Plan:
         raise
     except EntryError as failure:
         if failure.exit_code == DEADLINE and launch.request.settings.on_timeout == "exec":
-            leader = launch.leader_anyway(plan.identity, gathering.name, failure, facts)
+            leader = launch.leader_anyway(gathering.name, failure, facts)
             return launch.planned_again(plan, facts, leader)
         launch.log.problem(failure)
         gathering.refusal = failure
@@ -65,7 +65,6 @@ class _Meeting:
         awaited = self._own_name(one.remaining_s)
         self._ports(awaited.address)
         with enough_descriptors(self._identity.size):
-            launch.log.say(f"the group of {self._identity.size} meets on {awaited.address} port {one.port}")
             concluded, held = one.lead(awaited)
             for line in table_lines(one.document) if one.document is not None else ():
                 launch.log.say(line)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_roce_entry.group import wait as waiting
 from sglang_roce_entry.group.attempts import WaitPolicy
 from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.compare import Member
@@ -61,10 +60,8 @@ def _alone(one: Gathering) -> Rehearsed:
 
 
 def _lead(one: Gathering) -> Rehearsed:
-    name, log = one.name, one.launch.log
-    awaited = waiting.await_own_name(name, one.launch.own_addresses, WaitPolicy(one.remaining_s), one.around)
+    awaited = one.launch.await_own_name(one.name, WaitPolicy(one.remaining_s), one.around)
     with enough_descriptors(one.identity.size):
-        log.say(f"{name.host} is this pod: the group meets on {awaited.address} port {one.port}")
         concluded, held = one.lead(awaited)
         held.stay(_LINGER_S)
     return Rehearsed(one.document or {}, concluded.verdict)

@@ -10,7 +10,7 @@ from sglang_roce_entry.fabric.choice import Choice
 from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.group import wait as waiting
 from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
-from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
@@ -22,6 +22,8 @@ from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.log_lines import decision_lines
 
+#: A record of the pod before is corrected in this time; that of a Service or of NAT stays as it is.
+ELSEWHERE_AFTER_S = 10.0
 #: Facts older than this are read again before the handover: GIDs move while a worker waits.
 STALE_FACTS_S = 5.0
 
@@ -112,19 +114,23 @@ class Launch:
         around = Surroundings(say=self.log.say, pause=KernelEvents().pause)
         return await_hardware(read, planned.constraints, deadline_s, around)
 
-    def leader_anyway(self, identity: Identity, name: LeaderName, failure: EntryError, facts: HostFacts) -> Leader:
+    def leader_anyway(self, name: LeaderName, failure: EntryError, facts: HostFacts) -> Leader:
         """Return what is known of a leader that did not come in time, where the launch goes on without it."""
         self.log.problem(failure)
         self.log.say("launching anyway (on-timeout exec): torch keeps retrying for 600 s")
         # Nothing is looked up again: the deadline is over, also for a resolver that hangs.
         if not name.last_known:
             return Leader(failure=failure.message)
-        return found_leader(identity, name.last_known, facts, self.host)
+        return found_leader(self.member, name.last_known, facts, self.host)
 
     def await_own_name(self, name: LeaderName, policy: WaitPolicy, around: Surroundings) -> Awaited:
         """Return this leader's own address as its name gives it. Raises ``EntryError`` (124)."""
-        awaited = waiting.await_own_name(name, self.own_addresses, policy, around)
-        self.log.say(f"{name.host} is this pod ({awaited.address})")
+        elsewhere_after_s = None
+        if self.member.leader_given:
+            elsewhere_after_s = 0.0 if literal(name.host) is not None else ELSEWHERE_AFTER_S
+        awaited = waiting.await_own_name(name, self.own_addresses, policy, around, elsewhere_after_s)
+        if not awaited.elsewhere:
+            self.log.say(f"{name.host} is this pod ({awaited.address})")
         return awaited
 
     def await_ports(self, plan: Plan, within_s: float, around: Surroundings) -> None:

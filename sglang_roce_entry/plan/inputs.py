@@ -54,11 +54,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who this pod is (``None``: not known, see ``problems``), and the rendezvous port D."""
+    """Who this pod is (``None``: not known, see ``problems``), and the rendezvous port D.
+
+    ``leader_given``: its leader is that of the user's own ``--dist-init-addr``.
+    """
 
     identity: Identity | None
     problems: tuple[Problem, ...]
     dist_init_port: int
+    leader_given: bool = False
 
     @property
     def size(self) -> int:
@@ -68,13 +72,18 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """What is known of the leader's address. ``address`` is the one that counts."""
+    """What is known of the leader's address. ``address`` is the one that counts.
+
+    ``elsewhere``: what the user's ``--dist-init-addr`` gives is no address of the leader itself, but a Service's
+    or NAT's; ``address`` is then the one with which the leader reaches it.
+    """
 
     addresses: tuple[IpAddress, ...] = ()
     address: IpAddress | None = None
     route: Route | None = None
     only_ipv6: bool = False  # its name has no IPv4 address: SGLang cannot bind such a name
     failure: str | None = None
+    elsewhere: bool = False
 
 
 def read_request(
@@ -167,7 +176,7 @@ def identify(request: Request) -> Member:
         identity = resolve_identity(IdentityInputs(written, arguments, *sources))
     except ConfigurationError as failure:
         return Member(None, (as_problem(failure),), port)
-    return Member(identity, identity.problems, port)
+    return Member(identity, identity.problems, port, "leader" in arguments and "leader" not in written)
 
 
 def as_problem(failure: EntryError) -> Problem:
@@ -216,7 +225,7 @@ def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | Non
     recorded = host.answers.resolve(identity.leader)
     if recorded is not None:
         try:
-            return found_leader(identity, of_hosts(identity.leader, recorded) if recorded else (), facts, host)
+            return found_leader(member, of_hosts(identity.leader, recorded) if recorded else (), facts, host)
         except NotResolved as failure:
             return Leader(failure=str(failure))
     if not host.live and literal(identity.leader) is None:
@@ -225,26 +234,31 @@ def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | Non
         addresses = Resolver().addresses(identity.leader, _QUICK_LOOKUP_S)
     except NotResolved as failure:
         return Leader(failure=str(failure))
-    return found_leader(identity, addresses, facts, host)
+    return found_leader(member, addresses, facts, host)
 
 
 def found_leader(
-    identity: Identity,
+    member: Member,
     addresses: tuple[IpAddress, ...],
     facts: HostFacts,
     host: Host,
     awaited: Awaited | None = None,
 ) -> Leader:
     """Return the leader with the address that counts: the one that accepted, or on the leader itself its own."""
-    address = awaited.address if awaited is not None else None
-    if address is None and identity.is_leader:
+    only_ipv6 = bool(addresses) and all(one.version == 6 for one in addresses)
+    if awaited is not None:
+        only_ipv6 = awaited.only_ipv6
+    address = awaited.address if awaited is not None and not awaited.elsewhere else None
+    if address is None and member.identity is not None and member.identity.is_leader:
         own = {address.ip for interface in facts.interfaces for address in interface.addresses}
         address = next((one for one in addresses if one in own or one.is_loopback), None)
+        if address is None and addresses and member.leader_given:
+            route = host.answers.route(addresses[0], facts.interfaces)
+            source = route.source if route is not None else None
+            return with_route(Leader(addresses, source, only_ipv6=only_ipv6, elsewhere=True), facts, host)
     elif address is None:
         address = next(iter(addresses), None)
-    only_ipv6 = bool(addresses) and all(one.version == 6 for one in addresses)
-    found = Leader(addresses, address, only_ipv6=awaited.only_ipv6 if awaited is not None else only_ipv6)
-    return with_route(found, facts, host)
+    return with_route(Leader(addresses, address, only_ipv6=only_ipv6), facts, host)
 
 
 def with_route(leader: Leader, facts: HostFacts, host: Host) -> Leader:

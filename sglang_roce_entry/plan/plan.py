@@ -38,6 +38,7 @@ from sglang_roce_entry.plan.inputs import (
     look_up_leader,
     read_facts,
 )
+from sglang_roce_entry.plan.leader_address import leader_problems
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
 from sglang_roce_entry.problems import (
     OK,
@@ -142,7 +143,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         *requirements.check(choice),
         *control.problems,
         *_surroundings(request),
-        *_leader_problems(member.identity, leader),
+        *leader_problems(request, member.identity, leader, facts),
         *_bare_word_problems(request, member),
     )
     command = command.with_added(*transfer.tokens) if command is not None else None
@@ -251,37 +252,6 @@ def _control(request: Request, identity: Identity | None, facts: HostFacts, lead
     if identity.is_leader:
         return leader_interface(address, interfaces)
     return worker_interface(address, leader.route, interfaces)
-
-
-def _leader_problems(identity: Identity | None, leader: Leader | None) -> list[Problem]:
-    if identity is None or leader is None or not identity.in_group:
-        return []
-    if leader.failure is not None:
-        return [
-            warning(
-                "LEADER_UNRESOLVED",
-                f"the leader's address is not known here: {leader.failure}",
-                "a launch waits for it (at most --wait-deadline); in Kubernetes check the leader pod "
-                "and its headless Service",
-            )
-        ]
-    if identity.is_leader and leader.addresses and leader.address is None:
-        listed = ", ".join(str(address) for address in leader.addresses)
-        fixed = listed == identity.leader
-        found = f"the leader's address {listed} is" if fixed else f"{identity.leader} resolves to {listed},"
-        record = (
-            "address to appear; correct the leader address or the worker index"
-            if fixed
-            else "DNS record to change; if it never does, check the worker index"
-        )
-        return [
-            warning(
-                "OWN_NAME_FOREIGN",
-                f"this is the leader, but {found} not an address of this pod",
-                f"a launch waits for the {record}",
-            )
-        ]
-    return []
 
 
 def _surroundings(request: Request) -> Iterator[Problem]:

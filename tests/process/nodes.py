@@ -580,9 +580,12 @@ class Node:
 
     def reject_ephemeral_ports(self) -> None:
         """Refuse new connections to the kernel's own range of ports, as a firewall does that lets D alone through."""
-        rule = ["iptables", "-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "--dport", "32768:60999"]
-        run = ["nsenter", f"--net=/proc/{self.pid}/ns/net", *rule, "-j", "REJECT"]
-        subprocess.run([*run, "--reject-with", "icmp-admin-prohibited"], check=True)
+        new = ("-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "--dport", "32768:60999")
+        self.filter(*new, "-j", "REJECT", "--reject-with", "icmp-admin-prohibited")
+
+    def filter(self, *rule: str) -> None:
+        """Add a rule to the packet filter of this node."""
+        subprocess.run(["nsenter", f"--net=/proc/{self.pid}/ns/net", "iptables", *rule], check=True)
 
     def refusals(self) -> int:
         """Return how many TCP resets the node has sent: above all, connections it refused."""

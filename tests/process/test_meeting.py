@@ -20,6 +20,7 @@ from tests.process.group import (
     GPUS,
     HTTP_PORT,
     LEADER_ADDRESS,
+    LEADER_RECORD,
     NOTICE_S,
     OPTIONS,
     PROMPT_S,
@@ -309,3 +310,54 @@ def test_the_worker_of_a_group_without_a_meeting_waits_for_sglang(pair: list[Nod
         launch = pair[1].start(meeting("--meeting", "off"), lws(1))
         launch.wait_record(START_S)
         assert launch.wait_exit(5) == 0
+
+
+# --------------------------------------------------------------------------- addresses of other kinds
+
+SERVICE = "10.96.12.7"
+
+
+def by_arguments(index: int, address: str, *further: str) -> list[str]:
+    """Return a launch whose group stands in SGLang's own arguments."""
+    group = ("--dist-init-addr", address, "--nnodes", "2", "--node-rank", str(index))
+    return meeting(sglang=("--model-path", "/m", *group, *further))
+
+
+def behind_a_service(worker: Node, leader: Node) -> None:
+    """Let a worker's connections to the Service's address reach the leader, as kube-proxy does."""
+    worker.filter("-t", "nat", "-A", "OUTPUT", "-d", SERVICE, "-p", "tcp", "-j", "DNAT", "--to", leader.address)
+
+
+def test_a_group_meets_by_way_of_a_service(pair: list[Node]) -> None:
+    behind_a_service(pair[1], pair[0])
+    launches = [node.start(by_arguments(index, f"{SERVICE}:21000")) for index, node in enumerate(pair)]
+    for index, launch in enumerate(launches):
+        record = launch.wait_record(MEETS_S)
+        assert launch.wait_exit(5) == 0
+        assert_control_interface(record, "eth0", pair[index].address)
+    assert f"--dist-init-addr {SERVICE} is no address of this leader" in launches[0].text()
+
+
+def test_with_attention_dp_a_service_is_everybodys_end(pair: list[Node]) -> None:
+    """SGLang binds that very address."""
+    behind_a_service(pair[1], pair[0])
+    arguments = [by_arguments(index, f"{SERVICE}:21000", *ATTENTION_DP) for index in (0, 1)]
+    launches = [node.start(arguments[index]) for index, node in enumerate(pair)]
+    for launch, node in zip(launches, pair, strict=True):
+        assert launch.wait_exit(MEETS_S) == 78, launch.account()
+        assert "[DIST_INIT_ELSEWHERE]" in node.termination_log().decode().splitlines()[0]
+
+
+def test_a_worker_that_is_its_own_leader_says_so_at_once(pair: list[Node]) -> None:
+    launch = pair[1].start(by_arguments(1, f"{pair[1].address}:21000"))
+    assert launch.wait_exit(START_S + 3) == 78, launch.account()
+    assert f"the leader's address {pair[1].address} is this pod's own, but this is worker 1" in launch.text()
+
+
+def test_a_name_that_leads_a_worker_to_itself_is_said_and_may_change(pair: list[Node], cluster: Cluster) -> None:
+    cluster.dns.publish(LEADER_RECORD, pair[1].address)
+    launch = pair[1].start(meeting(), lws(1))
+    launch.wait_for_line(f"gives {pair[1].address}, which is this pod's own address", START_S + NOTICE_S)
+    cluster.dns.publish(LEADER_RECORD, pair[0].address)
+    leader = pair[0].start(meeting(), lws(0))
+    assert [one.wait_exit(MEETS_S) for one in (launch, leader)] == [0, 0]

@@ -6,7 +6,7 @@ Whoever has no GO dials again; whoever has one may start SGLang, whose own rende
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -84,9 +84,11 @@ class Caller:
         make_card: MakeCard,
         around: Surroundings,
         there: There | None = None,
+        own_addresses: Callable[[], Collection[IpAddress]] = tuple,
     ) -> None:
         self._port, self._group, self._index = port, group, index
         self._make_card, self._around, self._there = make_card, around, there
+        self._own_addresses = own_addresses
         #: What the leader said last of who is missing.
         self._status = ""
 
@@ -99,10 +101,10 @@ class Caller:
             only_ipv6 = all(each.version == 6 for each in addresses)
             try:
                 one, address = connect(addresses, self._port, until - self._around.clock())
-            except NotYet:
+            except NotYet as failure:
                 met = self._beside(addresses, until)
                 if met is None:
-                    raise
+                    raise self._own_name(addresses) or failure from None
                 return replace(met, only_ipv6=only_ipv6)
             with one:
                 return replace(self._meet(one, until, address, only_ipv6), address=address, only_ipv6=only_ipv6)
@@ -116,6 +118,16 @@ class Caller:
                 f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
                 DEADLINE,
             ) from last
+
+    def _own_name(self, addresses: Sequence[IpAddress]) -> NotYet | None:
+        """Return what is wrong where the leader's name leads to this pod itself; a record can be stale."""
+        mine = next((one for one in addresses if one in self._own_addresses() and not one.is_loopback), None)
+        if mine is None:
+            return None
+        return NotYet(
+            f"the leader's name gives {mine}, which is this pod's own address, but this is worker {self._index}",
+            "a stale DNS record, or each node was given its own name: give all the leader's, or correct the index",
+        )
 
     def _beside(self, addresses: Sequence[IpAddress], until: float) -> Met | None:
         """Return what ZeroMQ's greeting beside D says: with attention DP D opens once the workers are there."""
