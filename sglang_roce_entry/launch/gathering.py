@@ -30,7 +30,7 @@ from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
 from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
-from sglang_roce_entry.plan.inputs import Leader, found_leader, read_facts, with_route
+from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
 from sglang_roce_entry.plan.plan import Plan, rendezvous_port
 from sglang_roce_entry.problems import (
     CONFIGURATION,
@@ -140,10 +140,9 @@ class Gathering:
         return self.plan
 
     def _renew_facts(self) -> bool:
-        launch = self.launch
         if monotonic() - self._read_at <= STALE_FACTS_S:
             return False
-        self._facts, self._read_at = read_facts(launch.request, launch.member, launch.host), monotonic()
+        self._facts, self._read_at = self.launch.facts(), monotonic()
         return True
 
     # ------------------------------------------------------------------------------------ the two sides

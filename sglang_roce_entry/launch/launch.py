@@ -22,7 +22,6 @@ from sglang_roce_entry.plan.inputs import (
     found_leader,
     identify,
     look_up_leader,
-    read_facts,
     with_route,
 )
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
@@ -63,7 +62,7 @@ def final_plan(launch: Launch) -> Plan:
         _refuse(plan)
         leader = _await_group(launch, plan, facts)
         if monotonic() - read_at > STALE_FACTS_S:
-            facts = launch.await_hardware(read_facts(launch.request, launch.member, launch.host), plan.choice)
+            facts = launch.await_hardware(launch.facts(), plan.choice)
             leader = with_route(leader, facts, launch.host) if leader is not None else None
         final = launch.planned_again(plan, facts, leader)
     _refuse(final)

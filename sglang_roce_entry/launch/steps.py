@@ -70,7 +70,7 @@ class Launch:
 
     def settled(self) -> tuple[Plan, HostFacts, float]:
         """Return the plan before the leader is known, its facts and when they were read; all is logged."""
-        facts = read_facts(self.request, self.member, self.host)
+        facts = self.facts()
         read_at = monotonic()
         plan = self._plan(facts, None)
         # A wrong configuration is reported at once: no hardware that appears can correct it.
@@ -83,6 +83,10 @@ class Launch:
             self.log.say(line)
         log_problems(plan.problems, self.log)
         return plan, facts, read_at
+
+    def facts(self) -> HostFacts:
+        """Return the facts of this node as they are now."""
+        return read_facts(self.request, self.member, self.host)
 
     def planned_again(self, before: Plan, facts: HostFacts, leader: Leader | None) -> Plan:
         """Return the plan with what is now known of the leader; what has changed since ``before`` is logged."""
@@ -103,13 +107,13 @@ class Launch:
 
     def await_hardware(self, facts: HostFacts, planned: Choice) -> HostFacts:
         """Return ``facts``, or others as soon as the RDMA ports that are coming up are there."""
-        request, deadline_s = self.request, self.request.settings.hca_wait
+        deadline_s = self.request.settings.hca_wait
         if planned.constraints.rdma != REQUIRED or deadline_s <= 0 or planned.plugin is not None:
             return facts
         pending = [facts]  # the facts that were read already serve as the first read
 
         def read() -> HostFacts:
-            return pending.pop() if pending else read_facts(request, self.member, self.host)
+            return pending.pop() if pending else self.facts()
 
         around = Surroundings(say=self.log.say, pause=KernelEvents().pause)
         return await_hardware(read, planned.constraints, deadline_s, around)

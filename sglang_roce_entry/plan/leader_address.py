@@ -60,7 +60,7 @@ def _elsewhere(request: Request, identity: Identity, leader: Leader) -> Problem:
     if request.user is not None and request.user.attention_dp:
         return config_error(
             "DIST_INIT_ELSEWHERE",
-            f"--dist-init-addr {where} is no address of this leader (a Service's or NAT's?), and with attention DP "
+            f"--dist-init-addr {where} is no address of this leader (a Service's or NAT's?): with attention DP "
             "SGLang binds it",
             "name the pod itself: a headless Service (clusterIP: None); under LeaderWorkerSet remove "
             "--dist-init-addr",
