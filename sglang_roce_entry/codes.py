@@ -458,26 +458,50 @@ _IDENTITY = Group(
     (
         Entry(
             "HALF_IDENTITY",
-            "An incomplete identity: leader, size and index of the group must all be known, and one is missing or "
-            "was not expanded ('$(X)').",
+            "An incomplete identity: leader, size and index of the group must all be known, and one is missing. "
+            "The variables of a controller count whole or not at all; a setting of the launcher's may complete "
+            "them.",
             "SGLang starts as another rank, or waits forever.",
-            "env | grep ^LWS_; sglang-roce-entry --dry-run",
-            "Use LeaderWorkerSet v0.6 or later, which injects LWS_LEADER_ADDRESS, LWS_GROUP_SIZE and "
-            "LWS_WORKER_INDEX, or give --leader-address, --group-size and --worker-index.",
+            "env | grep -E '^(LWS|RBG_LWP|SGLANG_ROCE)_'; sglang-roce-entry --dry-run",
+            "Give what is missing: --leader-address, --group-size, --worker-index, or SGLANG_ROCE_LEADER_ADDRESS, "
+            "SGLANG_ROCE_GROUP_SIZE, SGLANG_ROCE_WORKER_INDEX. LeaderWorkerSet v0.6 and later injects all three.",
+        ),
+        Entry(
+            "IDENTITY_NOT_EXPANDED",
+            "SGLang's --dist-init-addr, --nnodes or --node-rank, or a variable of LeaderWorkerSet or "
+            "RoleBasedGroup, is the text $(NAME): nobody has put the value there. It is never taken for unset.",
+            "SGLang: DNS errors for ten minutes, or a usage error.",
+            "env | grep -F '$('; kubectl get pod POD -o yaml",
+            "The variable is set, but later in env: use args, or fieldRef. It is not set: correct its name, or "
+            "the controller. For a shell's $((NAME + 1)): --worker-index $(NAME)+1. Run as a bare pod, a group's "
+            "manifest needs --group-size 1 and no address.",
+        ),
+        Entry(
+            "GROUP_SUSPECTED",
+            "The pod starts as one node, but another controller (Trainer, Grove, Volcano, AIBrix, Kthena, an "
+            "Indexed Job, Slurm, SkyPilot, dstack) has left variables of a group. They are not believed: most of "
+            "these restart one pod of a group alone, which SGLang cannot take back. With strict it is an error "
+            "(78).",
+            "Each pod serves the model alone, or lacks memory for it.",
+            "env | grep -E 'PET_|GROVE_|VC_|JOB_COMPLETION_INDEX|NODES'; sglang-roce-entry --dry-run",
+            "Add the lines of the hint, or --group-size 1 if it is to serve alone.",
         ),
         Entry(
             "IDENTITY_CONTRADICTION",
-            "SGLang's arguments (--dist-init-addr, --nnodes, --node-rank) contradict the group.",
+            "SGLang's arguments (--dist-init-addr, --nnodes, --node-rank) contradict the group, or "
+            "LeaderWorkerSet's variables those of RoleBasedGroup.",
             "SGLang believes its arguments: ranks are started twice or are missing, and the start hangs.",
             _DRY_RUN,
-            "Remove these arguments: they are filled in from the group.",
+            "Remove these arguments: they are filled in from the group. Of two controllers, take out the "
+            "variables that are not this pod's, or decide with --leader-address, --group-size and "
+            "--worker-index.",
         ),
         Entry(
             "IDENTITY_NUMBER",
             "A group size or worker index is not a number, or is out of range.",
             "",
             "env | grep ^LWS_",
-            "Write a number; LeaderWorkerSet v0.6 and later injects it.",
+            "Write a number; LeaderWorkerSet v0.6 and later injects it. --worker-index may be a sum, 0+1.",
         ),
         Entry(
             "INDEX_OUT_OF_RANGE",
@@ -799,8 +823,7 @@ _SGLANG = Group(
         ),
         Entry(
             "DIST_INIT_ADDR",
-            "--dist-init-addr is not HOST:PORT, or holds a variable that was not expanded: it does not exist in "
-            "this pod.",
+            "--dist-init-addr is not HOST:PORT.",
             "SGLang: DNS errors for ten minutes.",
             _DRY_RUN,
             "Remove --dist-init-addr: it is filled in from the group.",

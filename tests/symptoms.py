@@ -165,7 +165,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "'$(LWS_LEADER_ADDRESS):20000' was not expanded",
-        "The variable does not exist in this pod. SGLang alone: DNS errors for ten minutes",
+        "Nobody has put the variable's value there. SGLang alone: DNS errors for ten minutes",
         "remove --dist-init-addr: it is filled in from the group",
         healthy,
         argv=(*MODEL, "--dist-init-addr", "$(LWS_LEADER_ADDRESS):20000"),
@@ -173,9 +173,17 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "incomplete identity",
         "Leader, size and index must all be known. Alone, SGLang would start as another rank, or wait forever",
-        "LWS_WORKER_INDEX",
+        "set --worker-index (SGLANG_ROCE_WORKER_INDEX), or run under LeaderWorkerSet v0.6 or later",
         healthy,
-        {"LWS_WORKER_INDEX": "$(X)"},
+        {"LWS_WORKER_INDEX": ""},
+    ),
+    Symptom(
+        "PET_NNODES=2 looks like a group of Kubeflow Trainer or PyTorchJob, but nothing tells this pod its place",
+        "Each pod would serve the model alone. Other controllers than LeaderWorkerSet and RoleBasedGroup are told by "
+        "three lines of the manifest",
+        "--leader-address $(PET_MASTER_ADDR) --group-size $(PET_NNODES) --worker-index $(PET_NODE_RANK)",
+        healthy,
+        {"LWS_LEADER_ADDRESS": "", "LWS_GROUP_SIZE": "", "LWS_WORKER_INDEX": "", "PET_NNODES": "2"},
     ),
     Symptom(
         "--tp 15 cannot be divided among 2 nodes",

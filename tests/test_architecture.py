@@ -19,7 +19,7 @@ PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"
 
 #: What everything may import; of ours they import only each other.
-VOCABULARY = {"__init__", "invocation", "problems", "codes", "log", "named_file", "natural", "output", "yaml_text"}
+VOCABULARY = {"__init__", "invocation", "problems", "codes", "log", "named_file", "natural", "output", "unexpanded", "yaml_text"}
 #: The values that a user's command line becomes: read where they are used, made in command/ alone.
 SETTINGS = ("command.settings", "command.command_line")
 #: What a room may import beside itself and the vocabulary: rooms, or of a room these modules only.
@@ -43,7 +43,8 @@ GATHERS = {"check.run", "plan.inputs"}
 
 #: Files and rooms that decide or render: facts in, values out.
 PURE = (
-    *("fabric", "plan", "report", "check", "group.identity", "group.endpoint"),
+    *("fabric", "plan", "report", "check"),
+    *("group.contradiction", "group.endpoint", "group.evidence", "group.identity", "group.sources"),
     *("server.arguments", "server.spellings", "server.command", "server.ports", "server.gpu_count", "server.transfer"),
 )  # fmt: skip
 OUTSIDE = {

@@ -61,7 +61,9 @@ _PLACES = {
         "INDEX_OUT_OF_RANGE",
         "LEADER_ADDRESS",
         "IDENTITY_NUMBER",
+        "IDENTITY_NOT_EXPANDED",
         "HALF_IDENTITY",
+        "GROUP_SUSPECTED",
         "IDENTITY_CONTRADICTION",
         "POD_NAME_DISAGREES",
     ),
@@ -107,7 +109,7 @@ def rest(examined: Examined, written: set[str]) -> tuple[CheckItem, ...]:
 def _identity(examined: Examined) -> CheckItem:
     identity = examined.plan.identity
     if identity is None or not identity.in_group:
-        return ok("identity", "one node: no group is named (LWS_*, SGLANG_ROCE_*, --nnodes)")
+        return ok("identity", "one node: no group is named (LWS_*, RBG_LWP_*, SGLANG_ROCE_*, --nnodes)")
     role = "the leader" if identity.is_leader else f"worker {identity.index}"
     return ok("identity", f"{role} of {identity.size} nodes, leader {identity.leader} (from {identity.source})")
 

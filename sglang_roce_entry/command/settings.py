@@ -5,7 +5,6 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -15,6 +14,7 @@ from sglang_roce_entry.command.policy_file import nearest, read_policy
 from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.problems import ConfigurationError, UsageError
+from sglang_roce_entry.unexpanded import remedy, was_not_expanded
 
 PREFIX = "SGLANG_ROCE_"
 _OF_THE_TESTS = (f"{PREFIX}TEST_", f"{PREFIX}TESTS_", f"{PREFIX}ENTRY")
@@ -218,8 +218,12 @@ def read_settings(
         for text, origin in sources:
             if not text.strip():
                 continue
-            if "$(" in text:
-                raise not_expanded(setting, origin, text, environ)
+            if was_not_expanded(text):
+                raise ConfigurationError(
+                    "SETTING_NOT_EXPANDED",
+                    f"{origin} {text!r} was not expanded",
+                    remedy(text, origin, environ, setting.flag, setting.variable),
+                )
             try:
                 values[setting.key] = setting.parse(text.strip())
             except ValueError as problem:
@@ -227,40 +231,6 @@ def read_settings(
             origins[setting.key] = origin
             break
     return Settings(**values, origins=origins)
-
-
-#: A reference as Kubernetes expands it: third_party/forked/golang/expansion of kubernetes/kubernetes.
-_REFERENCE = re.compile(r"\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
-
-
-def not_expanded(setting: Setting, origin: str, text: str, environ: Mapping[str, str]) -> ConfigurationError:
-    """Return the failure of a value in which a ``$(NAME)`` was left as it is, with the remedy that applies.
-
-    Kubernetes expands ``$(NAME)`` in ``env`` from the entries before it, in ``args`` from all of them, and leaves
-    an unknown name as it is ("Define Dependent Environment Variables").
-    """
-    names = _REFERENCE.findall(text)
-    unknown = [name for name in names if name not in environ]
-    if " in " in origin:
-        hint = f"nothing expands a policy file; write the value, or {setting.variable} in the container's env"
-    elif not names:
-        hint = "no shell reads this: write the value itself, or let sh -c compute it and exec sglang-roce-entry"
-    elif unknown:
-        hint = (
-            f"this pod has no variable {unknown[0]}: check its spelling, and that the controller "
-            "(and its version) injects it into this container"
-        )
-    elif origin.startswith("--"):
-        hint = (
-            f"{names[0]} is set here, but not by the manifest's env, or it is escaped as $$({names[0]}): "
-            "Kubernetes expands neither; write the value"
-        )
-    else:
-        hint = (
-            f"{names[0]} is set, but after {setting.variable} in the pod's env: give {setting.flag} $({names[0]}) "
-            "in args, where order does not matter, or take it by fieldRef"
-        )
-    return ConfigurationError("SETTING_NOT_EXPANDED", f"{origin} {text!r} was not expanded", hint)
 
 
 def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constraints
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.group.endpoint import bracketed, literal
-from sglang_roce_entry.group.identity import Identity, IdentityInputs, parse_podinfo, resolve_identity
+from sglang_roce_entry.group.evidence import suspected
+from sglang_roce_entry.group.identity import NONE, Identity, parse_podinfo, resolve_identity
 from sglang_roce_entry.group.names import NotResolved, Resolver, of_hosts
+from sglang_roce_entry.group.sources import IdentityInputs, names_a_group
 from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
@@ -30,7 +32,6 @@ from sglang_roce_entry.server.command import user_dist_init
 #: A mode may look the leader's name up, but not wait for it.
 _QUICK_LOOKUP_S = 2.0
 _PODINFO = "/etc/podinfo"
-_LWS_VARIABLES = ("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Request:
     annotations: Mapping[str, str] = field(default_factory=dict)
     hostname: str | None = None
     shell: frozenset[str] = frozenset()
+    mode: str | None = None  # of the form MODE: "check", "rehearse", ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ def read_request(
         annotations=_podinfo(host, "annotations"),
         hostname=os.uname().nodename if host.live else None,
         shell=shell,
+        mode=invocation.mode,
     )
 
 
@@ -156,7 +159,7 @@ def identify(request: Request) -> Member:
     try:
         arguments: dict[str, tuple[str, str]] = {}
         if request.user is not None:
-            endpoint = user_dist_init(request.user)
+            endpoint = user_dist_init(request.user, request.environ)
             if endpoint is not None:
                 port = endpoint.port
                 arguments["leader"] = (bracketed(endpoint.host), request.user.values["dist_init_addr"].where)
@@ -169,27 +172,29 @@ def identify(request: Request) -> Member:
             # takes --nnodes 1 (srt/arg_groups/parallel_hook.py). The pods beside it are no peers of its ranks.
             return Member(Identity(None, 1, 0, "--elastic-ep-join-mode"), (), port)
         alone = set(arguments) == {"leader"} and not written
-        if alone and not _is_in_a_group(request):
+        if alone and not names_a_group(request.environ, (*request.labels, *request.annotations)):
             # SGLang's own --dist-init-addr on one node: a fixed port, no group.
-            return Member(Identity(None, 1, 0, "none"), (), port)
+            return Member(Identity(None, 1, 0, NONE), _suspected(request), port)
         sources = (request.environ, request.labels, request.annotations, request.hostname)
         identity = resolve_identity(IdentityInputs(written, arguments, *sources))
     except ConfigurationError as failure:
         return Member(None, (as_problem(failure),), port)
-    return Member(identity, identity.problems, port, "leader" in arguments and "leader" not in written)
+    problems = identity.problems if identity.source != NONE else _suspected(request)
+    return Member(identity, problems, port, "leader" in arguments and "leader" not in written)
+
+
+def _suspected(request: Request) -> tuple[Problem, ...]:
+    """Return the warning on one node beside another controller's group.
+
+    In ``kubectl exec POD -- sglang-roce-entry --check`` flags in ``args`` are not seen, and the Jobs of preflight
+    and rehearsal have an index without being SGLang's group.
+    """
+    return () if request.mode == "check" else suspected(request.environ, jobs=request.mode != "rehearse")
 
 
 def as_problem(failure: EntryError) -> Problem:
     """Return a failure of one stage as a problem of the plan, so that the others are still decided."""
     return error(failure.code, failure.message, failure.hint, failure.exit_code)
-
-
-def _is_in_a_group(request: Request) -> bool:
-    """Return whether variables, labels or annotations of LeaderWorkerSet name a group of this pod."""
-    keys = (*request.labels, *request.annotations)
-    return any(request.environ.get(name, "").strip() for name in _LWS_VARIABLES) or any(
-        key.startswith("leaderworkerset.sigs.k8s.io/") for key in keys
-    )
 
 
 def asked_constraints(settings: Settings, group_size: int) -> Constraints:

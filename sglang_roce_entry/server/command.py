@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from sglang_roce_entry.group.endpoint import Endpoint, EndpointError, parse_endpoint
 from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.sources import not_expanded
 from sglang_roce_entry.host.facts import Interface, IpAddress
 from sglang_roce_entry.problems import ConfigurationError, Problem, config_error, warning
 from sglang_roce_entry.server.arguments import UserArguments
@@ -20,6 +21,7 @@ from sglang_roce_entry.server.gpu_count import GpuCount
 from sglang_roce_entry.server.ports import Listener, Ports, check_ports
 from sglang_roce_entry.server.spellings import MODULE
 from sglang_roce_entry.server.traps import check_group
+from sglang_roce_entry.unexpanded import was_not_expanded
 
 #: SGLang gives late workers torch's default timeout unless --dist-timeout is given.
 DEFAULT_DIST_TIMEOUT_S = 600
@@ -64,7 +66,7 @@ class Command:
         return replace(self, added=added, dist_init=endpoint)
 
 
-def user_dist_init(user: UserArguments) -> Endpoint | None:
+def user_dist_init(user: UserArguments, environ: Mapping[str, str]) -> Endpoint | None:
     """Return the endpoint of the user's ``--dist-init-addr``. Raises ``ConfigurationError``.
 
     SGLang takes ``tcp://host:20000`` and an unexpanded ``$(LWS_LEADER_ADDRESS):20000``
@@ -73,12 +75,8 @@ def user_dist_init(user: UserArguments) -> Endpoint | None:
     argument = user.values.get("dist_init_addr")
     if argument is None:
         return None
-    if "$(" in argument.text:
-        raise ConfigurationError(
-            "DIST_INIT_ADDR",
-            f"{argument.where} {argument.text!r} was not expanded: the variable does not exist in this pod",
-            f"remove {argument.where}: it is filled in from the group",
-        )
+    if was_not_expanded(argument.text):
+        raise not_expanded("leader", argument.text, argument.where, environ)
     try:
         return parse_endpoint(argument.text)
     except EndpointError as failure:
@@ -102,7 +100,7 @@ def build_command(
 
     ``version`` is SGLang's, ``None`` if it is not known; ``environ`` holds the variables that move ports.
     """
-    given = user_dist_init(user)
+    given = user_dist_init(user, environ)
     endpoint = given
     added: list[str] = []
     problems: list[Problem] = list(user.problems)

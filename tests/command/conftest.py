@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.host.snapshot.variables import is_recorded
 from sglang_roce_entry.host.snapshot.write import pack
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def clean_environment() -> dict[str, str]:
         "LWS_", "SGLANG_", "NCCL_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "POD_", "HOST_IP", "KUBERNETES_", "UCX_",
         "MC_", "MOONCAKE_", "NVSHMEM_", "GLOO_",
     )  # fmt: skip
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(prefixes) and not is_recorded(name)
+    }
 
 
 @pytest.fixture

@@ -41,16 +41,16 @@ def group() -> Node:
 BAD = {
     "incomplete identity": ({"LWS_WORKER_INDEX": ""}, MODEL, 78, "HALF_IDENTITY", "but not the worker index"),
     "unexpanded index": (
-        {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, MODEL, 78, "HALF_IDENTITY", "'$(LWS_WORKER_INDEX)'",
+        {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, MODEL, 78, "IDENTITY_NOT_EXPANDED", "'$(LWS_WORKER_INDEX)'",
     ),
     "index abc": ({"LWS_WORKER_INDEX": "abc"}, MODEL, 78, "IDENTITY_NUMBER", "'abc'"),
     "index 2 of 2": ({"LWS_WORKER_INDEX": "2"}, MODEL, 78, "INDEX_OUT_OF_RANGE", "worker index 2"),
     "index -1": ({"LWS_WORKER_INDEX": "-1"}, MODEL, 78, "IDENTITY_NUMBER", "'-1'"),
     "rank unexpanded": (
-        {"LWS_GROUP_SIZE": "1"}, (*MODEL, "--node-rank", "$(RANK)"), 78, "IDENTITY_NUMBER", "'$(RANK)' (--node-rank)",
+        {"LWS_GROUP_SIZE": "1"}, (*MODEL, "--node-rank", "$(RANK)"), 78, "IDENTITY_NOT_EXPANDED", "--node-rank '$(RANK)'",
     ),
     "rank empty": ({}, (*MODEL, "--node-rank="), 78, "IDENTITY_NUMBER", "'' (--node-rank)"),
-    "nodes unexpanded": ({}, (*MODEL, "--nnodes", "$(N)"), 78, "IDENTITY_NUMBER", "'$(N)' (--nnodes)"),
+    "nodes unexpanded": ({}, (*MODEL, "--nnodes", "$(N)"), 78, "IDENTITY_NOT_EXPANDED", "--nnodes '$(N)'"),
     "leader unspecified": ({"LWS_LEADER_ADDRESS": "0.0.0.0"}, MODEL, 78, "LEADER_ADDRESS", "a server listens"),
     "leader multicast": ({"LWS_LEADER_ADDRESS": "[ff02::1]"}, MODEL, 78, "LEADER_ADDRESS", "a multicast address"),
     "leader broadcast": (

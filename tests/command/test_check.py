@@ -294,7 +294,10 @@ DEFECTS: dict[str, Defect] = {
         "image", "libibverbs cannot be loaded", "libibverbs1", _facts(libibverbs="no such file"), code=69, status="fail"
     ),
     "incomplete identity": Defect(
-        "identity", "incomplete identity", "LWS_WORKER_INDEX", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
+        "identity", "incomplete identity", "--worker-index", environ={"LWS_WORKER_INDEX": ""}, code=78, status="fail"
+    ),
+    "unexpanded index": Defect(
+        "identity", "was not expanded", "no variable X", environ={"LWS_WORKER_INDEX": "$(X)"}, code=78, status="fail"
     ),
     "GPUs that are not there": Defect(
         "gpus", "8 GPUs according to --gpus, but 4", "correct", _facts(gpus=4), argv=("--gpus", "8", *MODEL)

@@ -42,7 +42,7 @@ REFUSALS = {
     "half-identity": Refusal(OFF, {"LWS_GROUP_SIZE": "2"}, 78, HALF_IDENTITY),
     "index-range": Refusal(OFF, lws(2), 78, "2"),
     "index-text": Refusal(OFF, lws(1) | {"LWS_WORKER_INDEX": "abc"}, 78, "abc"),
-    "index-unexpanded": Refusal(OFF, lws(1) | {"LWS_WORKER_INDEX": "$(LWS_WORKER_INDEX)"}, 78, HALF_IDENTITY),
+    "index-unexpanded": Refusal(OFF, lws(1) | {"LWS_WORKER_INDEX": "$(X)"}, 78, "was not expanded"),
     "unknown-setting": Refusal(OFF, lws(1) | {"SGLANG_ROCE_WAIT_DEADLIN": "5"}, 78, "SGLANG_ROCE_WAIT_DEADLIN"),
     "policy-missing": Refusal(("--policy", "/none.yaml"), lws(1), 78, "/none.yaml"),
     "rdma-required": Refusal(("--rdma", "required", "--hca-wait", "0"), lws(1), 69, "HCA"),

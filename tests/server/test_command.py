@@ -195,7 +195,7 @@ def test_numbers_that_are_none(argv: tuple[str, ...]) -> None:
 )
 def test_dist_init_addresses_that_sglang_gives_up_on_in_ten_minutes(text: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        user_dist_init(read_arguments(("--dist-init-addr", text)))
+        user_dist_init(read_arguments(("--dist-init-addr", text)), {})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from sglang_roce_entry.host.snapshot.format import FACTS, FORMAT, TOP
 from sglang_roce_entry.host.snapshot.masking import Mask, needed_lines
 from sglang_roce_entry.host.snapshot.variables import is_recorded
 from sglang_roce_entry.host.tree import ABSENT, Tree, errno_name, lines_or_empty
+from sglang_roce_entry.unexpanded import names_in
 
 _Read = TypeVar("_Read")
 
@@ -62,7 +63,10 @@ def record(
     }
     masked_files = mask.files(tree.files)
     # After the files: a list of visible devices may hold the start of a UUID in them.
-    document["environ"] = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
+    recorded = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
+    # Of what a $(NAME) in them refers to, only that it is there: it decides which remedy applies.
+    named = {name: "" for value in recorded.values() for name in names_in(value) if name in environ}
+    document["environ"] = named | recorded
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
     tree.files = {path: needed_lines(path, text, nccl_files, of_nccl) for path, text in masked_files.items()}
     files, links, other = _layout(tree, host.tree)

@@ -1,0 +1,72 @@
+"""One node beside the variables of another controller: said in a launch, fatal if strict, silent in the checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.trees import Node
+
+if TYPE_CHECKING:
+    from tests.command.conftest import Run
+
+MODEL = ("--model-path", "/m")
+TRAINER = {"PET_NNODES": "2", "PET_MASTER_ADDR": "sg-node-0-0.sg", "PET_NODE_RANK": "1"}
+JOB = {"JOB_COMPLETION_INDEX": "1"}
+
+
+def node() -> Node:
+    one = Node().interface("eth0", "10.0.0.11/24")
+    return one.set(
+        gpus=8, versions={"sglang": "0.5.10", "nccl": "2.28.3"}, resolve={"sg-node-0-0.sg": ["10.0.0.10"]}
+    )
+
+
+@pytest.mark.parametrize("environ", [TRAINER, JOB], ids=["trainer", "job"])
+def test_a_launch_as_one_node_is_a_warning(run: Run, environ: dict[str, str]) -> None:
+    said = run("--rdma", "off", "--dry-run=json", *MODEL, node=node(), environ=environ)
+    assert (said.code, said.codes) == (0, ["GROUP_SUSPECTED"])
+    strict = run("--rdma", "off", "--strict", "--dry-run=json", *MODEL, node=node(), environ=environ)
+    assert (strict.code, strict.codes) == (78, ["GROUP_SUSPECTED"])
+    alone = run(
+        "--rdma", "off", "--strict", "--group-size", "1", "--dry-run=json", *MODEL, node=node(), environ=environ
+    )
+    assert (alone.code, alone.codes) == (0, [])
+
+
+def test_its_lines_make_the_group(run: Run) -> None:
+    flags = ("--leader-address", "sg-node-0-0.sg", "--group-size", "2", "--worker-index", "1")
+    done = run(
+        "--rdma", "off", "--strict", *flags, "--dry-run=json", *MODEL, node=node(), environ={**TRAINER, **JOB}
+    )
+    assert (done.code, done.codes) == (0, [])
+    assert done.document["identity"] == {
+        "leader": "sg-node-0-0.sg",
+        "size": 2,
+        "index": 1,
+        "source": "settings",
+    }
+
+
+@pytest.mark.parametrize("environ", [TRAINER, JOB], ids=["trainer", "job"])
+def test_the_check_is_silent(run: Run, environ: dict[str, str]) -> None:
+    """The preflight is an Indexed Job; and flags in ``args`` are not seen by ``kubectl exec``."""
+    done = run("--rdma", "off", "--strict", "--check=json", node=node(), environ=environ)
+    assert "GROUP_SUSPECTED" not in done.out
+    assert "looks like a group" not in done.out
+
+
+def test_role_based_group_is_a_group(run: Run) -> None:
+    environ = {"RBG_LWP_LEADER_ADDRESS": "sg-node-0-0.sg", "RBG_LWP_GROUP_SIZE": "2", "RBG_LWP_WORKER_INDEX": "1"}
+    done = run("--rdma", "off", "--dry-run=json", *MODEL, node=node(), environ=environ)
+    assert done.code == 0, done.err
+    assert done.document["identity"]["source"] == "RBG_LWP_*"
+
+
+def test_an_own_address_in_the_arguments_alone_is_a_group_there_too(run: Run) -> None:
+    """``--dist-init-addr`` is completed by RoleBasedGroup as by LeaderWorkerSet."""
+    environ = {"RBG_LWP_LEADER_ADDRESS": "sg-node-0-0.sg", "RBG_LWP_GROUP_SIZE": "2", "RBG_LWP_WORKER_INDEX": "1"}
+    address = ("--dist-init-addr", "sg-node-0-0.sg:20000")
+    done = run("--rdma", "off", "--dry-run=json", *MODEL, *address, node=node(), environ=environ)
+    assert done.document["identity"]["size"] == 2
