@@ -464,7 +464,8 @@ _IDENTITY = Group(
             "SGLang starts as another rank, or waits forever.",
             "env | grep -E '^(LWS|RBG_LWP|SGLANG_ROCE)_'; sglang-roce-entry --dry-run",
             "Give what is missing: --leader-address, --group-size, --worker-index, or SGLANG_ROCE_LEADER_ADDRESS, "
-            "SGLANG_ROCE_GROUP_SIZE, SGLANG_ROCE_WORKER_INDEX. LeaderWorkerSet v0.6 and later injects all three.",
+            "SGLANG_ROCE_GROUP_SIZE, SGLANG_ROCE_WORKER_INDEX. LeaderWorkerSet v0.6 and later injects all three; "
+            "k8s/other-controllers has the lines for other controllers.",
         ),
         Entry(
             "IDENTITY_NOT_EXPANDED",
@@ -484,7 +485,8 @@ _IDENTITY = Group(
             "(78).",
             "Each pod serves the model alone, or lacks memory for it.",
             "env | grep -E 'PET_|GROVE_|VC_|JOB_COMPLETION_INDEX|NODES'; sglang-roce-entry --dry-run",
-            "Add the lines of the hint, or --group-size 1 if it is to serve alone.",
+            "Add the lines of the hint (k8s/other-controllers has whole manifests), or --group-size 1 if it is to "
+            "serve alone.",
         ),
         Entry(
             "IDENTITY_CONTRADICTION",

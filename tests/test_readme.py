@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from sglang_roce_entry.group.evidence import lines_of
 from sglang_roce_entry.problems import EXIT_CODES
 from tests.readme import BLOCKS, README, ROOT, SHOWN, written
 from tests.sources import PACKAGE
@@ -137,3 +138,27 @@ def test_the_probes_are_those_of_the_manifests() -> None:
         assert container[probe]["httpGet"]["path"] == "/health"
     for probe, does in shown.items():
         assert does["exec"]["command"] == ["sglang-roce-entry", "--probe", probe.removesuffix("Probe")]
+
+
+SCHEDULERS = {
+    "Slurm": {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1"},
+    "SkyPilot": {"SKYPILOT_NODE_IPS": "n1\nn2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"},
+    "dstack": {"DSTACK_MASTER_NODE_IP": "n1", "DSTACK_NODES_NUM": "2", "DSTACK_NODE_RANK": "1"},
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_flags_under_a_scheduler(scheduler: str, tmp_path: Path) -> None:
+    """A shell fills them; the warning of a launch without them has the same line."""
+    page = (ROOT / "docker" / "README.md").read_text(encoding="utf-8")
+    block = _block("text", page.partition("## Under Slurm")[2]).replace("\\\n", " ")
+    (line,) = [line.partition(" ")[2] for line in block.splitlines() if line.startswith(scheduler)]
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf '%s\\n' n1 n2\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    environ = {**SCHEDULERS[scheduler], "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {line}"], env=environ, capture_output=True, text=True, check=True
+    )
+    flags = ["--leader-address", "n1", "--group-size", "2", "--worker-index", "1"]
+    assert done.stdout.split() == flags
+    assert " ".join(line.split()) in (lines_of(environ) or "")

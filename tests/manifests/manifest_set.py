@@ -117,15 +117,41 @@ def group_templates(leader_worker_set: Manifest) -> tuple[Manifest, Manifest]:
     return templates.get("leaderTemplate") or templates["workerTemplate"], templates["workerTemplate"]
 
 
+def _sets_of_roles(disaggregated_set: Manifest) -> Iterator[Manifest]:
+    """Yield what the controller of DisaggregatedSet makes: a LeaderWorkerSet of each role.
+
+    ``pkg/utils/disaggregatedset/utils.go`` and ``lws_manager.go`` of kubernetes-sigs/lws v0.10.0: named
+    ``<set>-<slice>-<revision>-<role>``.
+    """
+    for role in disaggregated_set["spec"]["roles"]:
+        name = f"{disaggregated_set['metadata']['name']}-0-54eea62e-{role['name']}"
+        metadata = {"name": name, "labels": {"disaggregatedset.x-k8s.io/role": role["name"]}}
+        yield {
+            "apiVersion": "leaderworkerset.x-k8s.io/v1",
+            "kind": "LeaderWorkerSet",
+            "metadata": metadata,
+            "spec": role["spec"],
+        }
+
+
+def leader_worker_sets(manifests: list[Manifest]) -> Iterator[Manifest]:
+    """Yield the LeaderWorkerSets, those that a DisaggregatedSet becomes among them."""
+    for manifest in manifests:
+        if manifest["kind"] == "LeaderWorkerSet":
+            yield manifest
+        elif manifest["kind"] == "DisaggregatedSet":
+            yield from _sets_of_roles(manifest)
+
+
 def pod_templates(manifests: list[Manifest]) -> Iterator[PodTemplate]:
     """Yield the pod templates in ``manifests``; one for leader and worker where they are equal."""
     for manifest in manifests:
         kind = manifest["kind"]
-        if kind == "LeaderWorkerSet":
-            leader, worker = group_templates(manifest)
+        for group in leader_worker_sets([manifest]):
+            leader, worker = group_templates(group)
             for template in [leader] if leader == worker else [leader, worker]:
-                yield PodTemplate(manifest, template.get("metadata", {}), template["spec"])
-        elif kind in {"Job", "Deployment", "StatefulSet"}:
+                yield PodTemplate(group, template.get("metadata", {}), template["spec"])
+        if kind in {"Job", "Deployment", "StatefulSet"}:
             template = manifest["spec"]["template"]
             yield PodTemplate(manifest, template.get("metadata", {}), template["spec"])
 

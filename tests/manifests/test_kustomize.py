@@ -264,6 +264,17 @@ def test_a_rehearsal_of_the_group_is_the_server_but_for_its_first_argument() -> 
     assert rehearsing.owner["metadata"]["name"] != serving.owner["metadata"]["name"]
 
 
+def test_a_disaggregated_set_is_the_two_groups_in_one() -> None:
+    """Nothing but the two LeaderWorkerSets differs, and each role is the whole of one."""
+    apart, together = (
+        built(K8S / "prefill-decode" / one) for one in ("shared-device-plugin", "disaggregated-set")
+    )
+    (both,) = of_kind(together, "DisaggregatedSet")
+    groups = {group["metadata"]["name"]: group["spec"] for group in of_kind(apart, "LeaderWorkerSet")}
+    assert {f"sglang-{role['name']}": role["spec"] for role in both["spec"]["roles"]} == groups
+    assert [m for m in together if m is not both] == [m for m in apart if m["kind"] != "LeaderWorkerSet"]
+
+
 def test_the_number_of_nodes_is_the_size_of_the_group(variant: str) -> None:
     for pod in pod_templates(built(K8S / variant)):
         sizes = [e["value"] for e in pod.containers[0].get("env", []) if e["name"] == "SGLANG_ROCE_GROUP_SIZE"]

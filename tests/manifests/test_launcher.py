@@ -227,4 +227,4 @@ def test_router_arguments_are_the_router_s() -> None:
 def test_variants_are_all_looked_at() -> None:
     members: list[Manifest] = [m for v in variants() for m in built(K8S / v)]
     assert {m["kind"] for m in members} >= {"LeaderWorkerSet", "Job", "Deployment", "Service"}
-    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) + len(REHEARSALS) == 18
+    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) + len(REHEARSALS) == 19

@@ -11,19 +11,27 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.manifest_set import K8S, Manifest, built, group_templates, parse, plain_files
+from tests.manifests.manifest_set import (
+    K8S,
+    Manifest,
+    built,
+    group_templates,
+    leader_worker_sets,
+    parse,
+    plain_files,
+)
 
 SCHEMAS = Path(__file__).parent / "schemas"
 LWS_VERSIONS = ("v0.6.0", "v0.10.0")
 # The oldest Kubernetes that the manifests name, one in between, DRA's first, the newest schemas.
 KUBERNETES_VERSIONS = ("1.29", "1.32", "1.34", "1.37")
 DRA_SINCE = (1, 34)
-HOST = "roce-hostnetwork/shared-device-plugin"
+HOST, DISAGGREGATED = "roce-hostnetwork/shared-device-plugin", "prefill-decode/disaggregated-set"
 
 
 @functools.cache
-def _lws_schema(version: str) -> dict[str, Any]:
-    path = SCHEMAS / f"leaderworkerset-{version}.strict.schema.json"
+def _lws_schema(version: str, kind: str = "leaderworkerset") -> dict[str, Any]:
+    path = SCHEMAS / f"{kind}-{version}.strict.schema.json"
     schema: dict[str, Any] = json.loads(path.read_text())
     return schema
 
@@ -31,7 +39,7 @@ def _lws_schema(version: str) -> dict[str, Any]:
 def lws_faults(group: Manifest, version: str) -> list[str]:
     """Return what the CustomResourceDefinition of LWS ``version`` has against ``group``."""
     validator = import_module("jsonschema").Draft202012Validator  # its types are another package
-    errors = validator(_lws_schema(version)).iter_errors(group)
+    errors = validator(_lws_schema(version, group["kind"].lower())).iter_errors(group)
     return [f"{error.json_path}: {error.message}" for error in errors]
 
 
@@ -72,8 +80,15 @@ def oldest(manifests: list[Manifest]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("version", LWS_VERSIONS)
 def test_groups_fit_leader_worker_set(manifests: list[Manifest], version: str) -> None:
-    groups = [manifest for manifest in manifests if manifest["kind"] == "LeaderWorkerSet"]
-    assert [fault for group in groups for fault in lws_faults(group, version)] == []
+    faults = [fault for group in leader_worker_sets(manifests) for fault in lws_faults(group, version)]
+    assert faults == []
+
+
+def test_a_disaggregated_set_fits_its_own_schema() -> None:
+    (both,) = [m for m in built(K8S / DISAGGREGATED) if m["kind"] == "DisaggregatedSet"]
+    assert lws_faults(both, "v0.10.0") == []
+    both["spec"]["roles"][0]["spec"]["leaderWorkerTemplate"]["sizes"] = 2
+    assert lws_faults(both, "v0.10.0") != []
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -82,7 +97,8 @@ def test_documents_fit_kubernetes(manifests: list[Manifest], version: str, varia
 
     faults = []
     for manifest in manifests:
-        parts = as_stateful_sets(manifest) if manifest["kind"] == "LeaderWorkerSet" else [manifest]
+        groups = list(leader_worker_sets([manifest]))
+        parts = [part for group in groups for part in as_stateful_sets(group)] if groups else [manifest]
         for part in parts:
             try:
                 faults += kubernetes_faults(part, version)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from tests.manifests.manifest_set import Manifest, PodTemplate, pod_templates
+from tests.manifests.manifest_set import Manifest, PodTemplate, leader_worker_sets, pod_templates
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
@@ -20,7 +20,9 @@ def duplicates(values: Iterable[Any]) -> list[Any]:
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """Return the documents of ``kind``."""
+    """Return the documents of ``kind``; what a DisaggregatedSet becomes are LeaderWorkerSets."""
+    if kind == "LeaderWorkerSet":
+        return list(leader_worker_sets(manifests))
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
