@@ -151,7 +151,7 @@ SCHEDULERS = {
 def test_the_flags_under_a_scheduler(scheduler: str, tmp_path: Path) -> None:
     """A shell fills them; the warning of a launch without them has the same line."""
     page = (ROOT / "docker" / "README.md").read_text(encoding="utf-8")
-    block = _block("text", page.partition("## Under Slurm")[2]).replace("\\\n", " ")
+    block = _block("text", page.partition("## Under a scheduler")[2]).replace("\\\n", " ")
     (line,) = [line.partition(" ")[2] for line in block.splitlines() if line.startswith(scheduler)]
     (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf '%s\\n' n1 n2\n")
     (tmp_path / "scontrol").chmod(0o755)
