@@ -19,7 +19,18 @@ PACKAGE = Path(sglang_roce_entry.__file__).parent
 NAME = "sglang_roce_entry"
 
 #: What everything may import; of ours they import only each other.
-VOCABULARY = {"__init__", "invocation", "problems", "codes", "log", "named_file", "natural", "output", "unexpanded", "yaml_text"}
+VOCABULARY = {
+    "__init__",
+    "invocation",
+    "problems",
+    "codes",
+    "log",
+    "named_file",
+    "natural",
+    "output",
+    "unexpanded",
+    "yaml_text",
+}
 #: The values that a user's command line becomes: read where they are used, made in command/ alone.
 SETTINGS = ("command.settings", "command.command_line")
 #: What a room may import beside itself and the vocabulary: rooms, or of a room these modules only.
