@@ -86,5 +86,6 @@ def _own_leader(
     hint = "give every node the address of the leader's pod (not $(hostname)), or correct the worker index"
     # A name may be that of a pod before; without a meeting two ranks of one machine can share its network.
     final = fixed and request.settings.meeting != "off"
-    make = config_error if final else warning
-    return [make("LEADER_IS_WORKER", message, hint)]
+    if final:
+        return [config_error("LEADER_IS_WORKER", message, hint)]
+    return [warning("LEADER_IS_WORKER", message, hint)]
