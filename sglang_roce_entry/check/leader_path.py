@@ -12,13 +12,23 @@ from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, SGLANG, Answer
+from sglang_roce_entry.group.meeting.answering import SILENT as NO_GREETING
 from sglang_roce_entry.group.names import Addresses, NotResolved
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
 from sglang_roce_entry.host.facts import IpAddress
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE
 
 NAME, PORT, MTU, GROUP, PORTS = "leader name", "leader port", "path mtu", "workers", "ports"
+OTHERS, MESH = "other ports", "service mesh"
 
+#: Of the kernel's range of outgoing connections: hardly anything listens on all three.
+_SURELY_CLOSED = (35711, 47303, 58991)
+#: The ports of a sidecar proxy, and what keeps it out of a pod.
+_SIDECARS = {
+    "Istio": ((15001, 15006), 'sidecar.istio.io/inject: "false"'),
+    "Linkerd": ((4140, 4143), "linkerd.io/inject: disabled"),
+}
 _LOOKUP_S = 2.0
 _CONNECT_S = 2.0
 _MTU_S = 3.0
@@ -31,6 +41,7 @@ class Outside:
     remaining_s: Callable[[], float]
     resolve: Callable[[str, float], Addresses]  # raises NotResolved
     connect: Callable[[Sequence[IpAddress], Sequence[int], float], ConnectOutcome]
+    greeting: Callable[[Sequence[IpAddress], Sequence[int], float], tuple[ConnectOutcome, Answer | None]]
     path_mtu: Callable[[IpAddress, int, float], PathMtu]
     mtu_towards: Callable[[IpAddress], int | None]
     is_free: Callable[[str, int], bool]
@@ -61,9 +72,9 @@ def items(
         return _ports(examined, outside)
     named = _name(examined, identity.leader, addresses, failure)
     if identity.is_leader:
-        return (named, *_workers(identity.leader, outside), *_ports(examined, outside))
+        return (named, *_workers(identity.leader, outside), *_mesh(outside), *_ports(examined, outside))
     path = _path(examined, addresses, outside) if addresses else ()
-    return (named, *path, *_ports(examined, outside))
+    return (named, *path, *_mesh(outside), *_ports(examined, outside))
 
 
 def _name(examined: Examined, leader: str, addresses: Sequence[IpAddress], failure: str | None) -> CheckItem:
@@ -94,16 +105,20 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     limit = min(_CONNECT_S, outside.remaining_s())
     if not ports or limit <= 0:
         return (skip(PORT, "no time was left" if ports else "no SGLang opens the rendezvous port"),)
-    probe = outside.connect(addresses, ports, limit)
+    probe, answer = outside.greeting(addresses, ports, limit)
     where = listed([str(address) for address in addresses])
     on = ", ".join(str(port) for port in ports)
     reached = probe.address or addresses[0]
     if probe.cause == ACCEPTED:
-        return (ok(PORT, f"{probe.address} accepts on {probe.port}"), _mtu(reached, outside))
+        if answer is not None and answer.kind in (CLOSED, OTHER):
+            return (_no_sign_of_life(f"{probe.address} on {probe.port}", answer),)
+        who = "" if answer is None else f": {_THERE.get(answer.kind, answer.detail)}"
+        line = ok(PORT, f"{probe.address} accepts on {probe.port}{who}")
+        return (line, *_others(reached, probe.port, outside), _mtu(reached, outside))
     if probe.cause == REFUSED:
         line = warn(
             PORT,
-            f"{where} refuses connections on {on}: the leader's SGLang has not opened a port yet",
+            f"{where} refuses connections on {on}: neither its launcher nor its SGLang is there",
             "a launch waits for it; if this persists, read the log of the leader (kubectl logs)",
         )
         return (line, _mtu(reached, outside))
@@ -119,6 +134,53 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
         )
     remedy = "check the pod network between the two nodes; a launch would end at its --wait-deadline"
     return (fail(PORT, f"{where} is unreachable: no route", remedy, DEADLINE),)
+
+
+#: What it says of the meeting that somebody is there.
+_THERE = {
+    MEETING: "its launcher holds the group's meeting",
+    SGLANG: "SGLang is there already",
+    NO_GREETING: "silent, as SGLang's store is",
+}
+
+
+def _no_sign_of_life(where: str, answer: Answer) -> CheckItem:
+    return warn(
+        PORT,
+        f"{where} {answer.detail}",
+        'keep a service mesh out of the pods of a group (sidecar.istio.io/inject: "false", linkerd.io/inject: '
+        "disabled); on the leader: ss -ltnp",
+    )
+
+
+def _others(address: IpAddress, port: int | None, outside: Outside) -> tuple[CheckItem, ...]:
+    """Return a warning where other ports of the leader are filtered: a closed one answers by a refusal."""
+    limit = min(_CONNECT_S, outside.remaining_s())
+    if limit <= 0 or address.is_loopback:
+        return ()
+    found = outside.connect([address], _SURELY_CLOSED, limit)
+    if found.cause in (ACCEPTED, REFUSED):
+        return ()
+    how = "silence" if found.cause == TIMED_OUT else "unreachable"
+    shown = ", ".join(map(str, _SURELY_CLOSED))
+    return (
+        warn(
+            OTHERS,
+            f"{address} accepts on {port}, but other ports are filtered ({shown}: {how})",
+            "allow all TCP between the pods of a group (NetworkPolicy, firewall of the nodes, security group): "
+            "NCCL, Gloo and SGLang's queues use such ports",
+        ),
+    )
+
+
+def _mesh(outside: Outside) -> tuple[CheckItem, ...]:
+    """Return a warning where a sidecar proxy listens in this pod."""
+    for name, (ports, annotation) in _SIDECARS.items():
+        if not any(outside.is_free("*", port) for port in ports):
+            shown = " and ".join(map(str, ports))
+            evidence = f"something listens on {shown}, as {name}'s sidecar does: it takes the group's connections"
+            return (warn(MESH, evidence, f"keep it out of these pods by an annotation: {annotation}"),)
+    return ()
 
 
 def _mtu(address: IpAddress, outside: Outside) -> CheckItem:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -13,7 +14,8 @@ from sglang_roce_entry.check import command, environment, gpudirect, leader_path
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
-from sglang_roce_entry.group.connect import connect_any, port_is_free
+from sglang_roce_entry.group.connect import ConnectOutcome, connect_any, port_is_free
+from sglang_roce_entry.group.meeting.answering import Answer, who_greets
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.answers import Host
@@ -94,11 +96,28 @@ def _outside(host: Host, facts: HostFacts, started: float, server_pid: int | Non
         remaining_s=lambda: DEADLINE_S - (monotonic() - started),
         resolve=Resolver().addresses,
         connect=connect_any,
+        greeting=_greeting,
         path_mtu=path_mtu,
         mtu_towards=mtu_towards,
         is_free=port_is_free,
         server_pid=server_pid,
     )
+
+
+def _greeting(
+    addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s: float
+) -> tuple[ConnectOutcome, Answer | None]:
+    """Return which port accepts, and who greets there on the same connection."""
+    kept: dict[tuple[IpAddress, int], socket.socket] = {}
+    try:
+        found = connect_any(addresses, ports, timeout_s, kept)
+        one = (
+            kept.get((found.address, found.port)) if found.address is not None and found.port is not None else None
+        )
+        return found, who_greets(one) if one is not None else None
+    finally:
+        for one in kept.values():
+            one.close()
 
 
 def refusal(failure: EntryError) -> Outcome:

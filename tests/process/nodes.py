@@ -25,7 +25,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,7 +37,7 @@ from tests.process.dns import NameServer
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -729,3 +729,29 @@ class Cluster:
         self._stack.callback(node.close)
         self.nodes.append(node)
         return node
+
+
+@contextmanager
+def serving(node: Node, port: int, attend: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Do this with every connection to a port of a node, each in a thread; nothing is left of it afterwards."""
+    listening = in_network_of(node.pid, lambda: socket.create_server((node.address, port)))
+    opened: list[socket.socket] = []
+
+    def run() -> None:
+        while True:
+            try:
+                one, _ = listening.accept()
+            except OSError:
+                return
+            opened.append(one)
+            threading.Thread(target=attend, args=(one,), daemon=True).start()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for one in (listening, *opened):
+            one.close()

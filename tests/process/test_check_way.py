@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.group.meeting import wire
 from tests.process.command import START_S
 from tests.process.dns import Mood
 from tests.process.group import (
@@ -22,7 +23,7 @@ from tests.process.group import (
     launch_arguments,
     lws,
 )
-from tests.process.nodes import DROPPED_ADDRESS, UNREACHABLE_ADDRESS, ip_batch
+from tests.process.nodes import DROPPED_ADDRESS, UNREACHABLE_ADDRESS, ip_batch, serving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -328,3 +329,44 @@ def test_probe_of_a_healthy_worker(cluster: Cluster, leader: Node, worker: Node)
         assert (code, said.startswith("ok: worker 1: ")) == (0, True), said
     launch.send(signal.SIGTERM)
     assert launch.wait_exit(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "evidence"),
+    [
+        (wire.greeting("launch:sglang-0", "00").line(), "ok", "its launcher holds the group's meeting"),
+        (b"\xff\0\0\0\0\0\0\0\x01\x7f", "ok", "SGLang is there already"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "warn", "something else answers there"),
+        (None, "warn", "accepts and closes at once: a proxy"),
+    ],
+    ids=["meeting", "ZeroMQ", "HTTP", "proxy"],
+)
+def test_who_is_on_the_leaders_port(
+    cluster: Cluster, leader: Node, worker: Node, said: bytes | None, status: str, evidence: str
+) -> None:
+    """Whether a meeting could be held there; nothing is sent."""
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    with serving(leader, DIST_PORT, lambda one: one.sendall(said) if said else one.close()):
+        code, lines = check(worker, lws(1))
+    assert code == 0, lines
+    assert lines["leader port"]["status"] == status
+    assert evidence in lines["leader port"]["evidence"]
+
+
+def test_a_firewall_that_lets_d_alone_through(cluster: Cluster, leader: Node, worker: Node) -> None:
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    leader.reject_ephemeral_ports()
+    with leader.listen(DIST_PORT):
+        _, lines = check(worker, lws(1))
+    assert lines["leader port"]["status"] == "ok"
+    assert lines["other ports"]["status"] == "warn", lines
+    assert "filtered" in lines["other ports"]["evidence"]
+
+
+def test_a_sidecar_of_a_service_mesh(cluster: Cluster, leader: Node, worker: Node) -> None:
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    with worker.listen(15001, "127.0.0.1"), worker.listen(15006):
+        _, lines = check(worker, lws(1))
+    assert "Istio's sidecar" in lines["service mesh"]["evidence"]
+    _, lines = check(worker, lws(1))
+    assert "service mesh" not in lines

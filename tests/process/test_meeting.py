@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import struct
-import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,10 +29,10 @@ from tests.process.group import (
     lws,
     nodes_of,
 )
-from tests.process.nodes import in_network_of
+from tests.process.nodes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.process.nodes import Cluster, Launch, Node
 
@@ -204,32 +202,6 @@ def test_restarts_of_all_during_the_meeting(cluster: Cluster) -> None:
 
 
 # --------------------------------------------------------------------------- SGLang is there already
-
-
-@contextmanager
-def serving(node: Node, port: int, attend: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Do this with every connection to a port of a node, each in a thread; nothing is left of it afterwards."""
-    listening = in_network_of(node.pid, lambda: socket.create_server((node.address, port)))
-    opened: list[socket.socket] = []
-
-    def run() -> None:
-        while True:
-            try:
-                one, _ = listening.accept()
-            except OSError:
-                return
-            opened.append(one)
-            threading.Thread(target=attend, args=(one,), daemon=True).start()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for one in (listening, *opened):
-            one.close()
 
 
 def store(joined: int) -> Callable[[socket.socket], None]:

@@ -24,6 +24,17 @@ class Answer:
     joined: int | None = None
 
 
+def who_greets(one: socket.socket) -> Answer:
+    """Return who is at the other end by what it says of itself: nothing is sent, and SGLang's store is silent."""
+    try:
+        one.settimeout(wire.GREETING_S)
+        return _greeted(one.recv(64, socket.MSG_PEEK))
+    except TimeoutError:
+        return Answer(SILENT, "accepts and stays silent, as SGLang's store does")
+    except OSError:
+        return _greeted(b"")
+
+
 def who_answers(one: socket.socket) -> Answer:
     """Return who is at the other end; of a meeting nothing has been read.
 
@@ -47,6 +58,10 @@ def who_answers(one: socket.socket) -> Answer:
         return Answer(SILENT, "accepts and stays silent, also when asked: neither a launcher nor SGLang")
     except OSError:
         first = b""
+    return _greeted(first)
+
+
+def _greeted(first: bytes) -> Answer:
     if not first:
         return Answer(CLOSED, "accepts and closes at once: a proxy, or a port that is nobody's")
     if first.startswith(wire.GREETING[: len(first)]):
