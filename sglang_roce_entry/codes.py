@@ -87,6 +87,15 @@ _RDMA = Group(
             "Install libibverbs1 and ibverbs-providers in the image.",
         ),
         Entry(
+            "LIBIBVERBS_BROKEN",
+            "libibverbs crashed, hung or gave no sense when it was asked for its devices (in a process apart): "
+            "most often for a provider of another release. Which devices NCCL will find is not known.",
+            "NCCL makes the same call in SGLang's process, which then crashes or hangs while it loads.",
+            "IBV_SHOW_WARNINGS=1 ibv_devices; echo $LD_PRELOAD",
+            "Remove what LD_PRELOAD names, and providers of another rdma-core release (/etc/libibverbs.d, "
+            "libibverbs/*.so in the library folder).",
+        ),
+        Entry(
             "SYSFS_FOREIGN",
             "The host's /sys is mounted into the pod: the interfaces, names and GIDs in it are those of the node.",
             "NCCL reads the types of GIDs from that /sys, and may connect with a GID that is not the pod's.",
@@ -1074,6 +1083,15 @@ _REASONS = Group(
             "Request the RDMA resource in the manifest; for EACCES run as a user who may open the device.",
         ),
         Entry(
+            "NO_PROVIDER",
+            "The verbs device opens, but libibverbs does not list it: the image has no provider for the card, one "
+            "built for another rdma-core release, or one that is too old for the driver of the node.",
+            "NCCL does not see the device; if no other is left, it logs `NET/IB : No device found` and uses TCP.",
+            "IBV_SHOW_WARNINGS=1 ibv_devices; ls /etc/libibverbs.d",
+            "Install the provider in the image, of the same release as its libibverbs: ibverbs-providers, or all "
+            "of the vendor's package (libionic, libbnxt_re, MLNX_OFED). One mounted from the node seldom fits.",
+        ),
+        Entry(
             "PORT_NOT_ACTIVE",
             "The port's state is not ACTIVE.",
             "NCCL skips the port without a message.",
@@ -1171,8 +1189,8 @@ _EXITS = Group(
         Entry("2", "The command line cannot be read, or stdout cannot be written.", do="See USAGE and OUTPUT."),
         Entry(
             "69",
-            "RDMA is required but unusable: no HCA, no verbs device, no own GID, locked memory, no libibverbs, a "
-            "selector that matches nothing; with --strict also a wrong value of NCCL's.",
+            "RDMA is required but unusable: no HCA, no verbs device, no own GID, locked memory, no libibverbs or "
+            "provider, a selector that matches nothing; with --strict also a wrong value of NCCL's.",
             "NCCL falls back to TCP, or the first connection hangs or fails after minutes.",
             _CHECK,
             "Follow the code in the log. Without RDMA: --rdma off.",

@@ -22,7 +22,10 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "ok"),
     ("1", "--probe: not healthy"),
     ("2", "usage: unknown flag, bad value, no SGLang arguments; or stdout cannot be written"),
-    ("69", "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs"),
+    (
+        "69",
+        "RDMA is required but unusable: no HCA, no verbs device, no own GID, memlock, no libibverbs or provider",
+    ),
     ("70", "a defect of this program, please report it"),
     ("78", "identity, policy, variable, tp or SGLang missing or wrong; a TCP port is taken"),
     ("124", "the group did not meet, or the leader (or its own name) was not reachable, in time"),

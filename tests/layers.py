@@ -14,7 +14,7 @@ import pytest
 VARIABLE = "SGLANG_ROCE_TESTS_REQUIRE"
 #: The markers of pyproject.toml, and what needs something without having one.
 MARKED = ("netns", "manifests", "container", "consumers", "nccl", "torch", "kernel", "sglang")
-LAYERS = (*MARKED, "group", "server", "instructions")
+LAYERS = (*MARKED, "group", "server", "verbs", "instructions")
 
 
 def _required() -> tuple[str, ...]:

@@ -143,6 +143,13 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _node(lambda node: node.set(libibverbs="libibverbs.so.1: cannot open shared object file")),
     ),
     Symptom(
+        "libibverbs does not list mlx5_0: the image has no verbs provider for it",
+        "The image lacks the card's provider, or has one of another rdma-core release, or one too old for the node's "
+        "driver. NCCL alone: `NET/IB : No device found`, then TCP",
+        "install the card's verbs provider in the image, of the same release as its libibverbs",
+        _node(lambda node: node.set(verbs_listed=[])),
+    ),
+    Symptom(
         "the /sys mounted here belongs to another network namespace",
         "The host's /sys is mounted into the pod: names and GIDs in it are the node's",
         "do not mount the host's /sys into the pod",

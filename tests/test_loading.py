@@ -136,6 +136,14 @@ def test_only_a_wait_that_goes_on_loads_tenacity(tmp_path: Path) -> None:
     assert "tenacity" in names
 
 
+def test_a_launch_asks_libibverbs_and_loads_nothing_of_it(tmp_path: Path) -> None:
+    names, log = _worker(tmp_path, 1, "--hca-wait", "0s", rdma="required")
+    assert "NO_USABLE_HCA" in log or "no RDMA device" in log, log
+    ours = {name.removeprefix(f"{NAME}.") for name in names if name.startswith(f"{NAME}.verbs.")}
+    assert ours == {"verbs.listed", "verbs.supervise"}
+    assert "ctypes" not in names
+
+
 def test_only_hardware_that_is_awaited_loads_pyudev(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -15,7 +15,7 @@ _PLACES = {
     "gid": ("INDEX_MISMATCH", "AMBIGUOUS_SUBNET", "RAIL_WITHOUT_ADDRESS"),
     "rate": ("DEGRADED_LINK",),
     "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),
-    "image": ("LIBIBVERBS_MISSING",),
+    "image": ("LIBIBVERBS_MISSING", "LIBIBVERBS_BROKEN"),
     "variables": (
         "SELECTOR_TAKES_SLOWER",
         "HCA_UNKNOWN",

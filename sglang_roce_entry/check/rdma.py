@@ -22,6 +22,7 @@ _PLACE = (
     (Reason.NO_OWN_GID, "gid"),
     (Reason.FAMILY_MISMATCH, "gid"),
     (Reason.PORT_NOT_ACTIVE, "link"),
+    (Reason.NO_PROVIDER, "verbs"),
     (Reason.VERBS_DENIED, "verbs"),
     (Reason.NO_VERBS, "verbs"),
 )
@@ -87,6 +88,12 @@ def _verbs(examined: Examined) -> tuple[CheckItem, ...]:
     closed = _each([(name, f"({answer})") for name, answer in devices.items() if answer != "ok"])
     opened = sum(answer == "ok" for answer in devices.values())
     counted = f"{opened} of {len(devices)} verbs devices open read-write"
+    unlisted = _without(rows, Reason.NO_PROVIDER)
+    if unlisted and not problems:
+        evidence = (
+            f"left out: {listed([row.decision.hca.name for row in unlisted])}: {unlisted[0].decision.detail}"
+        )
+        return (warn("verbs", evidence, requirements.HINTS[Reason.NO_PROVIDER]),)
     refused = [name for name, answer in devices.items() if answer not in ("ok", "ENOENT")]
     if refused and not problems:
         return (

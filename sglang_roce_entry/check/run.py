@@ -49,7 +49,7 @@ def run_check(
         invocation = replace(invocation, rest=adopted[1])
     folder = adopted[0].cwd if adopted is not None else "."
     request = read_request(invocation, settings, environ, host, shell, folder)
-    plan, lookup = look_and_plan(request, identify(request), host)
+    plan, lookup = look_and_plan(request, identify(request), host, ask_libibverbs=True)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
     examined = Examined(plan, environ, inspection, host.live, command.by_item(plan))
     lines = [

@@ -208,8 +208,8 @@ def _image(examined: Examined) -> tuple[CheckItem, ...]:
 
 def _missing_providers(examined: Examined) -> list[str]:
     providers = examined.inspection.verbs_providers
-    if providers is None:
-        return []
+    if providers is None or examined.plan.facts.libibverbs.devices is not None:
+        return []  # libibverbs itself has been asked
     missing = []
     for hca in examined.plan.facts.hcas:
         provider = _PROVIDERS.get((hca.model or "").partition(":")[0])

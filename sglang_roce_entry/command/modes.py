@@ -17,7 +17,7 @@ from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.bare_word import taken_as_launch
-from sglang_roce_entry.plan.inputs import identify, look_up_leader, read_request
+from sglang_roce_entry.plan.inputs import identify, libibverbs_of, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
 from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
 from sglang_roce_entry.report.folding import folded_problems
@@ -110,7 +110,13 @@ def _save(
     target, kept = invocation.mode_value, invocation.keep_identifiers
     own_name = own_name_addresses(host)
     files, links, facts = record(
-        host, environ, is_secret=is_secret_variable, resolved=resolved, own_name=own_name, keep_identifiers=kept
+        host,
+        environ,
+        is_secret=is_secret_variable,
+        resolved=resolved,
+        libibverbs=libibverbs_of(host, environ),
+        own_name=own_name,
+        keep_identifiers=kept,
     )
     archive = pack(files, links, facts)
     if target == "-":

@@ -176,7 +176,7 @@ def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate]
     rejected: dict[str, Rejection] = {}
     for hca in facts.hcas:
         for port in hca.ports:
-            outcome = _examine(hca, port, interfaces, constraints, foreign_sysfs=bool(facts.foreign_netdevs))
+            outcome = _examine(hca, port, interfaces, constraints, facts)
             if isinstance(outcome, Candidate):
                 candidates.append(outcome)
             else:
@@ -189,8 +189,7 @@ def _examine(
     port: Port,
     interfaces: Mapping[str, Interface],
     constraints: Constraints,
-    *,
-    foreign_sysfs: bool,
+    facts: HostFacts,
 ) -> Candidate | Rejection:
     if constraints.rdma == OFF:
         return Rejection(Reason.RDMA_OFF, "RDMA is switched off")
@@ -200,7 +199,9 @@ def _examine(
     if port.link_layer != "Ethernet":
         return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet")
     if hca.verbs_answer != "ok":
-        return _no_verbs(hca, foreign_sysfs=foreign_sysfs)
+        return _no_verbs(hca, foreign_sysfs=bool(facts.foreign_netdevs))
+    if facts.libibverbs.lacks(hca.name):
+        return Rejection(Reason.NO_PROVIDER, _no_provider(hca))
     if port.state != ACTIVE:
         return Rejection(Reason.PORT_NOT_ACTIVE, f"port state is {port.state_name}, not ACTIVE")
     view = view_gids(port, interfaces, constraints.subnets, allow_foreign=constraints.allow_foreign_gids)
@@ -222,6 +223,15 @@ def _no_verbs(hca: Hca, *, foreign_sysfs: bool) -> Rejection:
     # In exclusive mode a pod's own sysfs lists only the devices that it may open (ib_class, namespace tags).
     or_namespace = ", or an exclusive RDMA namespace" if foreign_sysfs else ""
     return Rejection(reason, sentence.format(node=node, or_namespace=or_namespace))
+
+
+def _no_provider(hca: Hca) -> str:
+    # libibverbs leaves out a device that no provider matches, and one whose kernel ABI its provider is too old for
+    # (``try_drivers``, ``match_driver`` in libibverbs/init.c). Its list does not tell which.
+    return (
+        f"libibverbs does not list {hca.name}: the image has no verbs provider for it, one of another rdma-core "
+        "release, or one too old for the node's driver"
+    )
 
 
 def _no_own_gid(hca: Hca, port: Port, view: GidView, interfaces: Mapping[str, Interface]) -> str:
@@ -276,5 +286,6 @@ def infiniband_ports(facts: HostFacts, constraints: Constraints) -> list[tuple[H
         and port.link_layer == "InfiniBand"
         and port.state == ACTIVE
         and hca.verbs_answer == "ok"
+        and not facts.libibverbs.lacks(hca.name)
         and (constraints.selector is None or constraints.selector.matches(hca.name, port.number))
     ]

@@ -17,11 +17,15 @@ _RESOURCE_HINT = (
     "request the RDMA resource in the manifest (resources.limits, e.g. rdma/hca_shared_devices_a: 1), "
     "or mount /dev/infiniband in a privileged pod"
 )
-_HINTS = {
+HINTS = {
     Reason.NO_VERBS: _RESOURCE_HINT,
     Reason.VERBS_DENIED: (
         _RESOURCE_HINT + "; EACCES: run as a user who may open it; EPERM on a mounted device node: the device "
         "cgroup does not allow it"
+    ),
+    Reason.NO_PROVIDER: (
+        "install the card's verbs provider in the image, of the same release as its libibverbs "
+        "(ibverbs-providers, or all of the vendor's package); IBV_SHOW_WARNINGS=1 ibv_devices names what it lacks"
     ),
     Reason.PORT_NOT_ACTIVE: (
         "bring the link up on the node (rdma link; ip link set ... up), check cable and switch port"
@@ -76,7 +80,7 @@ def _without_effect(choice: Choice) -> Iterator[Problem]:
     if constraints.family != "auto" and mismatched:
         origin, listed = f"{constraints.family_origin} {constraints.family}", ", ".join(mismatched)
         yield _unanswered(
-            f"{origin} leaves no port: none of {listed} has such an address", _HINTS[Reason.FAMILY_MISMATCH]
+            f"{origin} leaves no port: none of {listed} has such an address", HINTS[Reason.FAMILY_MISMATCH]
         )
 
 
@@ -111,7 +115,7 @@ def unusable(choice: Choice) -> Problem:
         return error(
             "SELECTOR_MATCHES_NOTHING",
             f"{constraints.selector_origin} {constraints.selector.text!r} selects no usable port",
-            f"usable here: {names}; {_HINTS[Reason.USER_EXCLUDED]}",
+            f"usable here: {names}; {HINTS[Reason.USER_EXCLUDED]}",
             RDMA_UNUSABLE,
         )
     # The reason from the latest check is the most telling: the GIDs of a port without verbs are not looked at.
@@ -120,6 +124,7 @@ def unusable(choice: Choice) -> Problem:
         Reason.NETDEV_DOWN,
         Reason.NO_OWN_GID,
         Reason.PORT_NOT_ACTIVE,
+        Reason.NO_PROVIDER,
         Reason.VERBS_DENIED,
         Reason.NO_VERBS,
         Reason.NOT_ROCE,
@@ -139,7 +144,7 @@ def unusable(choice: Choice) -> Problem:
         "NO_USABLE_HCA",
         f"RDMA is required, but no port of {len(hcas)} RDMA device"
         f"{'s' if len(hcas) != 1 else ''} can be used: {listed}",
-        _HINTS[leading],
+        HINTS[leading],
         RDMA_UNUSABLE,
     )
 
@@ -214,15 +219,21 @@ def memlock(facts: HostFacts) -> list[Problem]:
 
 
 def libibverbs(facts: HostFacts) -> Iterator[Problem]:
-    """Return the error that libibverbs cannot be loaded: NCCL would silently use TCP."""
-    if facts.libibverbs is None or facts.libibverbs == "ok":
-        return
-    yield error(
-        "LIBIBVERBS_MISSING",
-        f"libibverbs cannot be loaded: {facts.libibverbs}",
-        "install libibverbs1 and ibverbs-providers in the image",
-        RDMA_UNUSABLE,
-    )
+    """Return the error that libibverbs cannot be loaded (NCCL would silently use TCP), or that it is broken."""
+    loads, failure = facts.libibverbs.loads, facts.libibverbs.failure
+    if loads is not None and loads != "ok":
+        yield error(
+            "LIBIBVERBS_MISSING",
+            f"libibverbs cannot be loaded: {loads}",
+            "install libibverbs1 and ibverbs-providers in the image",
+            RDMA_UNUSABLE,
+        )
+    elif failure is not None:
+        yield warning(
+            "LIBIBVERBS_BROKEN",
+            f"libibverbs does not say which RDMA devices it can use: {failure}",
+            "run ibv_devices in the image; remove what is preloaded, and providers of another rdma-core release",
+        )
 
 
 def _differing_mtus(choice: Choice) -> Iterator[Problem]:

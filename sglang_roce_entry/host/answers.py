@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_roce_entry.host import limits
-from sglang_roce_entry.host.facts import Interface, IpAddress, Route
+from sglang_roce_entry.host.facts import Interface, IpAddress, Libibverbs, Route
 from sglang_roce_entry.host.installed import mooncake_version, nccl_files_in_order, nccl_versions, sglang_version
 from sglang_roce_entry.host.network import interface_of, route_source
 from sglang_roce_entry.host.snapshot.recorded import RecordedAnswers
@@ -88,9 +88,9 @@ class LiveAnswers:
         """Return the effective user id."""
         return os.geteuid()
 
-    def libibverbs(self) -> str | None:
-        """Load libibverbs and return ``ok`` or the loader's message."""
-        return limits.load_libibverbs()
+    def libibverbs(self) -> Libibverbs | None:
+        """Return ``None``: it has to be asked, in a process of its own."""
+        return None
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
         """Return the installed versions of NCCL."""

@@ -30,11 +30,10 @@ def collect(
     environ: Mapping[str, str],
     *,
     rdma: bool = True,
-    need_libibverbs: bool = True,
 ) -> HostFacts:
-    """Return the present facts of ``host``.
+    """Return the present facts of ``host``; ``rdma=False`` leaves the HCAs out.
 
-    ``rdma=False`` leaves the HCAs out; ``need_libibverbs=False`` does not try to load the library.
+    What libibverbs answers is the caller's business.
     """
     hcas, interfaces = read_fabric(host) if rdma else ((), host.answers.interfaces())
     known, memlock = host.answers.memlock()
@@ -54,7 +53,6 @@ def collect(
         memlock_known=known,
         ipc_lock=host.answers.ipc_lock(host.tree),
         uid=host.answers.uid(),
-        libibverbs=host.answers.libibverbs() if need_libibverbs else None,
         nccl_versions=nccl,
         sglang_version=sglang,
         sglang_installed=installed,

@@ -133,6 +133,23 @@ class Gpus:
 
 
 @dataclass(frozen=True, slots=True)
+class Libibverbs:
+    """What libibverbs answers here.
+
+    ``loads`` is ``ok``, or why it cannot be loaded; ``devices`` are those that it lists: the others have no
+    provider. ``failure``: why it is not known what it lists, although it was asked.
+    """
+
+    loads: str | None = None
+    devices: tuple[str, ...] | None = None
+    failure: str | None = None
+
+    def lacks(self, device: str) -> bool:
+        """Return whether it is known not to list ``device``."""
+        return self.devices is not None and device not in self.devices
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """All that a decision may rest on. Collected once, replayable from a snapshot."""
 
@@ -146,7 +163,7 @@ class HostFacts:
     memlock_known: bool = False
     ipc_lock: bool | None = None
     uid: int | None = None
-    libibverbs: str | None = None  # "ok", or why it cannot be loaded; None: not known
+    libibverbs: Libibverbs = Libibverbs()
     nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
     sglang_version: str | None = None
     sglang_installed: bool | None = None

@@ -1,8 +1,7 @@
-"""What this process is granted: locked memory, a capability, libibverbs, device nodes."""
+"""What this process is granted: locked memory, a capability, device nodes."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
@@ -13,8 +12,6 @@ from sglang_roce_entry.host.tree import Tree, errno_name, lines_or_empty
 
 #: Index of CAP_IPC_LOCK in include/uapi/linux/capability.h.
 _CAP_IPC_LOCK_BIT = 14
-#: NCCL tries these two names in this order (ibvwrap, ``dlopen``).
-_LIBIBVERBS = ("libibverbs.so", "libibverbs.so.1")
 
 
 def memlock_bytes() -> int | None:
@@ -32,19 +29,6 @@ def has_ipc_lock(tree: Tree) -> bool | None:
             except (ValueError, IndexError):
                 return None
     return None
-
-
-def load_libibverbs() -> str:
-    """Load libibverbs as NCCL does and return ``ok`` or the loader's message."""
-    problem = ""
-    for name in _LIBIBVERBS:
-        try:
-            ctypes.CDLL(name)
-        except OSError as error:
-            problem = str(error)
-        else:
-            return "ok"
-    return problem
 
 
 def open_device(path: str, numbers: str | None = None) -> str:

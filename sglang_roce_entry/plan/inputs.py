@@ -21,13 +21,14 @@ from sglang_roce_entry.group.sources import IdentityInputs, names_a_group
 from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.facts import HostFacts, IpAddress, Route
+from sglang_roce_entry.host.facts import HostFacts, IpAddress, Libibverbs, Route
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.named_file import read_named
 from sglang_roce_entry.plan.bare_word import not_executed
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.command import user_dist_init
+from sglang_roce_entry.verbs.listed import list_devices
 
 #: A mode may look the leader's name up, but not wait for it.
 _QUICK_LOOKUP_S = 2.0
@@ -214,12 +215,23 @@ def asked_constraints(settings: Settings, group_size: int) -> Constraints:
     )
 
 
-def read_facts(request: Request, member: Member, host: Host) -> HostFacts:
-    """Return the present facts of the host. Without RDMA a launch reads no HCAs."""
+def read_facts(request: Request, member: Member, host: Host, *, ask_libibverbs: bool = False) -> HostFacts:
+    """Return the present facts of the host. Without RDMA a launch reads no HCAs.
+
+    libibverbs is asked where RDMA is required: that takes a process. After the HCAs were read, so that one that
+    has just come is not taken for one without a provider.
+    """
     rdma = asked_constraints(request.settings, member.size).rdma
-    return collect(
-        host, request.environ, rdma=rdma != OFF or request.form == MODE, need_libibverbs=rdma == REQUIRED
-    )
+    facts = collect(host, request.environ, rdma=rdma != OFF or request.form == MODE)
+    if not ask_libibverbs and rdma != REQUIRED:
+        return facts
+    return replace(facts, libibverbs=libibverbs_of(host, request.environ))
+
+
+def libibverbs_of(host: Host, environ: Mapping[str, str]) -> Libibverbs:
+    """Return what libibverbs answers; a recording answers from itself."""
+    recorded = host.answers.libibverbs()
+    return recorded if recorded is not None else Libibverbs(*list_devices(environ))
 
 
 def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | None:

@@ -163,9 +163,11 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
     )
 
 
-def look_and_plan(request: Request, member: Member, host: Host) -> tuple[Plan, Leader | None]:
+def look_and_plan(
+    request: Request, member: Member, host: Host, *, ask_libibverbs: bool = False
+) -> tuple[Plan, Leader | None]:
     """Return the plan of a mode or a bare word, and what its one quick look-up of the leader's name gave."""
-    facts = read_facts(request, member, host)
+    facts = read_facts(request, member, host, ask_libibverbs=ask_libibverbs)
     leader = look_up_leader(member, facts, host)
     return make_plan(request, member, facts, leader), leader
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from sglang_roce_entry.fabric.nccl.files import given_values
 from sglang_roce_entry.fabric.nccl.selector import parse_selector
 from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.facts import Libibverbs
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
 from sglang_roce_entry.problems import Problem
 
@@ -80,7 +81,8 @@ def decide() -> Decide:
             allow_foreign_gids=allow_foreign,
         )
         given = given_values(environ or {}, files)
-        facts = collect(node.host(), {})
+        host = node.host()
+        facts = replace(collect(host, {}), libibverbs=host.answers.libibverbs() or Libibverbs())
         choice = choose(facts, with_given(asked, given, nccl), no_interface("no group here"))
         variables = merge(given, consumers.wishes(choice, Use()))
         wrong = consumers.check(in_effect(given, variables), choice, Use())

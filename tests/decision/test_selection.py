@@ -520,6 +520,35 @@ def test_libibverbs_that_does_not_load(decide: Decide) -> None:
     assert outcome.problems[0].exit_code == 69
 
 
+@pytest.mark.parametrize(
+    ("listed", "left"),
+    [
+        (["mlx5_0", "mlx5_1"], {}),
+        (["mlx5_1", "bnxt_re0"], {"mlx5_0:1": "NO_PROVIDER"}),
+        ([], {"mlx5_0:1": "NO_PROVIDER", "mlx5_1:1": "NO_PROVIDER"}),
+        (None, {}),  # not recorded: not known
+    ],
+)
+def test_what_libibverbs_does_not_list(decide: Decide, listed: list[str] | None, left: dict[str, str]) -> None:
+    outcome = decide(rail(rail(Node(), 0), 1).set(libibverbs="ok", verbs_listed=listed))
+    assert outcome.left == left
+    assert outcome.codes == (["NO_USABLE_HCA"] if len(left) == 2 else [])
+
+
+def test_infiniband_without_a_provider_is_no_rdma(decide: Decide) -> None:
+    node = Node()
+    node.hca("mlx5_0").port(link_layer="InfiniBand")
+    assert decide(node.set(verbs_listed=["mlx5_0"])).codes == []
+    assert decide(node.set(verbs_listed=[])).codes == ["NO_USABLE_HCA"]
+
+
+def test_a_provider_that_crashes_is_a_warning(decide: Decide) -> None:
+    outcome = decide(rail(Node(), 0).set(libibverbs="ok", verbs_failure="was ended by signal 11"))
+    assert outcome.codes == ["LIBIBVERBS_BROKEN"]
+    assert outcome.value("NCCL_IB_HCA") == "=mlx5_0:1"
+    assert "signal 11" in outcome.problem("LIBIBVERBS_BROKEN")
+
+
 def test_sysfs_of_another_namespace_is_said(decide: Decide) -> None:
     node = Node().interface("eth0", "10.244.0.5/24")
     node.netdev("ens1np0").hca("mlx5_0").port().pair("10.0.0.1", "ens1np0", 2)

@@ -15,6 +15,7 @@ from sglang_roce_entry.command.cli import main
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.collect import collect
+from sglang_roce_entry.host.facts import Libibverbs
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.format import SnapshotError, packaged_names
 from sglang_roce_entry.host.snapshot.read import load
@@ -221,14 +222,21 @@ def test_packaged_names() -> None:
 def test_recording_a_replay_gives_the_same_facts(name: str, tmp_path: Path) -> None:
     host, environ = load(name)
     identity = {"sglang-0.sglang.default": host.answers.resolve("sglang-0.sglang.default") or []}
+    asked = Libibverbs("ok", ("mlx5_0",), "told by the test")
     files, links, facts = record(
-        host, environ, is_secret=lambda _name: False, resolved=identity, keep_identifiers=True
+        host,
+        environ,
+        is_secret=lambda _name: False,
+        resolved=identity,
+        libibverbs=asked,
+        keep_identifiers=True,
     )
     path = tmp_path / "again.tar.gz"
     path.write_bytes(pack(files, links, facts))
     again, environ_again = load(str(path))
     assert environ_again == environ
     assert collect(again, environ) == collect(host, environ)
+    assert again.answers.libibverbs() == asked
     assert read_gpus(again) == read_gpus(host)
     hcas = collect(host, environ).hcas
     assert read_check_facts(again, hcas, environ) == read_check_facts(host, hcas, environ)

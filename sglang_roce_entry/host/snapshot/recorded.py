@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from sglang_roce_entry.host.facts import Interface, IpAddress, Route
+from sglang_roce_entry.host.facts import Interface, IpAddress, Libibverbs, Route
 from sglang_roce_entry.host.installed import nccl_files_in_order
 from sglang_roce_entry.host.network import in_order, interface_of
 from sglang_roce_entry.host.snapshot.format import Document
@@ -191,9 +191,14 @@ class RecordedAnswers:
         """Return the recorded user id."""
         return self._document.typed("uid", int)
 
-    def libibverbs(self) -> str | None:
-        """Return the recorded answer of loading libibverbs."""
-        return self._document.typed("libibverbs", str)
+    def libibverbs(self) -> Libibverbs | None:
+        """Return the recorded answers of libibverbs."""
+        listed = self._document.typed("verbs_listed", list)
+        return Libibverbs(
+            self._document.typed("libibverbs", str),
+            None if listed is None else tuple(map(str, listed)),
+            self._document.typed("verbs_failure", str),
+        )
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:  # noqa: ARG002
         """Return the recorded versions of NCCL: ``null`` means none is installed."""

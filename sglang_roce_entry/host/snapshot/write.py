@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.check_facts import read_check_facts
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.facts import HostFacts, IpAddress, Libibverbs
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.snapshot.format import FACTS, FORMAT, TOP
 from sglang_roce_entry.host.snapshot.masking import Mask, needed_lines
@@ -31,6 +31,7 @@ def record(
     *,
     is_secret: Callable[[str], bool],
     resolved: Mapping[str, Iterable[IpAddress]],
+    libibverbs: Libibverbs = Libibverbs(),  # noqa: B008 - frozen
     own_name: tuple[IpAddress, ...] | None = None,
     keep_identifiers: bool = False,
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
@@ -38,7 +39,8 @@ def record(
 
     ``is_secret`` tells the names of variables to leave out, also in NCCL's files; ``resolved`` are the
     addresses looked up for this run, ``own_name`` those that the host name has (the name itself is not
-    recorded). Hardware identifiers are replaced by numbers unless ``keep_identifiers``.
+    recorded), ``libibverbs`` what that answers. Hardware identifiers are replaced by numbers unless
+    ``keep_identifiers``.
     """
 
     def kept(name: str) -> bool:
@@ -49,7 +51,8 @@ def record(
 
     tree, mask = RecordingTree(host.tree), Mask(keep=keep_identifiers)
     recording = Host(tree, host.answers)
-    facts = replace(collect(recording, environ), gpus=read_gpus(recording, places=True))
+    facts = collect(recording, environ)
+    facts = replace(facts, gpus=read_gpus(recording, places=True), libibverbs=libibverbs)
     check = read_check_facts(recording, facts.hcas, environ, own_name)
     for name in ("labels", "annotations"):
         lines_or_empty(tree, f"/etc/podinfo/{name}")
@@ -96,11 +99,15 @@ def _answers(facts: HostFacts, mask: Mask) -> dict[str, Any]:
         },
         "open": dict(facts.gpus.nodes),
         "uid": facts.uid,
-        "libibverbs": facts.libibverbs,
+        "libibverbs": facts.libibverbs.loads,
         "net_plugins": list(facts.net_plugin_paths),
     }
     if facts.memlock_known:
         found["memlock"] = "unlimited" if facts.memlock_bytes is None else facts.memlock_bytes
+    if facts.libibverbs.devices is not None:
+        found["verbs_listed"] = list(facts.libibverbs.devices)
+    if facts.libibverbs.failure is not None:
+        found["verbs_failure"] = facts.libibverbs.failure
     if facts.gpus.count is not None:
         found["gpus"] = facts.gpus.count
     return found

@@ -1,0 +1,24 @@
+"""A libibverbs of the tests' own, compiled here; `LD_LIBRARY_PATH` puts it before the machine's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.layers import skip_or_fail
+
+SOURCES = Path(__file__).resolve().parent / "stub"
+
+
+def stub_library(folder: Path, *options: str) -> Path:
+    """Compile the stub below ``folder`` and return the folder to look for libraries in."""
+    if shutil.which("gcc") is None:
+        skip_or_fail("verbs", "needs a C compiler (Debian: gcc libc6-dev)")
+    made = folder / "stub"
+    made.mkdir()
+    version = f"-Wl,--version-script={SOURCES / 'libibverbs.map'},-soname,libibverbs.so.1"
+    command: list[str | Path] = ["gcc", "-shared", "-fPIC", version, *options, "-o", made / "libibverbs.so.1"]
+    subprocess.run([*command, SOURCES / "libibverbs.c"], check=True)
+    (made / "libibverbs.so").symlink_to("libibverbs.so.1")
+    return made

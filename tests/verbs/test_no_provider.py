@@ -1,0 +1,83 @@
+"""The installed command on a node whose verbs devices open, with a libibverbs that lists what the test says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.benchmarks.rails import ARGUMENTS, Leader, environment, missing_here, standin
+from tests.layers import skip_or_fail
+from tests.process.command import CHECKOUT, entry_command
+from tests.verbs.stubs import stub_library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.netns
+
+Answer = tuple[int, Any]
+HCAS = 3
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answer]:
+    """Return what gives the exit code and the document of a mode, where libibverbs does as it is ``told``."""
+    lacking = missing_here()
+    if lacking:
+        skip_or_fail("netns", lacking)
+    folder = tmp_path_factory.mktemp("node")
+    leader = Leader(folder / "leader", HCAS, 8)
+    checkout = [CHECKOUT] if len(entry_command()) > 1 else []
+    around = environment(standin(folder), *checkout)
+    around["LD_LIBRARY_PATH"] = str(stub_library(folder))
+
+    def run(told: str, *options: str, **more: str) -> Answer:
+        command = ["sh", "-c", '"$@"; echo "code $?"', "sh", *entry_command(), *options, *ARGUMENTS]
+        said, _, code = leader.run(command, {**around, "STUB_VERBS": told, **more}).rpartition("code ")
+        return int(code), json.loads(said)
+
+    return run
+
+
+def test_ports_that_libibverbs_does_not_list_are_left_out(ask: Callable[..., Answer]) -> None:
+    code, plan = ask("mlx5_0,mlx5_2", "--dry-run=json")
+    assert code == 0
+    assert {port["device"]: port["reason"] for port in plan["ports"]} == {
+        "mlx5_0": None,
+        "mlx5_1": "NO_PROVIDER",
+        "mlx5_2": None,
+    }
+    assert plan["environment"]["NCCL_IB_HCA"]["value"] == "=mlx5_0:1,mlx5_2:1"
+
+
+def test_where_it_lists_none_rdma_is_unusable(ask: Callable[..., Answer]) -> None:
+    code, plan = ask("rxe_0", "--dry-run=json")
+    assert code == plan["exit_code"] == 69
+    (problem,) = (one for one in plan["problems"] if one["code"] == "NO_USABLE_HCA")
+    assert "NO_PROVIDER on mlx5_0:1, mlx5_1:1, mlx5_2:1" in problem["message"]
+    assert "libibverbs does not list mlx5_0" in problem["message"]
+    assert "ibverbs-providers" in problem["hint"]
+
+
+def test_where_rdma_is_optional_only_a_check_asks(ask: Callable[..., Answer]) -> None:
+    optional = {"SGLANG_ROCE_RDMA": "optional"}
+    _, plan = ask("crash", "--dry-run=json", **optional)
+    assert {port["reason"] for port in plan["ports"]} == {None}
+    assert "LIBIBVERBS_BROKEN" not in {one["code"] for one in plan["problems"]}
+    code, check = ask("mlx5_0,mlx5_2", "--check=json", **optional)
+    assert code == 0
+    (line,) = (one for one in check["items"] if one["name"] == "verbs")
+    assert line["status"] == "warn"
+    assert line["evidence"].startswith("left out: mlx5_1: libibverbs does not list mlx5_1")
+
+
+@pytest.mark.parametrize(("told", "said"), [("crash", "signal 6 (Aborted)"), ("\x1b[2J", "no name of a device")])
+def test_a_provider_that_breaks_is_a_warning(ask: Callable[..., Answer], told: str, said: str) -> None:
+    code, plan = ask(told, "--dry-run=json")
+    assert code == 0
+    assert {port["reason"] for port in plan["ports"]} == {None}
+    (problem,) = (one for one in plan["problems"] if one["code"] == "LIBIBVERBS_BROKEN")
+    assert problem["severity"] == "warning"
+    assert said in problem["message"]
