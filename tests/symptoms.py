@@ -143,7 +143,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _node(lambda node: node.set(libibverbs="libibverbs.so.1: cannot open shared object file")),
     ),
     Symptom(
-        "libibverbs does not list mlx5_0: the image has no verbs provider for it",
+        "libibverbs does not list it: the image has no verbs provider for it",
         "The image lacks the card's provider, or has one of another rdma-core release, or one too old for the node's "
         "driver. NCCL alone: `NET/IB : No device found`, then TCP",
         "install the card's verbs provider in the image, of the same release as its libibverbs",

@@ -13,6 +13,7 @@ from sglang_roce_entry.host.check_facts import CheckFacts
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK as EXIT_OK
 from sglang_roce_entry.problems import Problem
+from sglang_roce_entry.verbs.looped import Loop
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 
@@ -37,6 +38,7 @@ class Examined:
     inspection: CheckFacts = field(default_factory=CheckFacts)
     live: bool = True
     problems: Mapping[str, Sequence[Problem]] = field(default_factory=dict)  # of the plan, by item
+    loops: Sequence[Loop] = ()  # what became of each used port that was proven against itself
 
     def of(self, name: str) -> Sequence[Problem]:
         """Return the plan's problems that the item ``name`` reports."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from time import monotonic
 
 from sglang_roce_entry import __version__
-from sglang_roce_entry.check import command, environment, gpudirect, leader_path, memory, names, rdma, versions
+from sglang_roce_entry.check import command, environment, gpudirect, leader_path, loopback, names, rdma, versions
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
@@ -27,6 +27,7 @@ from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import go_ahead
 from sglang_roce_entry.server.running import running_here
+from sglang_roce_entry.verbs.looped import prove_loops
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
@@ -51,11 +52,14 @@ def run_check(
     request = read_request(invocation, settings, environ, host, shell, folder)
     plan, lookup = look_and_plan(request, identify(request), host, ask_libibverbs=True)
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
-    examined = Examined(plan, environ, inspection, host.live, command.by_item(plan))
+    tried = loopback.rails(plan) if host.live else ()
+    loops = prove_loops(tried, environ) if tried else []
+    examined = Examined(plan, environ, inspection, host.live, command.by_item(plan), loops)
     lines = [
         *command.items(examined),
         *rdma.items(examined),
-        *memory.items(examined),
+        *loopback.items(examined),
+        *environment.memory(examined),
         *gpudirect.items(examined),
         *names.items(examined),
         *environment.items(examined),

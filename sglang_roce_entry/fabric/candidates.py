@@ -169,6 +169,14 @@ _VERBS_SENTENCE = {
 }
 
 
+# libibverbs leaves out a device that no provider matches, and one whose provider is too old for the kernel's ABI
+# (``try_drivers`` and ``match_driver`` in rdma-core's libibverbs/init.c). Its list does not tell which.
+_NO_PROVIDER = (
+    "libibverbs does not list it: the image has no verbs provider for it, one of another rdma-core release, or "
+    "one too old for the node's driver"
+)
+
+
 def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate], dict[str, Rejection]]:
     """Return the ports that can be used here, and why each of the others cannot, by label."""
     interfaces = {interface.name: interface for interface in facts.interfaces}
@@ -201,7 +209,7 @@ def _examine(
     if hca.verbs_answer != "ok":
         return _no_verbs(hca, foreign_sysfs=bool(facts.foreign_netdevs))
     if facts.libibverbs.lacks(hca.name):
-        return Rejection(Reason.NO_PROVIDER, _no_provider(hca))
+        return Rejection(Reason.NO_PROVIDER, _NO_PROVIDER)
     if port.state != ACTIVE:
         return Rejection(Reason.PORT_NOT_ACTIVE, f"port state is {port.state_name}, not ACTIVE")
     view = view_gids(port, interfaces, constraints.subnets, allow_foreign=constraints.allow_foreign_gids)
@@ -223,15 +231,6 @@ def _no_verbs(hca: Hca, *, foreign_sysfs: bool) -> Rejection:
     # In exclusive mode a pod's own sysfs lists only the devices that it may open (ib_class, namespace tags).
     or_namespace = ", or an exclusive RDMA namespace" if foreign_sysfs else ""
     return Rejection(reason, sentence.format(node=node, or_namespace=or_namespace))
-
-
-def _no_provider(hca: Hca) -> str:
-    # libibverbs leaves out a device that no provider matches, and one whose kernel ABI its provider is too old for
-    # (``try_drivers``, ``match_driver`` in libibverbs/init.c). Its list does not tell which.
-    return (
-        f"libibverbs does not list {hca.name}: the image has no verbs provider for it, one of another rdma-core "
-        "release, or one too old for the node's driver"
-    )
 
 
 def _no_own_gid(hca: Hca, port: Port, view: GidView, interfaces: Mapping[str, Interface]) -> str:

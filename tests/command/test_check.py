@@ -50,8 +50,12 @@ def test_a_healthy_node(run: Run) -> None:
         assert item["remedy"] == ""
     by_status = {item["name"]: item["status"] for item in document["items"]}
     # Only what a recording cannot have is left out, and named.
-    assert {name for name, status in by_status.items() if status != "ok"} == {"leader port", "path mtu"}
-    assert all(by_status[name] == "skip" for name in ("leader port", "path mtu"))
+    assert {name for name, status in by_status.items() if status != "ok"} == {
+        "leader port",
+        "path mtu",
+        "loopback",
+    }
+    assert all(by_status[name] == "skip" for name in ("leader port", "path mtu", "loopback"))
     assert set(by_status) >= {
         "identity", "gpus", "command", "hca", "verbs", "gid", "link", "rate", "mtu", "pci link", "congestion",
         "memlock", "shm", "gpudirect", "dns", "hostname", "interface", "own address", "proxy", "variables",
@@ -76,7 +80,7 @@ def test_evidence_of_a_healthy_node(run: Run) -> None:
     assert lines[at - 1] == f"      nic          2 x {NIC}, {driver}: mlx5_[0-1]"
     assert all(line.startswith("ok    ") for line in lines[at + 1 : -3])
     assert lines[-3:] == [
-        "skip  not checked  leader port, path mtu: needs the live node", "", "A launch would go ahead; no warnings.",
+        "skip  not checked  loopback, leader port, path mtu: needs the live node", "", "A launch would go ahead; no warnings.",
     ]  # fmt: skip
 
 
@@ -346,7 +350,7 @@ def test_packaged_snapshots_pass(run: Run, name: str) -> None:
     assert ran.code == 0
     assert {item["status"] for item in ran.document["items"]} == {"ok", "skip"}
     live = [item for item in ran.document["items"] if item["evidence"] == "needs the live node"]
-    assert len(live) == 2
+    assert len(live) == 3
 
 
 @pytest.mark.parametrize("argv", [(), MODEL, ("--rdma", "optional")])

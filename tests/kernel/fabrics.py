@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 def routed_fabric(command: Command) -> Result:
     """Try every index of one HCA against every index of the other, over a router."""
-    _lay_routed_fabric()
+    lay_routed_fabric()
     result: Result = {
         "tables": {device: gid_table(device) for device in ("mlx5_0", "mlx5_1")},
         "plan": command.dry_run(),
@@ -42,7 +42,7 @@ def routed_fabric(command: Command) -> Result:
 
 def nccl_transfer(command: Command) -> Result:
     """Send a message with each NCCL release in our environment, and with index 3 on both."""
-    _lay_routed_fabric()
+    lay_routed_fabric()
     result: Result = {}
     for release in json.loads((OUT / "nccl-releases.json").read_text()):
         plan = command.dry_run(nccl=release["version"])
@@ -83,9 +83,11 @@ def _transfer(command: Command, release: Result, variables: dict[str, str]) -> R
     return {**answer, "status": done.returncode, "stderr": done.stderr, "log": log.read_text()}
 
 
-def _lay_routed_fabric() -> None:
-    # Two HCAs on two leaves with a router between them. What was added first stands first in the
-    # table, so the IPv4 address is at index 3 of one and at 5 of the other.
+def lay_routed_fabric() -> None:
+    """Put two HCAs on two leaves, with a router between them.
+
+    What was added first stands first in the table, so the IPv4 address is at index 3 of one and at 5 of the other.
+    """
     for name in ("all", "eth0", "eth1"):
         set_sysctl(f"net/ipv4/conf/{name}/rp_filter", "0")
     for name, value in (("accept_local", "1"), ("arp_ignore", "1"), ("arp_announce", "2")):

@@ -21,6 +21,7 @@ from tests.kernel.gid_tables import address_added_again, address_churn, bond, po
 from tests.kernel.launches import healthy, late_address, late_hca, never
 from tests.kernel.node import OUT, Command, clean, write_standin_sglang
 from tests.kernel.pods import exclusive_pods, shared_pod
+from tests.kernel.proofs import exchanges, loopback
 from tests.kernel.tools import tools
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ SCENARIOS: dict[str, Callable[[Command], Result]] = {
         address_churn,
         exclusive_pods,
         tools,
+        loopback,
+        exchanges,
     )
 }
 

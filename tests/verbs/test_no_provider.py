@@ -57,7 +57,7 @@ def test_where_it_lists_none_rdma_is_unusable(ask: Callable[..., Answer]) -> Non
     assert code == plan["exit_code"] == 69
     (problem,) = (one for one in plan["problems"] if one["code"] == "NO_USABLE_HCA")
     assert "NO_PROVIDER on mlx5_0:1, mlx5_1:1, mlx5_2:1" in problem["message"]
-    assert "libibverbs does not list mlx5_0" in problem["message"]
+    assert "libibverbs does not list it" in problem["message"]
     assert "ibverbs-providers" in problem["hint"]
 
 
@@ -70,7 +70,7 @@ def test_where_rdma_is_optional_only_a_check_asks(ask: Callable[..., Answer]) ->
     assert code == 0
     (line,) = (one for one in check["items"] if one["name"] == "verbs")
     assert line["status"] == "warn"
-    assert line["evidence"].startswith("left out: mlx5_1: libibverbs does not list mlx5_1")
+    assert line["evidence"].startswith("left out: mlx5_1: libibverbs does not list it")
 
 
 @pytest.mark.parametrize(("told", "said"), [("crash", "signal 6 (Aborted)"), ("\x1b[2J", "no name of a device")])
@@ -81,3 +81,21 @@ def test_a_provider_that_breaks_is_a_warning(ask: Callable[..., Answer], told: s
     (problem,) = (one for one in plan["problems"] if one["code"] == "LIBIBVERBS_BROKEN")
     assert problem["severity"] == "warning"
     assert said in problem["message"]
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [
+        ("crash", "CHILD_FAILED (the process that tried it was ended by signal 11 (Segmentation fault))"),
+        ("lie", "PORT_DOWN (state 77, MTU 99)"),
+    ],
+)
+def test_a_provider_that_breaks_later_is_a_line_and_no_failure(
+    ask: Callable[..., Answer], opened: str, said: str
+) -> None:
+    code, check = ask("mlx5_0,mlx5_1,mlx5_2", "--check=json", STUB_OPEN=opened)
+    assert code == 0
+    found = [one for one in check["items"] if one["name"] == "loopback"]
+    assert {one["status"] for one in found} == {"warn"}
+    assert found[0]["evidence"] == f"mlx5_0:1 did not carry a message to itself: {said}"
+    assert found[0]["remedy"]

@@ -1,0 +1,80 @@
+"""Each used HCA, proven against itself: what a launch would only find out with its first connection."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
+from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.report.folding import names_by_text
+from sglang_roce_entry.verbs.end import Rail
+from sglang_roce_entry.verbs.judgement import PROVEN
+from sglang_roce_entry.verbs.looped import Loop
+
+_NAME = "loopback"
+_AGAIN = (
+    "run --check again; if it stays so, update the NIC's firmware and rdma-core, or leave the port out with --hca"
+)
+#: What to do, by cause. The kernel's own answer stands in the evidence.
+_REMEDIES = {
+    "MEMLOCK": "add securityContext.capabilities.add: [IPC_LOCK], or raise the memlock limit of the runtime",
+    "GID_MOVED": "the addresses have just changed: run --check again",
+    "NO_GID": "the addresses have just changed: run --check again",
+    "GID_REFUSED": "the kernel does not send from that GID (RoCE v1, or its interface is gone): see show_gids",
+    "PORT_DOWN": "check the node's cable, transceiver and switch port (rdma link)",
+    "LINK_DOWN": "check the node's cable, transceiver and switch port (rdma link)",
+    "NO_PROVIDER": "install the card's verbs provider in the image, of the same release as its libibverbs",
+    "DEVICE_DENIED": "grant the device to the pod (RDMA device plugin)",
+    "NO_DEVICE_NODE": "give the device to the pod (RDMA device plugin), or mount /dev/infiniband",
+    "CHILD_FAILED": "run ibv_rc_pingpong -g INDEX on the port in the image; NCCL makes the same calls",
+}
+
+
+def rails(plan: Plan) -> tuple[Rail, ...]:
+    """Return the used ports, each with the index that NCCL will use on it."""
+    return tuple(rail for row in plan.choice.used_rows if (rail := _rail(row)) is not None)
+
+
+def _rail(row: PortRow) -> Rail | None:
+    hca, port = row.decision.hca, row.decision.port
+    gid = port.gid_at(row.gid_index)
+    if row.gid_index is None or gid is None:
+        return None
+    return Rail(hca.name, port.number, row.gid_index, in_digits(gid.ip), hca.verbs or "")
+
+
+def in_digits(ip: IpAddress) -> str:
+    """Return an address as the 32 digits of a GID, IPv4 mapped into IPv6."""
+    value = 0xFFFF << 32 | int(ip) if isinstance(ip, IPv4Address) else int(ip)
+    return f"{value:032x}"
+
+
+def items(examined: Examined) -> tuple[CheckItem, ...]:
+    """Return the lines on what was tried; nothing where no port is used."""
+    if not examined.plan.choice.used:
+        return ()
+    if not examined.live:
+        return (skip(_NAME, "needs the live node"),)
+    good = [(_label(loop), _good(loop)) for loop in examined.loops if loop.verdict.status == PROVEN]
+    lines = [warn(_NAME, *_wrong(loop)) for loop in examined.loops if loop.verdict.status != PROVEN]
+    if good:
+        lines.append(ok(_NAME, listed([f"{labels} {text}" for labels, text in names_by_text(good)])))
+    return tuple(lines)
+
+
+def _label(loop: Loop) -> str:
+    return f"{loop.rail.device}:{loop.rail.port}"
+
+
+def _good(loop: Loop) -> str:
+    return f"carried 64 bytes and full packets of {loop.seen.mtu_bytes} through the HCA to itself"
+
+
+def _wrong(loop: Loop) -> tuple[str, str]:
+    seen, cause = loop.seen, loop.verdict.cause
+    shown = f"completions {', '.join(map(str, seen.sent))}" if seen.want[0] and not seen.cause else ""
+    detail = "; ".join(text for text in (seen.detail, shown) if text)
+    evidence = f"{_label(loop)} did not carry a message to itself: {cause}{f' ({detail})' if detail else ''}"
+    return evidence, _REMEDIES.get(cause, _AGAIN)
