@@ -1029,7 +1029,7 @@ _OWN = Group(
         ),
         Entry(
             "LIMIT_REACHED",
-            "The kernel refuses this process memory, a thread or a file: a limit of the container is reached.",
+            "The kernel refuses this process memory or a thread: a limit of the container is reached.",
             "SGLang, which needs far more, ends with `can't start new thread` or `Cannot allocate memory`.",
             "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/memory.max; ulimit -a",
             "Raise resources.limits.memory, the pod's limit of processes (kubelet podPidsLimit), or the ulimit.",

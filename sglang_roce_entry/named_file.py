@@ -36,3 +36,10 @@ def read_bytes(path: str, most: int, *, cut: bool = False) -> bytes:
 def read_named(path: str) -> str:
     """Return the text of a file that a user has named. Raises ``OSError``, ``UnicodeDecodeError``."""
     return read_bytes(path, MOST_BYTES).decode("utf-8")
+
+
+def read_in(folder: str | None, path: str) -> str:
+    """Return the text of a file that a process in ``folder`` (``None``: not known) names. Raises ``OSError``."""
+    if folder is None and not os.path.isabs(path):
+        raise OSError(errno.ENOENT, "it is relative to the server's working directory, which is not known here")
+    return read_named(os.path.abspath(os.path.join(folder or "/", path)))

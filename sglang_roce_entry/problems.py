@@ -60,13 +60,7 @@ class ConfigurationError(EntryError):
         super().__init__(code, message, hint, CONFIGURATION)
 
 
-#: Nothing of this program's: the kernel refuses memory, processes or descriptors.
-_USED_UP = {
-    errno.ENOMEM: "no memory is left",
-    errno.EAGAIN: "no further process or thread may be started",
-    errno.EMFILE: "no further file may be opened by this process",
-    errno.ENFILE: "no further file may be opened on this node",
-}
+_NO_MEMORY = "no memory is left"
 #: A library that does not fit into memory is an ImportError (glibc's ``dl-load.c``).
 _UNMAPPED = ("failed to map segment", "cannot allocate memory", "cannot map zero-fill pages")
 
@@ -95,13 +89,12 @@ def as_failure(raised: Exception) -> EntryError:
 
 
 def _used_up(raised: Exception) -> str | None:
-    if isinstance(raised, MemoryError) or (
-        isinstance(raised, ImportError) and any(words in str(raised).lower() for words in _UNMAPPED)
-    ):
-        return _USED_UP[errno.ENOMEM]
+    """Return what the kernel refuses; ``None`` where the failure is something else."""
     if isinstance(raised, RuntimeError) and "can't start new thread" in str(raised):
-        return f"{_USED_UP[errno.EAGAIN]}, or {_USED_UP[errno.ENOMEM]}"
-    return _USED_UP.get(raised.errno or 0) if isinstance(raised, OSError) else None
+        return f"no further process or thread may be started, or {_NO_MEMORY}"  # pthread_create: EAGAIN for both
+    unmapped = isinstance(raised, ImportError) and any(words in str(raised).lower() for words in _UNMAPPED)
+    refused = isinstance(raised, OSError) and raised.errno == errno.ENOMEM
+    return _NO_MEMORY if unmapped or refused or isinstance(raised, MemoryError) else None
 
 
 class Interrupted(BaseException):

@@ -210,14 +210,21 @@ class Node:
         return self
 
     def amd_gpu(
-        self, number: int, pci: str, bridge: str = "", numa: int | None = None, answer: str = "ok"
+        self,
+        number: int,
+        pci: str,
+        bridge: str = "",
+        numa: int | None = None,
+        answer: str = "ok",
+        *,
+        partition: int = 0,
     ) -> Node:
-        """Add an AMD GPU as KFD node ``number``, with its render node."""
+        """Add an AMD GPU as KFD node ``number``, with its render node; or one ``partition`` of it (its bits)."""
         path = self.pci_path(pci, bridge)
         self.files[f"{path}/numa_node"] = f"{-1 if numa is None else numa}\n"
         domain, bus, rest = pci.split(":")
         device, function = rest.split(".")
-        location = int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
+        location = int(bus, 16) << 8 | int(device, 16) << 3 | int(function) | partition
         base = f"/sys/class/kfd/kfd/topology/nodes/{number}"
         self.files[f"{base}/gpu_id"] = f"{4096 + number}\n"
         self.files[f"{base}/properties"] = (

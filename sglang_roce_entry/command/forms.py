@@ -41,7 +41,11 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
         mode = asked_mode(arguments)
         if mode is None:
             return _start(failure, environ, log)
-        if mode.endswith("=json"):
+        if mode == "--rehearse=json":
+            from sglang_roce_entry.command.rehearse import write_refused
+
+            write_refused(failure)
+        elif mode.endswith("=json"):
             from sglang_roce_entry.command.modes import write_refusal
 
             write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)

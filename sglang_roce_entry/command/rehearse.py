@@ -8,21 +8,25 @@ from sglang_roce_entry.command.ending import end_launch
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.invocation import Invocation
-from sglang_roce_entry.launch.rehearsing import rehearse
+from sglang_roce_entry.launch.rehearsing import Rehearsed, rehearse
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.inputs import read_request
-from sglang_roce_entry.problems import EntryError, deciding
+from sglang_roce_entry.problems import EntryError, as_failure, deciding
 from sglang_roce_entry.report.json import as_json
-from sglang_roce_entry.report.rehearsal import as_text
+from sglang_roce_entry.report.rehearsal import as_text, refusal_document
 
 
 def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Rehearse the launch of the group and return its exit code. Raises ``EntryError`` or ``Interrupted``."""
-    settings = read_settings(invocation.flags, environ, invocation.policy)
-    log.form = settings.log_format
-    host = live_host()
-    done = rehearse(read_request(invocation, settings, environ, host), host, log)
+    try:
+        done = _rehearsed(invocation, environ, log)
+    except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
+        failure = as_failure(raised)
+        if invocation.mode_value == "json":
+            write_refused(failure)
+        log.problem(failure)
+        return end_launch(failure, (), 0.0, log)
     write_stdout(as_json(done.shown) if invocation.mode_value == "json" else as_text(done.shown))
     first = deciding(done.verdict.problems)
     if first is None:
@@ -30,3 +34,15 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
     others = tuple(one for one in done.verdict.problems if one is not first)
     failure = EntryError(first.code, first.message, first.hint, first.exit_code)
     return end_launch(failure, others, 0.0, log)
+
+
+def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> Rehearsed:
+    settings = read_settings(invocation.flags, environ, invocation.policy)
+    log.form = settings.log_format
+    host = live_host()
+    return rehearse(read_request(invocation, settings, environ, host), host, log)
+
+
+def write_refused(failure: EntryError) -> None:
+    """Write the document of a rehearsal that could not begin: nothing is known but the one problem."""
+    write_stdout(as_json(refusal_document(failure)))

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+#: In less than this a try learns nothing.
+SHORTEST_TRY_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class WaitPolicy:
@@ -45,6 +48,11 @@ class Surroundings:
 def seconds(value_s: float) -> str:
     """Return a time for a sentence: whole seconds, and of less than ten also tenths."""
     return f"{value_s:.0f}" if value_s >= 10 else f"{value_s:.1f}".removesuffix(".0")
+
+
+def within(limit_s: float) -> str:
+    """Return a limit at the end of a sentence; nothing of one that left time for a single try."""
+    return f" within {seconds(limit_s)} s" if limit_s >= SHORTEST_TRY_S else ""
 
 
 class NotYet(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
-from sglang_roce_entry.group.attempts import seconds
+from sglang_roce_entry.group.attempts import within
 from sglang_roce_entry.group.endpoint import IpAddress, literal, no_host
 
 Addresses = tuple[IpAddress, ...]
@@ -77,7 +77,7 @@ class Resolver:
             pending = self._pending = _Pending(host, self._query, self._clock)
         if not pending.done.wait(timeout_s):
             waited = self._clock() - pending.started
-            raise NotResolved(host, f"the resolver has not answered for {seconds(waited)} s", silent=True)
+            raise NotResolved(host, f"the resolver has not answered{within(waited)}", silent=True)
         self._pending = None
         if pending.failure is not None:
             raise NotResolved(host, pending.failure)

@@ -7,9 +7,7 @@ from random import uniform
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
-from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy
-
-_SHORTEST_TRY_S = 0.05
+from sglang_roce_entry.group.attempts import SHORTEST_TRY_S, NotYet, Result, Surroundings, WaitPolicy
 
 
 def keep_trying(
@@ -32,7 +30,7 @@ def keep_trying(
         try:
             if not failures:
                 raise first  # tenacity counts from the first try, which has been made
-            if remaining_s < _SHORTEST_TRY_S:
+            if remaining_s < SHORTEST_TRY_S:
                 raise failures[-1]  # too short to learn anything: the try before found the cause
             return attempt(remaining_s)
         except NotYet as failure:
@@ -41,7 +39,7 @@ def keep_trying(
 
     def pause_s(state: RetryCallState) -> float:
         remaining_s = max(0.0, deadline - around.clock())
-        if remaining_s < _SHORTEST_TRY_S:
+        if remaining_s < SHORTEST_TRY_S:
             return remaining_s  # no more tries: what they would find out is known
         chosen = max(longest_s(state) * uniform(0.5, 1.0), failures[-1].retry_in_s)  # noqa: S311 - it only spreads
         return min(chosen, remaining_s)

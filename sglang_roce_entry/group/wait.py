@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy, seconds
+from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy, seconds, within
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
@@ -167,7 +167,7 @@ def await_leader(
     except NotYet as last:
         raise EntryError(
             "LEADER_TIMEOUT",
-            f"the leader {name.host} was not reachable within {seconds(policy.deadline_s)} s: {last.cause}",
+            f"the leader {name.host} was not reachable{within(policy.deadline_s)}: {last.cause}",
             f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
             DEADLINE,
         ) from last
@@ -231,7 +231,7 @@ def await_own_name(
     except NotYet as last:
         raise EntryError(
             "OWN_NAME_TIMEOUT",
-            f"{name.host} did not resolve to this leader within {seconds(policy.deadline_s)} s: {last.cause}",
+            f"{name.host} did not resolve to this leader{within(policy.deadline_s)}: {last.cause}",
             last.look_at,
             DEADLINE,
         ) from last
@@ -261,7 +261,7 @@ def await_free_ports(
     except NotYet as last:
         raise EntryError(
             "PORT_TAKEN",
-            f"ports that SGLang needs were not free within {seconds(policy.deadline_s)} s: {last.cause}",
+            f"ports that SGLang needs were not free{within(policy.deadline_s)}: {last.cause}",
             f"{last.look_at}; or choose another port with the option in brackets (D with --dist-init)",
             CONFIGURATION,
         ) from last

@@ -83,7 +83,8 @@ def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
     """Return the GPUs of the KFD topology in its own order, which is HIP's; ``None`` without KFD.
 
     (Linux drivers/gpu/drm/amd/amdkfd/kfd_topology.c. ``location_id`` is bus << 8 | device << 3 |
-    function. A GPU of another container reads EPERM or as gpu_id 0.)
+    function. A GPU of another container reads EPERM or as gpu_id 0. A partition of an MI300 has its number in
+    the bits of the function, later kernels in 31:28: it sits where the whole GPU does.)
     """
     tree = host.tree
     names = sorted(names_or_empty(tree, _KFD_NODES), key=natural_key)
@@ -102,10 +103,11 @@ def _amd(host: Host) -> tuple[dict[str, str], tuple[Gpu, ...]] | None:
         )
         if location is None:
             continue
-        address = f"{domain or 0:04x}:{location >> 8 & 0xFF:02x}:{location >> 3 & 0x1F:02x}.{location & 7}"
+        slot = f"{domain or 0:04x}:{location >> 8 & 0xFF:02x}:{location >> 3 & 0x1F:02x}"
+        address = f"{slot}.{location & 7}"
         node = f"{_RENDER_NODE}{minor}"
         nodes[node] = host.answers.open_node(node)
-        path = tree.real(f"/sys/bus/pci/devices/{address}")
+        path = tree.real(f"/sys/bus/pci/devices/{address}") or tree.real(f"/sys/bus/pci/devices/{slot}.0")
         gpus.append(
             Gpu(
                 address,

@@ -5,10 +5,10 @@ The only file of this package that reads from outside, through the host that it 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from sglang_roce_entry.fabric.constraints import OFF, OPTIONAL, REQUIRED, Constraints
@@ -23,7 +23,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.facts import HostFacts, IpAddress, Libibverbs, Route
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
-from sglang_roce_entry.named_file import read_named
+from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.plan.bare_word import not_executed
 from sglang_roce_entry.problems import ConfigurationError, EntryError, Problem, error
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
@@ -122,17 +122,10 @@ def read_request(
 
 def _file_reader(host: Host, folder: str | None) -> Callable[[str], str]:
     def read(path: str) -> str:
-        if folder is None and not os.path.isabs(path):
-            raise OSError(
-                errno.ENOENT, "it is relative to the server's working directory, which is not known here"
-            )
-        absolute = os.path.abspath(os.path.join(folder or "/", path))
         if not host.live:
-            try:
-                return host.tree.text(absolute)
-            except OSError:
-                pass  # not recorded: the user means the local file
-        return read_named(absolute)
+            with suppress(OSError):  # not recorded: the user means the local file
+                return host.tree.text(os.path.abspath(path))
+        return read_in(folder, path)
 
     return read
 

@@ -16,7 +16,8 @@ from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent, runs_of
 from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.output import one_line, squeezed
-from sglang_roce_entry.problems import OK
+from sglang_roce_entry.plan.inputs import as_problem
+from sglang_roce_entry.problems import OK, EntryError
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
 
@@ -59,6 +60,11 @@ def document(
         "problems": [problem_document(problem) for problem in verdict.problems],
         "exit_code": verdict.exit_code,
     }
+
+
+def refusal_document(failure: EntryError) -> dict[str, Any]:
+    """Return the same where a rehearsal could not begin: nothing is known but the one problem."""
+    return document(None, Gathered(), Verdict((as_problem(failure),)))
 
 
 def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:

@@ -388,3 +388,24 @@ def test_a_closed_directory_of_the_path_does_not_hide_that_a_command_is_missing(
     with pytest.raises(EntryError) as failure:
         handover.hand_over([name], {"PATH": str(tmp_path)})
     assert failure.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "code", "problem"),
+    [
+        (MODEL, {"SGLANG_ROCE_STRIKT": "1"}, 78, "UNKNOWN_VARIABLE"),
+        (("--policy", "/none.yaml", *MODEL), {}, 78, "POLICY"),
+        (("--strict=perhaps", *MODEL), {}, 2, "USAGE"),
+        (("--snapshot", "h20-roce", *MODEL), {}, 2, "USAGE"),
+        ((*MODEL, "--config", "none.yaml"), {}, 78, "CONFIG_FILE"),
+    ],
+    ids=["variable", "policy", "flag", "snapshot", "config"],
+)
+def test_a_rehearsal_that_cannot_begin_has_its_document(
+    run: Run, argv: tuple[str, ...], environ: dict[str, str], code: int, problem: str
+) -> None:
+    ran = run("--rehearse=json", *argv, environ=environ)
+    shown = ran.document
+    assert (ran.code, shown["exit_code"], ran.codes) == (code, code, [problem])
+    assert shown.keys() == run("--rehearse=json", "--rdma", "off", environ={"LWS_GROUP_SIZE": "2"}).document.keys()
+    assert f"[{problem}]" in ran.err

@@ -111,3 +111,38 @@ def test_a_signal_during_the_imports_of_a_launch_ends_it(words: tuple[str, ...])
     assert ran.returncode == 143
     assert b"ended by SIGTERM, exit code 143" in ran.stderr
     assert b"Traceback" not in ran.stderr
+
+
+#: Starts the command, which sends itself a signal as it imports its N-th module.
+SIGNALLED_AT = """
+import os, signal, sys
+number, at = int(sys.argv[1]), int(sys.argv[2])
+sys.argv[1:] = sys.argv[3:]
+class Signalled:
+    count = 0
+    def find_spec(self, name, *_):
+        self.count += 1
+        if self.count == at:
+            print("sent at", name, flush=True)
+            os.kill(os.getpid(), number)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sglang_roce_entry.__main__ import main
+sys.meta_path.insert(0, Signalled())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("words", [("--model-path", "/m"), ("--check=json",)], ids=["launch", "mode"])
+def test_a_signal_at_any_import_ends_the_command(number: signal.Signals, words: tuple[str, ...]) -> None:
+    """From the first that is not in the file that the interpreter starts with."""
+    for at in (1, 2, 3, *range(5, 400, 15)):
+        ran = subprocess.run(
+            [sys.executable, "-c", SIGNALLED_AT, str(int(number)), str(at), *words],
+            capture_output=True, text=True, env=clean_environment(), timeout=30, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in ran.stderr, ran.stderr
+        if "sent at" not in ran.stdout:
+            assert at > 50, "it imports more than that"
+            return
+        assert ran.returncode == 128 + number, (at, ran.stdout, ran.stderr)

@@ -246,6 +246,15 @@ def test_ports_that_stay_taken() -> None:
     assert world.now == 160.0
 
 
+@pytest.mark.parametrize("left_s", [0.0, 0.02])
+def test_a_wait_without_time_names_none(left_s: float) -> None:
+    """The leader was reached in the last moment: the ports are tried once."""
+    world = World()
+    with pytest.raises(EntryError) as caught:
+        await_free_ports([("*", 20000, "x")], WaitPolicy(left_s), world.around, lambda _h, _p: False)
+    assert caught.value.message == "ports that SGLang needs were not free: 20000 (x) in use"
+
+
 def test_ports_that_come_free() -> None:
     world = World()
     await_free_ports([("*", 20000, "x")], WaitPolicy(60), world.around, lambda _h, _p: world.now > 103)

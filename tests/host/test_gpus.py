@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
 from sglang_roce_entry.host.gpus import read_gpus
@@ -83,6 +85,19 @@ def test_amd_gpus_of_the_kfd_topology() -> None:
     assert [gpu.pci_address for gpu in found.devices] == ["0001:21:03.1", "0002:22:03.1", "0001:2a:03.1"]
     assert [gpu.usable for gpu in found.devices] == [True, False, True]
     assert found.devices[0].path is not None
+
+
+@pytest.mark.parametrize("shift", [0, 28], ids=["function", "31:28"])
+def test_partitions_of_an_amd_gpu_sit_where_it_does(shift: int) -> None:
+    """An MI300 in CPX mode: eight KFD nodes, of which only one is a PCI function of its own."""
+    node = Node()
+    for number in range(16):
+        node.amd_gpu(number + 2, f"0000:{5 + number // 8:02x}:00.0", partition=number % 8 << shift)
+    found = read_gpus(node.host())
+    assert found.count == 16
+    assert [gpu.path for gpu in found.devices[:8]] == [found.devices[0].path] * 8
+    assert found.devices[8].path not in (None, found.devices[0].path)
+    assert len({gpu.minor for gpu in found.devices}) == 16
 
 
 def test_a_gpu_divided_by_mig() -> None:

@@ -27,6 +27,7 @@ from tests.process.nodes import DROPPED_ADDRESS, UNREACHABLE_ADDRESS, ip_batch, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tests.process.nodes import Cluster, Node
 
@@ -251,6 +252,25 @@ def test_arguments_of_the_server_that_runs_here(cluster: Cluster, leader: Node) 
     for server in (launch, second):
         server.send(signal.SIGTERM)
         assert server.wait_exit(5) == 0
+
+
+def test_a_relative_config_is_the_running_servers(cluster: Cluster, leader: Node, tmp_path: Path) -> None:
+    """``kubectl exec`` starts in the image's working directory, which need not be the server's."""
+    cluster.dns.publish(LEADER_RECORD, leader.address)
+    (leader.directory / "serve.yaml").write_text("port: 31007\n")
+    (tmp_path / "serve.yaml").write_text("port: [\n")
+    elsewhere = ("env", f"--chdir={tmp_path}")
+    arguments = launch_arguments(sglang=[*SGLANG_ARGUMENTS, "--config", "serve.yaml"])
+    launch = leader.start(arguments, lws(0), behaviour=f"listen:{DIST_PORT} sigterm:0")
+    launch.wait_record(START_S)
+    looked = leader.start([*OPTIONS, "--check=json"], lws(0), prefix=elsewhere)
+    assert looked.wait_exit(IN_TIME_S) == 0, looked.account()
+    assert "serve.yaml" in items_by_name(json.loads(looked.text("stdout")))["command"]["evidence"]
+    asked = leader.start(["--probe", "readiness"], prefix=elsewhere)
+    assert asked.wait_exit(START_S) == 1
+    assert "31007" in asked.text("stdout")
+    launch.send(signal.SIGTERM)
+    assert launch.wait_exit(5) == 0
 
 
 def check_without_arguments(node: Node) -> dict[str, Any]:

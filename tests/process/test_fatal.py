@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -92,6 +95,54 @@ def test_termination_log_keeps_its_limit(cluster: Cluster, leader: Node, filler:
     text = logged.decode("utf-8")
     assert "worker index" in text.splitlines()[0]
     assert "fix: " in text
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["nobody reads", "full"])
+def test_a_fifo_as_termination_log_does_not_hold_up_the_end(
+    cluster: Cluster, leader: Node, tmp_path: Path, *, read: bool
+) -> None:
+    """With terminationMessagePath on a volume, or another pod's leftover in it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    leader.mount_over(Path("/dev/termination-log"), fifo)
+    reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK) if read else None
+    if reader is not None:
+        with contextlib.suppress(BlockingIOError):
+            while os.write(reader, b"x" * 4096):
+                pass
+    launch = leader.start(launch_arguments("--linger", "0"), {"LWS_GROUP_SIZE": "2"})
+    assert launch.wait_exit(START_S) == 78, launch.account()
+    assert "Traceback" not in launch.text()
+    if reader is not None:
+        os.close(reader)
+
+
+#: root's limit of processes does not hold for root, and another user may not be able to read where this is installed.
+SOMEBODY = (
+    "setpriv", "--reuid", "61234", "--clear-groups", "--inh-caps", "-all,+dac_read_search",
+    "--ambient-caps", "-all,+dac_read_search", "--bounding-set", "-all,+dac_read_search",
+)  # fmt: skip
+LIMITS: dict[str, tuple[list[tuple[str, ...]], str]] = {
+    "threads": ([("prlimit", "--nproc=1:1", *SOMEBODY)], "no further process or thread may be started"),
+    "memory": ([("prlimit", f"--as={mib << 20}") for mib in range(20, 44, 2)], "no memory is left"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_of_the_container_is_no_defect(cluster: Cluster, worker: Node, name: str) -> None:
+    """From what the interpreter itself needs to what this program does: nowhere an internal error."""
+    prefixes, words = LIMITS[name]
+    reached = 0
+    for prefix in prefixes:
+        launch = worker.start(launch_arguments("--linger", "0", "--wait-deadline", "0.5"), lws(1), prefix=prefix)
+        code = launch.wait_exit(START_S)
+        assert "INTERNAL" not in launch.text()
+        if "[LIMIT_REACHED]" in launch.text():
+            reached += 1
+            assert code == 78
+            assert words in launch.text()
+            assert "Traceback" not in launch.text()
+    assert reached, "no limit was met"
 
 
 def test_linger_lasts_as_told(cluster: Cluster, leader: Node) -> None:

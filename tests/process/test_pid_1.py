@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,6 +48,30 @@ def test_signal_during_the_wait(cluster: Cluster, worker: Node, mood: Mood, numb
     launch.still_waiting(0.3)
     assert_ends(launch, number, 128 + number)
     launch.assert_not_started()
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (caught,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(caught >> number - 1 & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_at_any_moment_of_the_start(cluster: Cluster, worker: Node, number: signal.Signals) -> None:
+    """The kernel drops a SIGTERM for which PID 1 has no handler: the program has one before it loads the rest."""
+    early = 0
+    for delay_ms in range(0, 300, 20):
+        launch = worker.start(launch_arguments(), lws(1), pid_1=True)
+        first = launch.first_in_pid_namespace()
+        time.sleep(delay_ms / 1000)
+        if not _catches(first, signal.SIGTERM):
+            early += 1  # the interpreter itself
+            while not _catches(first, signal.SIGTERM):
+                time.sleep(0.001)
+        assert_ends(launch, number, 128 + number)
+        assert "Traceback" not in launch.text()
+        launch.assert_not_started()
+    assert early < 15, "no signal came during the start of the program itself"
 
 
 def test_signal_after_exec_reaches_sglang(cluster: Cluster, leader: Node, worker: Node) -> None:

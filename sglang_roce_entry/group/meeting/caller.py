@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, within
 from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, connect, who_answers
@@ -114,7 +114,7 @@ class Caller:
         except NotYet as last:
             raise EntryError(
                 "LEADER_TIMEOUT",
-                f"the group of {name.host} did not meet within {seconds(policy.deadline_s)} s: {last.cause}",
+                f"the group of {name.host} did not meet{within(policy.deadline_s)}: {last.cause}",
                 f"{last.look_at}; to wait longer: --wait-deadline or SGLANG_ROCE_WAIT_DEADLINE",
                 DEADLINE,
             ) from last

@@ -17,12 +17,11 @@ and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sglang_roce_entry.named_file import read_named
+from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
@@ -59,7 +58,7 @@ def probe(
     """Return the verdict of a probe ``OF_HEALTH``.
 
     ``given`` are SGLang arguments after ``--``, which replace the command line of the running server.
-    ``read_file(folder, path)`` reads a ``--config`` file.
+    ``read_file(folder, path)`` reads a ``--config`` file that a process in ``folder`` (``None``: not known) names.
     """
     if not given and not found.servers:
         if found.launchers:
@@ -90,7 +89,7 @@ def cannot_tell(kind: str, why: str) -> Verdict:
 
 def _targets(given: Sequence[str], found: Found, read_file: Callable[[str | None, str], str]) -> dict[Target, int]:
     """Return where to ask, with the rank of the node that listens there. Raises ``EntryError``."""
-    told = [(tuple(given), None)] if given else [(arguments, process.cwd) for process, arguments in found.servers]
+    told = [(tuple(given), ".")] if given else [(arguments, process.cwd) for process, arguments in found.servers]
     targets: dict[Target, int] = {}
     for arguments, folder in told:
         user = read_arguments(arguments, partial(read_file, folder))
@@ -130,9 +129,4 @@ def _redirects(answer: Answer) -> bool:
 
 def run_probe(kind: str, given: Sequence[str], timeout_s: float) -> Verdict:
     """Return the verdict on the server that runs here; the whole answer has ``timeout_s``."""
-    return probe(kind, given, running_here(), lambda target, path: ask(target, path, timeout_s), read_of_process)
-
-
-def read_of_process(folder: str | None, path: str) -> str:
-    """Return a file that a process with the working directory ``folder`` names."""
-    return read_named(os.path.join(folder or ".", path))
+    return probe(kind, given, running_here(), lambda target, path: ask(target, path, timeout_s), read_in)

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.natural import whole_number
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.probe.ask_ras import CannotAsk, ask_ras, environment_of
-from sglang_roce_entry.server.probe.kinds import RANKS, Verdict, cannot_tell, read_of_process
+from sglang_roce_entry.server.probe.kinds import RANKS, Verdict, cannot_tell
 from sglang_roce_entry.server.probe.ras import ASYNCHRONOUS, Communicators, Process, Rank, Status
 from sglang_roce_entry.server.running import Found, running_here
 
@@ -94,7 +95,7 @@ def read_ranks(found: Found, timeout_s: float) -> Ranks:
     ((process, arguments),) = found.servers
     environ = environment_of(process.pid)
     try:
-        user = read_arguments(arguments, partial(read_of_process, process.cwd))
+        user = read_arguments(arguments, partial(read_in, process.cwd))
         group, elastic = _group(user, environ), user.text("elastic_ep_backend") is not None
     except ConfigurationError:
         group, elastic = Group(), False
