@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_problem, ok, skip, warn
@@ -11,6 +12,7 @@ from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import OFF, Reason
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE
+from sglang_roce_entry.host.further.routes import Way
 from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.report.folding import names_by_text
@@ -192,78 +194,103 @@ def _gin(plan: Plan) -> str:
     return f"; a DeepEP built on NCCL's GIN hangs, since that always sends {_FULL_PACKET} (NVIDIA/nccl#1957)"
 
 
+@dataclass(frozen=True, slots=True)
+class _Rail:
+    """A used rail that shares its network with others: how it answers ARP, and the way of its packets."""
+
+    device: str
+    netdev: str
+    arp: str | None
+    way: Way | None
+
+    @property
+    def strays(self) -> bool:
+        """Whether its packets leave by another interface, or not at all."""
+        return self.way is not None and self.way.interface != self.netdev
+
+    @property
+    def shown(self) -> str:
+        """The rail in a sentence, and where its packets go."""
+        by = f"leaves by {self.way.interface}, table {self.way.table}" if self.way and self.way.interface else ""
+        return f"{self.device} ({self.netdev}) {by or 'has no route'}"
+
+
 def _one_network(examined: Examined) -> tuple[CheckItem, ...]:
     """Return what becomes of several used rails in one IPv4 network.
 
+    RoCE packets leave by their own rail: its route is looked up bound to it (``set_addr_netns_by_gid_rcu`` of
+    drivers/infiniband/core/addr.c). What goes wrong is who answers ARP, which follows from the routes of sockets.
     IPv6 answers a solicitation only on the interface that has the address (``ndisc_recv_ns``).
     """
-    networks: dict[IPv4Network | IPv6Network, list[str]] = {}
+    networks: dict[IPv4Network | IPv6Network, dict[str, _Rail]] = {}
     addresses = {interface.name: interface.addresses for interface in examined.plan.facts.interfaces}
+    ways = examined.inspection.ways or {}
     for row in examined.plan.choice.used_rows:
         gid, netdev = row.decision.gid, row.netdev or ""
         for own in addresses.get(netdev, ()):
             if gid is not None and own.ip == gid.ip:
-                networks.setdefault(own.network, []).append(netdev)
+                way = ways.get(str(own.ip))
+                rail = _Rail(row.decision.hca.name, netdev, _arp_state(examined, netdev, way), way)
+                networks.setdefault(own.network, {}).setdefault(netdev, rail)
     return tuple(
-        _rails_in(examined, network, netdevs)
-        for network, every in networks.items()
-        if len(netdevs := list(dict.fromkeys(every))) > 1
+        _rails_in(examined, network, tuple(rails.values()))
+        for network, rails in networks.items()
+        if len(rails) > 1
     )
 
 
-def _rails_in(examined: Examined, network: IPv4Network | IPv6Network, netdevs: Sequence[str]) -> CheckItem:
-    where = f"{len(netdevs)} used rails are in one network ({network})"
+def _rails_in(examined: Examined, network: IPv4Network | IPv6Network, rails: Sequence[_Rail]) -> CheckItem:
+    where = f"{len(rails)} used rails are in one network ({network})"
     if network.version == 6:
         return ok("rails", f"{where}; IPv6 answers only on the interface that has the address")
-    known = examined.inspection.arp
-    states = {netdev: _arp_state(examined, netdev) for netdev in netdevs}
-    if None in states.values() or not known:
-        what = "arp_ignore, rp_filter and the routing rules"
+    if any(rail.arp is None for rail in rails):
+        what = "arp_ignore, rp_filter and the routes of each address"
         return skip("rails", f"{where}: {what} are not {'readable' if examined.live else 'in this recording'}")
-    shown = "; ".join(
-        f"{names} {text}"
-        for names, text in names_by_text((netdev, _arp_values(known, netdev)) for netdev in netdevs)
-    )
-    silent = [netdev for netdev, state in states.items() if state == _SILENT]
-    if not silent and _MIXED not in states.values():
-        return ok("rails", f"{where}, each answers for its own address ({shown})")
+    values = ((rail.netdev, _arp_values(examined.inspection.arp, rail.netdev)) for rail in rails)
+    shown = "; ".join(f"{names} {text}" for names, text in names_by_text(values))
+    silent = listed([rail.shown for rail in rails if rail.arp == _SILENT])
+    astray = listed([rail.shown for rail in rails if rail.strays])
+    also = f"; a socket on the address of {astray}"
     if silent:
         evidence = (
-            f"and {','.join(silent)} have no rule for their source address: behind rp_filter 1 or arp_filter "
-            "only one of them answers ARP, NCCL ends with errno 110 (Connection timed out) of ibv_modify_qp"
+            f"but traffic from the address of {silent}: behind rp_filter 1 or arp_filter such a rail does not "
+            "answer ARP, and NCCL of its peers ends with errno 110 (Connection timed out) of ibv_modify_qp"
         )
+    elif all(rail.arp == _OWN for rail in rails):
+        own = " and leaves by its own interface" if not astray and all(rail.way for rail in rails) else ""
+        notes = f"{also}, which RoCE does not" if astray else ""
+        return ok("rails", f"{where}, each answers for its own address{own} ({shown}){notes}")
     else:
         evidence = (
             "and ARP for one's address is answered with another's MAC (arp_ignore 0): peers send to a wrong card, "
-            "NCCL ends with status 12, or sends everything over one rail"
+            f"NCCL ends with status 12, or sends everything over one rail{also if astray else ''}"
         )
     return warn(
         "rails",
         f"{where}, {evidence} ({shown})",
         "give each rail a network of its own; or set arp_ignore=1, arp_announce=2 and rp_filter=2 on them (sysctl "
-        "net.ipv4.conf; in a pod: the tuning plugin of its CNI), and a rule for each source address (ip rule)",
+        "net.ipv4.conf; in a pod: the tuning plugin of its CNI), and for each address a rule to a table with a "
+        "route by its own interface (ip rule add from ADDRESS lookup N)",
     )
 
 
-def _arp_state(examined: Examined, netdev: str) -> str | None:
+def _arp_state(examined: Examined, netdev: str, way: Way | None) -> str | None:
     """Return how an interface answers ARP beside others of its network, ``None`` where that is not known.
 
     Of ``conf/all`` and ``conf/<interface>`` the larger counts (Documentation/networking/ip-sysctl.rst).
     ``arp_process`` drops a request whose sender is not routed back by the same interface under rp_filter 1,
-    and does not answer under arp_filter; a rule for the address asked for decides that route.
+    and does not answer under arp_filter; the route is that of packets from the address asked for.
     """
-    arp, rules = examined.inspection.arp, examined.inspection.source_rules
     ignore, by_route, reverse = (
-        _effective(arp, netdev, name) for name in ("arp_ignore", "arp_filter", "rp_filter")
+        _effective(examined.inspection.arp, netdev, name) for name in ("arp_ignore", "arp_filter", "rp_filter")
     )
     if ignore is None or reverse is None:
         return None
-    routed = reverse == 1 or bool(by_route)
-    if routed and rules is None:
-        return None
-    if routed and netdev not in (rules or ()):
-        return _SILENT if ignore else _MIXED
-    return _OWN if routed or ignore else _MIXED
+    if reverse != 1 and not by_route:
+        return _OWN if ignore else _MIXED
+    if way is None or way.interface == netdev:
+        return _OWN if way is not None else None
+    return _SILENT if ignore else _MIXED
 
 
 def _effective(arp: Mapping[str, Mapping[str, int]], netdev: str, name: str) -> int | None:

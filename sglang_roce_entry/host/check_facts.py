@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
-from sglang_roce_entry.host.further.source_rules import with_source_rule
+from sglang_roce_entry.host.further.routes import Way, ways_to_neighbours
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import NVSHMEM_DISTRIBUTIONS, distribution_versions, rdma_core_version
 from sglang_roce_entry.host.rdma import pci_function_path
@@ -108,8 +108,8 @@ class CheckFacts:
     iommu: Iommu = Iommu()
     #: By interface, and "all": arp_ignore and the like of IPv4, as written.
     arp: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    #: Interfaces with an IPv4 address that a routing rule names as the source.
-    source_rules: tuple[str, ...] | None = None
+    #: By own address, where several interfaces are in one IPv4 network: the route to a neighbour in it.
+    ways: Mapping[str, Way] | None = None
     net_plugin: str | None = None  # the libnccl-net.so that LD_LIBRARY_PATH leads to
     drivers: Mapping[str, str] = field(default_factory=dict)  # HCA to driver, version, firmware
     outgoing_ports: str | None = None  # ip_local_port_range: what the kernel gives outgoing connections
@@ -127,8 +127,8 @@ class CheckFacts:
             "rdma_core": self.rdma_core,
             "net_plugin": self.net_plugin,
         }
-        if self.source_rules is not None:
-            found["source_rules"] = list(self.source_rules)
+        if self.ways:
+            found["ways"] = {address: [way.interface, way.table] for address, way in self.ways.items()}
         if self.own_name is not None:
             found["own_name"] = [str(address) for address in self.own_name]
         if self.proxy is not None:
@@ -175,7 +175,7 @@ def read_check_facts(
 def _live_answers(environ: Mapping[str, str], interfaces: Sequence[Interface]) -> dict[str, Any]:
     total, free = _shared_memory()
     return {
-        "source_rules": with_source_rule(interfaces),
+        "ways": ways_to_neighbours(interfaces),
         "shm_bytes": total,
         "shm_free_bytes": free,
         "glibc": _glibc(),
@@ -199,9 +199,9 @@ def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
         variable = proxy.get("variable")
         texts = (str(proxy.get("host") or ""), str(proxy.get("no_proxy") or ""))
         found["proxy"] = Proxy(str(variable) if variable else None, *texts)
-    rules = recorded.get("source_rules")
-    if isinstance(rules, list):
-        found["source_rules"] = tuple(map(str, rules))
+    ways = recorded.get("ways")
+    if isinstance(ways, dict) and all(isinstance(one, list) and len(one) == 2 for one in ways.values()):
+        found["ways"] = {str(address): Way(str(one[0]), str(one[1])) for address, one in ways.items()}
     own_name = recorded.get("own_name")
     if isinstance(own_name, list):
         with suppress(ValueError):

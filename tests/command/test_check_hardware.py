@@ -108,30 +108,59 @@ def one_network(**values: int) -> Node:
     return node
 
 
+OF_ITS_OWN = {"10.1.0.1": ["net0", "100"], "10.1.1.1": ["net1", "101"]}
+BY_THE_FIRST = {"10.1.0.1": ["net0", "main"], "10.1.1.1": ["net0", "main"]}
+CROSSED = {"10.1.0.1": ["net1", "100"], "10.1.1.1": ["net0", "101"]}
+LOST = {"10.1.0.1": ["net0", "100"], "10.1.1.1": ["", ""]}
+STRICT = {"arp_ignore": 1, "rp_filter": 1}
+ONE_NETWORK = "2 used rails are in one network (10.1.0.0/16)"
+
+
 @pytest.mark.parametrize(
-    ("values", "rules", "said"),
+    ("values", "ways", "said"),
     [
-        ({}, [], "warn 2 used rails are in one network (10.1.0.0/16), and ARP for one's address is answered"),
-        ({"arp_ignore": 1, "arp_announce": 2, "rp_filter": 2}, [], "ok 2 used rails are in one network"),
+        ({}, OF_ITS_OWN, f"warn {ONE_NETWORK}, and ARP for one's address is answered"),
+        ({}, None, f"warn {ONE_NETWORK}, and ARP for one's address is answered"),
         (
-            {"arp_ignore": 1, "rp_filter": 1},
-            [],
-            "warn 2 used rails are in one network (10.1.0.0/16), and net0,net1 have",
+            {"arp_ignore": 1, "arp_announce": 2, "rp_filter": 2},
+            None,
+            f"ok {ONE_NETWORK}, each answers for its own",
         ),
-        ({"arp_ignore": 1, "rp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
-        ({"rp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
-        ({"arp_filter": 1}, ["net0", "net1"], "ok 2 used rails are in one network"),
-        ({"rp_filter": 1}, None, "skip 2 used rails are in one network"),
+        (STRICT, BY_THE_FIRST, "mlx5_1 (net1) leaves by net0, table main: behind rp_filter 1"),
+        (
+            STRICT,
+            CROSSED,
+            "mlx5_0 (net0) leaves by net1, table 100, mlx5_1 (net1) leaves by net0, table 101: behind",
+        ),
+        (STRICT, LOST, f"warn {ONE_NETWORK}, but traffic from the address of mlx5_1 (net1) has no route: behind"),
+        (
+            STRICT,
+            OF_ITS_OWN,
+            f"ok {ONE_NETWORK}, each answers for its own address and leaves by its own interface",
+        ),
+        ({"rp_filter": 1}, OF_ITS_OWN, f"ok {ONE_NETWORK}"),
+        ({"rp_filter": 1}, BY_THE_FIRST, "; a socket on the address of mlx5_1 (net1) leaves by net0, table main"),
+        ({"arp_filter": 1}, OF_ITS_OWN, f"ok {ONE_NETWORK}"),
+        ({"arp_ignore": 1}, BY_THE_FIRST, "; a socket on the address of mlx5_1 (net1) leaves by net0, table main"),
+        ({"rp_filter": 1}, None, f"skip {ONE_NETWORK}: arp_ignore, rp_filter and the routes of each address"),
     ],
 )
-def test_rails_in_one_network(run: Run, values: dict[str, int], rules: list[str] | None, said: str) -> None:
-    # Each row as Debian's kernel answered ARP between two network namespaces with two links.
+def test_rails_in_one_network(
+    run: Run, tmp_path: Path, values: dict[str, int], ways: dict[str, list[str]] | None, said: str
+) -> None:
+    # Which of them answers is as Debian's kernel answers between two network namespaces (test_routes.py).
     node = one_network(**values)
-    if rules is not None:
-        node.facts["check"]["source_rules"] = rules
+    if ways is not None:
+        node.facts["check"]["ways"] = ways
     (line,) = lines(run, node, "rails")
-    assert line.startswith(said)
-    assert ("errno 110" in line) == (values.get("arp_ignore") == 1 and line.startswith("warn"))
+    assert said in line
+    silent = ways is not None and values == STRICT and ways is not OF_ITS_OWN
+    assert ("errno 110" in line) == silent
+    assert ("status 12" in line) == (line.startswith("warn") and not silent)
+    again = tmp_path / "again.tar.gz"
+    assert run("--save-snapshot", str(again), node=node).code == 0
+    replayed = run("--snapshot", str(again), "--check=json", *MODEL).document["items"]
+    assert [f"{one['status']} {one['evidence']}" for one in replayed if one["name"] == "rails"] == [line]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,79 @@ def test_gateways_of_rails() -> None:
     assert not_its_own == {}
 
 
+#: Two rails of one network on both sides, each pair on a wire of its own. $1 is rp_filter, $2 a file of commands.
+ONE_NETWORK = """
+set -e
+ip link set lo up
+mkdir -p /run/netns; ip netns add peer
+for n in 0 1; do
+  ip link add rail$n type veth peer name peer$n netns peer
+  sysctl -qw net.ipv4.conf.rail$n.arp_ignore=1 net.ipv4.conf.rail$n.arp_announce=2 net.ipv4.conf.rail$n.rp_filter=$1
+  ip addr add 10.9.0.1$n/24 dev rail$n; ip link set rail$n up
+  ip -n peer addr add 10.9.0.2$n/24 dev peer$n; ip -n peer link set peer$n up
+done
+sysctl -qw net.ipv4.conf.all.rp_filter=0
+eval "$2"
+"$3" -c "$4"
+for n in 0 1; do
+  ip netns exec peer "$3" -c "$5" peer$n 10.9.0.1$n
+  if ip -n peer neigh show 10.9.0.1$n dev peer$n | grep -q lladdr; then echo answers; else echo silent; fi
+done
+"""
+ASK_WAYS = """
+from sglang_roce_entry.host.answers import live_host
+from sglang_roce_entry.host.further.routes import ways_to_neighbours
+for address, way in sorted(ways_to_neighbours(live_host().answers.interfaces()).items()):
+    print(address, way.interface or "-", way.table or "-")
+"""
+SEND = """
+import socket, sys, time
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[1].encode())
+for _ in range(3):
+    one.sendto(b"x", (sys.argv[2], 9))
+    time.sleep(0.1)
+"""
+RULES = {
+    "none": ("", ["rail0 main", "rail0 main"]),
+    "each its own": (
+        "for n in 0 1; do ip rule add from 10.9.0.1$n lookup 10$n; ip route add 10.9.0.0/24 dev rail$n table 10$n; done",
+        ["rail0 100", "rail1 101"],
+    ),
+    "a rule to another's": (
+        "ip rule add from 10.9.0.11 lookup 101; ip route add 10.9.0.0/24 dev rail0 table 101",
+        ["rail0 main", "rail0 101"],
+    ),
+    "a rule to nothing": ("ip rule add from 10.9.0.11 unreachable", ["rail0 main", "- -"]),
+    "the metric": (
+        "ip route del 10.9.0.0/24 dev rail0; ip route add 10.9.0.0/24 dev rail0 metric 5000",
+        ["rail1 main"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["rp_filter 1", "rp_filter 2"])
+@pytest.mark.parametrize("name", RULES)
+def test_rails_of_one_network_answer_arp_where_they_lead(name: str, *, strict: bool) -> None:
+    """The route that is read is what decides: a rail behind rp_filter 1 answers only if its packets leave by it."""
+    missing = missing_requirement()
+    if missing:
+        skip_or_fail("netns", missing)
+    commands, ways = RULES[name]
+    done = subprocess.run(
+        ["unshare", "-n", "-m", "sh", "-c", "mount -t tmpfs none /run\n" + ONE_NETWORK, "sh", "1" if strict else "2",
+         commands, sys.executable, ASK_WAYS, SEND],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *found, first, second = done.stdout.splitlines()
+    assert found == [f"10.9.0.1{n} {way}" for n, way in enumerate(ways)]
+    own = [way.startswith(f"rail{n} ") for n, way in enumerate(ways)]
+    reachable = [way != "- -" for way in ways]
+    expected = own if strict else reachable
+    assert [first, second] == ["answers" if one else "silent" for one in expected]
+
+
 NAMESPACE = """
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.host.further.card_facts import read_card_facts

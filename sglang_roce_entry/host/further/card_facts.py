@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.host.further.gateways import has_gateway
+from sglang_roce_entry.host.further.routes import has_gateway
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import (
     MOONCAKE_DISTRIBUTIONS,
