@@ -123,7 +123,7 @@ def build_command(
     ports = Ports(user, node, http_host, endpoint.port if endpoint is not None else None, environ, version)
     bound = ports.bound()
     leaders = [] if node.is_leader else check_ports(ports.of_leader())
-    problems += leaders or check_ports(bound)
+    problems += leaders or check_ports(bound, ports.unbound())
     problems += check_group(user, node)
     return Command(
         added=tuple(added),

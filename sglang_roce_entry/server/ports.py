@@ -7,7 +7,8 @@ stays healthy for ever (``srt/disaggregation/common/conn.py``; sgl-project/sglan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.group.endpoint import MAX_PORT
@@ -27,6 +28,12 @@ OVERRIDE = "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE"
 _OVERRIDE_SINCE = (0, 5, 9)
 #: A server for each local rank of attention DP, on ports that follow each other (0.5.23, ``srt/rust_server``).
 _RUST_SERVER = "SGLANG_RUST_SERVER"
+#: What backs up the experts of each node binds two ports from here (``srt/elastic_ep/expert_backup_manager.py``).
+_BACKUP_BASE = "SGLANG_BACKUP_PORT_BASE"
+#: A socket that publishes binds such a host, and connects to any other (``srt/disaggregation/kv_events.py``).
+_WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - read, not bound
+#: Where SMG's gRPC would be, and in 0.5.15 any: SGLang refuses it beyond the range, though nobody binds it.
+_GRPC_DELTA = 10000
 
 #: Address ("*": all), port, and what it is for with the option that moves it.
 Listener = tuple[str, int, str]
@@ -51,11 +58,18 @@ class Ports:
 
     def bound(self) -> tuple[Listener, ...]:
         """Return what this node binds, or finds free before it goes on. Raises ``ConfigurationError``."""
-        return (*self._rendezvous(), *self._http(), *self._by_options())
+        return (*self._rendezvous(), *self._http(), *self._by_options(), *self._published(), *self._backup())
 
     def of_leader(self) -> tuple[Listener, ...]:
         """Return what the leader binds, whose clashes every member can tell."""
         return replace(self, node=replace(self.node, index=0)).bound()
+
+    def unbound(self) -> tuple[Listener, ...]:
+        """Return what nobody binds, and SGLang refuses all the same where it is no port."""
+        counted = self._smg or (0, 5, 15) <= self._release < (0, 5, 16)
+        if not counted or "grpc_port" in self.user.values or self.environ.get("SGLANG_GRPC_PORT"):
+            return ()
+        return ((self.host, self.user.http_port + _GRPC_DELTA, f"gRPC, --port + {_GRPC_DELTA}"),)
 
     @property
     def _rust(self) -> bool:
@@ -100,7 +114,8 @@ class Ports:
 
     def _http(self) -> Iterator[Listener]:
         servers = len(self._local_ranks()) if self._rust and self.user.attention_dp else 1
-        first = [(self.user.http_port, "HTTP, --port")]
+        # SMG's gRPC server is where HTTP would be (lightseekorg/smg, ``smg_grpc_servicer/sglang/server.py``).
+        first = [(self.user.http_port, "SMG's gRPC, --port" if self._smg else "HTTP, --port")]
         grpc = self._grpc_port()
         if grpc is not None:
             first.append((grpc[0], f"gRPC, {grpc[1]}"))
@@ -156,10 +171,67 @@ class Ports:
                 "NIXL's store, SGLANG_TCP_STORE_PORT",
             )
 
+    def _published(self) -> Iterator[Listener]:
+        """Yield the sockets that publish events and loads of the KV caches on this node, a port for each rank."""
+        config = _json_object(self.user.text("kv_events_config"))
+        if config.get("publisher") != "zmq":
+            return
+        ranks, size = self._caches()
+        host, base = _endpoint(config.get("endpoint", "tcp://*:5557"))
+        again = _endpoint(config.get("replay_endpoint"))
+        first: list[tuple[str, int, str]] = []
+        if config.get("bind") or (config.get("bind") is None and host in _WILDCARDS):
+            first.append((host, base, "KV events, --kv-events-config"))
+        first.append((*again, "replay of KV events, --kv-events-config"))
+        mode = (self.user.text("load_publish_endpoint") or "off").strip()
+        load = _endpoint(mode)
+        if mode.lower() == "auto":  # behind the events, or behind their replay where that is in the way
+            load = (host, again[1] + size if base < again[1] < base + 2 * size else base + size)
+        if load[0] in _WILDCARDS:
+            first.append((*load, "loads, --load-publish-endpoint"))
+        for address, port, why in first:
+            for rank in ranks if port else ():
+                yield "*" if address in _WILDCARDS else address, port + rank, f"{why} + {rank}" if rank else why
 
-def check_ports(listeners: Sequence[Listener]) -> list[Problem]:
-    """Return what keeps a node from binding these, whoever else uses them."""
-    highest = max(listeners, key=lambda one: one[1])
+    def _caches(self) -> tuple[tuple[int, ...], int]:
+        """Return the ranks of data parallelism whose first GPU is on this node, and how many there are in all."""
+        size = self.user.attention_dp_size if self.user.attention_dp else self.user.number("dp_size", 1, lowest=0)
+        stages = max(1, self.user.number("pp_size", 1, lowest=0))
+        nodes = max(1, self.node.size // stages)  # of the first stage, which alone publishes
+        if not self.user.attention_dp and self._release < (0, 5, 15):
+            size = min(size, 1)  # all of them on one port: SGLang does not start
+        return tuple(rank for rank in range(size) if rank * nodes // size == self.node.index), size
+
+    def _backup(self) -> Iterator[Listener]:
+        """Yield what backs up experts on this node; it binds the address that the others reach it at."""
+        backend = self.user.text("elastic_ep_backend") or "none"
+        if "enable_elastic_expert_backup" not in self.user.values or backend.lower() == "none":
+            return
+        text = self.environ.get(_BACKUP_BASE, "")
+        base = int(text) if text.isdecimal() and len(text) < 6 else 10000
+        for offset in (2 * self.node.index, 2 * self.node.index + 1):
+            yield "*", base + offset, f"expert backup, {_BACKUP_BASE} + {offset}"
+
+
+def _json_object(text: str | None) -> Mapping[str, object]:
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return {}  # SGLang refuses it
+    return value if isinstance(value, dict) else {}
+
+
+def _endpoint(value: object) -> tuple[str, int]:
+    """Return host and port of ``tcp://host:port``, port 0 for anything else (``ipc://``, ``inproc://``, none)."""
+    host, _, port = str(value).removeprefix("tcp://").rpartition(":")
+    if not isinstance(value, str) or not value.startswith("tcp://") or not port.isdecimal() or len(port) > 5:
+        return "", 0
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def check_ports(listeners: Sequence[Listener], unbound: Iterable[Listener] = ()) -> list[Problem]:
+    """Return what keeps a node from binding these, whoever else uses them; ``unbound`` must only be ports."""
+    highest = max((*listeners, *unbound), key=lambda one: one[1])
     if highest[1] > MAX_PORT:
         return [
             config_error(
