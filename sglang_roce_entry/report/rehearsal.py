@@ -64,7 +64,7 @@ def document(
 
 def refusal_document(failure: EntryError) -> dict[str, Any]:
     """Return the same where a rehearsal could not begin: nothing is known but the one problem."""
-    return document(None, Gathered(), Verdict((as_problem(failure),)))
+    return document(None, Gathered((), {}, (), (), overdue=False), Verdict((as_problem(failure),)))
 
 
 def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:
