@@ -30,7 +30,6 @@ CONFIGS = {
     "replay beside": ({"publisher": "zmq", "endpoint": "tcp://*:45557", "replay_endpoint": "tcp://127.0.0.1:45600"}, "auto"),
     "connects": ({"publisher": "zmq", "endpoint": "tcp://127.0.0.1:45557"}, "off"),
     "loads elsewhere": ({"publisher": "zmq", "endpoint": "tcp://0.0.0.0:45557"}, "tcp://*:45700"),
-    "switched off": ({"publisher": "null", "endpoint": "tcp://*:45557"}, "off"),
 }  # fmt: skip
 PUBLISHING = [one for one in RELEASES if one.version in ("0.5.15.post1", "0.5.23")]
 
