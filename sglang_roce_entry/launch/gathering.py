@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from time import monotonic, sleep
 from typing import Any
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, seconds
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, within
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import answering, wire
@@ -229,8 +229,7 @@ class Gathering:
 
     def _incomplete(self, gathered: Gathered, *, on_timeout_exec: bool) -> Problem:
         message = (
-            f"the group did not meet within {seconds(self._deadline_s)} s: "
-            f"{sentence(gathered.absent, self.identity.size)}"
+            f"the group did not meet{within(self._deadline_s)}: {sentence(gathered.absent, self.identity.size)}"
         )
         hint = "look at the missing pods: kubectl get pods -o wide, kubectl describe pod; longer: --wait-deadline"
         if on_timeout_exec and self._kind == LAUNCH:

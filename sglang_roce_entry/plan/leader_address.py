@@ -17,6 +17,9 @@ def leader_problems(
     """Return what is wrong with the address of the leader, as far as it is known."""
     if identity is None or not identity.in_group:
         return []
+    broadcast = _broadcast(literal(identity.leader or ""), facts)
+    if broadcast is not None:
+        return [broadcast]
     if leader is None:  # not looked up yet: an address needs no look-up
         known = literal(identity.leader or "")
         given = (known,) if known is not None else ()
@@ -51,6 +54,19 @@ def leader_problems(
             )
         ]
     return []
+
+
+def _broadcast(leader: IpAddress | None, facts: HostFacts) -> Problem | None:
+    """Return the problem of a leader's address that is the broadcast address of a network of this pod."""
+    for interface in facts.interfaces:
+        for own in interface.addresses:
+            if leader == own.network.broadcast_address != own.ip and own.network.prefixlen < 31:
+                return config_error(
+                    "LEADER_ADDRESS",
+                    f"leader address {leader} is the broadcast address of {own.network} ({interface.name})",
+                    "write the leader pod's name or address; LeaderWorkerSet injects LWS_LEADER_ADDRESS",
+                )
+    return None
 
 
 def _elsewhere(request: Request, identity: Identity, leader: Leader) -> Problem:

@@ -66,6 +66,15 @@ BAD = {
         {"SGLANG_ROCE_LEADER_ADDRESS": "sglang-0.sglang"}, (*MODEL, "--dist-init-addr", "0.0.0.0:20000"),
         78, "LEADER_ADDRESS", "(--dist-init-addr)",
     ),
+    "leader broadcast of the pod's network": (
+        {"LWS_LEADER_ADDRESS": "10.0.0.255", "LWS_WORKER_INDEX": "1"}, MODEL, 78, "LEADER_ADDRESS",
+        "the broadcast address of 10.0.0.0/24 (eth0)",
+    ),
+    "leader broadcast, of SGLang": (
+        {"LWS_LEADER_ADDRESS": "", "LWS_GROUP_SIZE": "", "LWS_WORKER_INDEX": ""},
+        (*MODEL, "--dist-init-addr", "10.20.0.255:20000", "--nnodes", "2", "--node-rank", "1"),
+        78, "LEADER_ADDRESS", "the broadcast address of 10.20.0.0/24 (net1)",
+    ),
     "leader with scheme": ({"LWS_LEADER_ADDRESS": "tcp://a"}, MODEL, 78, "LEADER_ADDRESS", "'tcp://a'"),
     "leader with port": ({"LWS_LEADER_ADDRESS": "a:1"}, MODEL, 78, "LEADER_ADDRESS", "'a:1'"),
     "leader with spaces": ({"LWS_LEADER_ADDRESS": "a b"}, MODEL, 78, "LEADER_ADDRESS", "'a b'"),
@@ -325,7 +334,7 @@ def test_json_log_lines(run: Run) -> None:
 
 
 def test_no_hardware_is_waited_for_when_the_arguments_are_wrong(run: Run) -> None:
-    ran = run("--hca-wait", "50", *MODEL, "--tp", "3", environ=LWS)
+    ran = run("--hca-wait", "50", "--linger", "0", *MODEL, "--tp", "3", environ=LWS)
     assert ran.code == 78
     assert "--tp 3 cannot be divided among 2 nodes" in ran.err
     assert "waiting for" not in ran.err
