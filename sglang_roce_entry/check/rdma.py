@@ -33,6 +33,7 @@ _FULL_PACKET, _FULL_MTU = 4096, 4192
 
 #: How an interface answers ARP: for its own address, for those of the others too, or perhaps not at all.
 _OWN, _MIXED, _SILENT = "own", "mixed", "silent"
+_ARP = ("arp_ignore", "arp_announce", "rp_filter")
 
 _HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
 
@@ -205,12 +206,10 @@ class _Rail:
 
     @property
     def strays(self) -> bool:
-        """Whether its packets leave by another interface, or not at all."""
         return self.way is not None and self.way.interface != self.netdev
 
     @property
     def shown(self) -> str:
-        """The rail in a sentence, and where its packets go."""
         by = f"leaves by {self.way.interface}, table {self.way.table}" if self.way and self.way.interface else ""
         return f"{self.device} ({self.netdev}) {by or 'has no route'}"
 
@@ -240,13 +239,15 @@ def _one_network(examined: Examined) -> tuple[CheckItem, ...]:
 
 
 def _rails_in(examined: Examined, network: IPv4Network | IPv6Network, rails: Sequence[_Rail]) -> CheckItem:
-    where = f"{len(rails)} used rails are in one network ({network})"
+    arp, where = examined.inspection.arp, f"{len(rails)} used rails are in one network ({network})"
     if network.version == 6:
         return ok("rails", f"{where}; IPv6 answers only on the interface that has the address")
     if any(rail.arp is None for rail in rails):
         what = "arp_ignore, rp_filter and the routes of each address"
         return skip("rails", f"{where}: {what} are not {'readable' if examined.live else 'in this recording'}")
-    values = ((rail.netdev, _arp_values(examined.inspection.arp, rail.netdev)) for rail in rails)
+    values = [
+        (rail.netdev, " ".join(f"{one} {_effective(arp, rail.netdev, one)}" for one in _ARP)) for rail in rails
+    ]
     shown = "; ".join(f"{names} {text}" for names, text in names_by_text(values))
     silent = listed([rail.shown for rail in rails if rail.arp == _SILENT])
     astray = listed([rail.shown for rail in rails if rail.strays])
@@ -296,12 +297,6 @@ def _arp_state(examined: Examined, netdev: str, way: Way | None) -> str | None:
 def _effective(arp: Mapping[str, Mapping[str, int]], netdev: str, name: str) -> int | None:
     every, own = (arp.get(one, {}).get(name) for one in ("all", netdev))
     return None if every is None or own is None else max(every, own)
-
-
-def _arp_values(arp: Mapping[str, Mapping[str, int]], netdev: str) -> str:
-    names = ("arp_ignore", "arp_announce", "rp_filter")
-    values = {name: _effective(arp, netdev, name) for name in names}
-    return " ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _pci(examined: Examined) -> tuple[CheckItem, ...]:
