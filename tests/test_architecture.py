@@ -72,7 +72,7 @@ THIRD_PARTY = {
     "yaml": {"yaml_text"},
 }
 #: What few probes need, and which would add much to the cost of all.
-RARE = {"server.probe.ranks", "server.probe.resolving", "server.probe.tls"}
+RARE = {"server.probe.grpc", "server.probe.ranks", "server.probe.resolving", "server.probe.tls"}
 WRAPPERS = set().union(*THIRD_PARTY.values(), RARE)
 #: Where the forms of the command part: each imports its own stage, so that a probe loads nothing of a launch.
 FORMS = {"command.cli", "command.forms"}

@@ -14,6 +14,7 @@ from sglang_roce_entry.check import command, environment, gpudirect, leader_path
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
+from sglang_roce_entry.check.serving import communicators
 from sglang_roce_entry.group.connect import ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.meeting.answering import Answer, who_greets
 from sglang_roce_entry.group.names import NotResolved, Resolver
@@ -26,12 +27,15 @@ from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import go_ahead
-from sglang_roce_entry.server.running import running_here
+from sglang_roce_entry.server.probe.ranks import read_ranks
+from sglang_roce_entry.server.running import Found, running_here
 from sglang_roce_entry.verbs.looped import prove_loops
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0
 _OWN_NAME_S = 1.5
+#: For NCCL's RAS, which takes a third of it where a rank is silent.
+_RANKS_S = 6.0
 
 
 def run_check(
@@ -43,7 +47,8 @@ def run_check(
 ) -> Outcome:
     """Return all items and the exit code. Raises ``EntryError`` where not even a plan can be made."""
     started = monotonic()
-    servers = running_here().servers if host.live else ()
+    found = running_here() if host.live else Found()
+    servers = found.servers
     adopted = servers[0] if len(servers) == 1 and not invocation.rest else None
     if adopted is not None:
         # kubectl exec in a running pod: SGLang's arguments are in its own command line.
@@ -64,6 +69,7 @@ def run_check(
         *names.items(examined),
         *environment.items(examined),
         *versions.items(examined),
+        *communicators.items(read_ranks(found, _RANKS_S) if servers else None),
     ]
     written = {line.name for line in lines} | {command.LEADER}
     if host.live:

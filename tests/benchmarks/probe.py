@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.benchmarks.instructions import counted
 from tests.benchmarks.text_table import text_table
-from tests.process.command import entry_command, entry_interpreter, environment_of_an_interpreter
+from tests.process.command import enclosed, entry_command, entry_interpreter, environment_of_an_interpreter
 
 #: In starts of a bare interpreter, of a plain HTTP probe.
 CEILING = 5.0
@@ -47,20 +47,24 @@ def measure(short: bool) -> dict[str, Any]:
         return {"skipped": "needs the program `valgrind`"}
     with (
         tempfile.TemporaryDirectory(prefix="sglang-roce-benchmark-") as directory,
-        server(Path(directory)) as port,
+        server(Path(directory)) as (port, pid),
     ):
         ways: dict[str, list[str]] = {
             "python3 -c pass": [entry_interpreter(), "-c", "pass"],
             **{f"--probe {kind}": [*entry_command(), "--probe", kind] for kind in ("readiness", "liveness")},
+            "--probe ranks": [*entry_command(), "--probe", "ranks"],
             "curl": ["curl", "-sf", "-o", "/dev/null", f"http://127.0.0.1:{port}/health"],
             "bash, /dev/tcp": ["bash", "-c", _BASH, str(port)],
         }
         ways = {name: words for name, words in ways.items() if shutil.which(words[0])}
-        around = environment_of_an_interpreter()
-        cpu_s = _cpu_s(ways, around, 5 if short else 40)
+
+        def run(words: Sequence[str]) -> str:
+            return _run(enclosed(words, pid))
+
+        cpu_s = _cpu_s(ways, run, 5 if short else 40)
         rows: list[dict[str, Any]] = []
         for name, words in ways.items():
-            number, _ = counted(lambda words: _run(words, around), words, Path(directory))
+            number, _ = counted(run, words, Path(directory))
             rows.append({"way": name, "cpu_ms": 1000 * cpu_s[name], "instructions": number})
     bare = rows[0]
     for row in rows:
@@ -80,15 +84,15 @@ def table(result: dict[str, Any]) -> str:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """Run a stand-in of SGLang's server that answers 200 to everything; give its port."""
+def server(folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a stand-in of SGLang's server that answers 200 to everything; give its port and process."""
     (folder / "sglang").mkdir()
     (folder / "sglang" / "__init__.py").touch()
     (folder / "sglang" / "launch_server.py").write_text(_SERVER, encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [entry_interpreter(), "-m", "sglang.launch_server", "--port", str(port)]
-    running = subprocess.Popen(words, cwd=folder)
+    running = subprocess.Popen(enclosed(words), cwd=folder)
     try:
         while True:
             try:
@@ -96,26 +100,27 @@ def server(folder: Path) -> Iterator[int]:
                 break
             except ConnectionRefusedError:
                 time.sleep(0.05)
-        yield port
+        yield port, running.pid
     finally:
         running.kill()
         running.wait()
 
 
-def _run(words: Sequence[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, env=dict(environment), check=False)
+def _run(words: Sequence[str]) -> str:
+    around = environment_of_an_interpreter()
+    done = subprocess.run(words, capture_output=True, text=True, env=around, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
-def _cpu_s(ways: Mapping[str, list[str]], environment: Mapping[str, str], times: int) -> dict[str, float]:
+def _cpu_s(ways: Mapping[str, list[str]], run: Callable[[Sequence[str]], str], times: int) -> dict[str, float]:
     """Return the median CPU time of each; all take turns, so that other load hits all of them."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(times + 1):
         for name, words in ways.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            _run(words, environment)
+            run(words)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             taken[name].append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     return {name: median(all_s[1:]) for name, all_s in taken.items()}

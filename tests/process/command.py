@@ -79,6 +79,13 @@ def environment_of_an_interpreter() -> dict[str, str]:
     return {**kept, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": python_path(), "PYTHONHASHSEED": "0"}
 
 
+def enclosed(words: Sequence[str], beside: int | None = None) -> list[str]:
+    """Return words that run in a mount namespace of their own: other servers of this machine are not theirs."""
+    if os.geteuid() != 0:
+        return list(words)
+    return ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
+
+
 def without_times(log: str) -> str:
     """Return the command's own text log without the time at the head of each line."""
     return re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] (?=sglang-roce-entry: )", "", log, flags=re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ from sglang_roce_entry.server.probe.ask_ras import CannotAsk, ras_port
 from sglang_roce_entry.server.probe.ranks import Group, Ranks, judge
 from sglang_roce_entry.server.probe.ras import NotRas, Process, Rank, Status, parse
 from sglang_roce_entry.server.probe.sockets import Socket, sockets_at
-from tests.process.command import entry_command, entry_interpreter, environment_of_an_interpreter
+from tests.process.command import enclosed, entry_command, entry_interpreter, environment_of_an_interpreter
 from tests.server.ras_texts import (
     DEAD,
     GREETING,
@@ -35,7 +36,7 @@ from tests.server.ras_texts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 PODS = Group(16, 2, "sglang-0.sglang.default")
@@ -269,8 +270,11 @@ def attend(one, how, said):
             one.sendall(os.urandom(5000))
             return
         if how == "endless":
-            while True:
-                one.sendall(b"SERVER PROTOCOL 2\n" * 4096)
+            try:
+                while True:
+                    one.sendall(b"SERVER PROTOCOL 2\n" * 4096)
+            except OSError:
+                return
         head, rest = said.split(b"\n", 1)
         one.sendall(head + b"\n")
         if not head.endswith(b" 2"):
@@ -298,13 +302,6 @@ if os.fork() == 0:
         threading.Thread(target=attend, args=(here.accept()[0], how, said), daemon=True).start()
 os.wait()
 """
-
-
-def enclosed(words: Sequence[str], beside: int | None = None) -> list[str]:
-    """Return words that run in a mount namespace of their own: other servers of this machine are not theirs."""
-    if os.geteuid() != 0:
-        return list(words)
-    return ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
 
 
 @contextmanager
@@ -466,3 +463,32 @@ def test_joined_kinds(tmp_path: Path, kinds: str, job: Job, lines: list[str]) ->
         code, said, _ = probed(server, kinds)
     assert code == any(line.startswith("failed") for line in lines)
     assert [said_line[: len(line)] for said_line, line in zip(said, lines, strict=True)] == lines
+
+
+# ----------------------------------------------------------------------------------------- for a person
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "evidence"),
+    [
+        (HEALTHY, "ok", "NCCL 2.28.9 hears from all 16 ranks; 3 communicators of 16 ranks on 2 nodes: running; "),
+        (STOPPED, "warn", f"NCCL 2.28.9 holds no rank for dead; no answer from 1 rank: {RANK_9}"),
+        (DEAD, "warn", f"{ONE_DEAD}: {RANK_9}"),
+    ],
+)
+def test_the_line_of_check(tmp_path: Path, job: Job, status: str, evidence: str) -> None:
+    with standin(tmp_path, answer(job), "", *TWO_NODES, **LWS) as server:
+        words = enclosed([*entry_command(), "--check=json"], server)
+        said = subprocess.run(words, capture_output=True, check=False, env=environment_of_an_interpreter()).stdout
+    (item,) = [item for item in json.loads(said)["items"] if item["name"] == "ranks"]
+    assert item["status"] == status
+    assert item["evidence"].startswith(evidence)
+    assert bool(item["remedy"]) == (status != "ok")
+
+
+def test_the_line_of_check_where_nothing_can_be_asked(tmp_path: Path) -> None:
+    with standin(tmp_path, answer(DEAD), NCCL_RAS_ENABLE="0") as server:
+        words = enclosed([*entry_command(), "--check=json"], server)
+        said = subprocess.run(words, capture_output=True, check=False, env=environment_of_an_interpreter()).stdout
+    (item,) = [item for item in json.loads(said)["items"] if item["name"] == "ranks"]
+    assert (item["status"], item["evidence"]) == ("skip", "NCCL_RAS_ENABLE=0 switches NCCL's RAS off")

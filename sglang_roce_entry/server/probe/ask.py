@@ -9,8 +9,9 @@ from sglang_roce_entry.group.endpoint import IpAddress, bracketed, literal
 from sglang_roce_entry.server.probe.connection import Connection, connected
 from sglang_roce_entry.server.probe.http import status_of
 
-ANSWERED, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
+ANSWERED, NO_HEALTH, NOTHING_LISTENS, HUNG, NOT_HTTP, UNREACHABLE = (
     "answered",
+    "no health service",
     "nothing listens",
     "hung",
     "not http",
@@ -27,6 +28,7 @@ class Target:
     host: str
     port: int
     secure: bool = False
+    grpc: bool = False
 
     def __str__(self) -> str:
         """Return ``host:port``, an IPv6 address in brackets."""
@@ -35,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of the question; ``status`` only with ``ANSWERED``."""
+    """The outcome of the question; ``status``, of HTTP or as HTTP has it, only with ``ANSWERED``."""
 
     kind: str
     detail: str
@@ -43,27 +45,47 @@ class Answer:
 
 
 def ask(target: Target, path: str, timeout_s: float) -> Answer:
-    """Return what ``GET path`` gives within ``timeout_s``, which bounds all steps together."""
+    """Return what ``GET path``, or a gRPC server's health service, gives within ``timeout_s`` for all steps."""
     deadline = monotonic() + timeout_s
     reached = _reach(target, deadline)
     if isinstance(reached, Answer):
         return reached
     failures: list[str] = []
-    for scheme in ("https", "http") if target.secure else ("http", "https"):
+    for scheme in _schemes(target):
         try:
             with reached.again() if failures else reached as connection:
-                if scheme == "https":
+                if scheme in ("https", "grpcs"):
                     from sglang_roce_entry.server.probe.tls import secure
 
-                    secure(connection)
+                    secure(connection, ("h2",) if scheme == "grpcs" else ())
+                if scheme.startswith("grpc"):
+                    return _health(connection, scheme, target)
                 status = status_of(connection, path)
         except TimeoutError:
-            return Answer(HUNG, f"{target} accepts but does not answer {path} within {timeout_s:g} s")
+            asked = "its health service" if scheme.startswith("grpc") else path
+            return Answer(HUNG, f"{target} accepts but does not answer {asked} within {timeout_s:g} s")
         except (OSError, ValueError) as failure:
             failures.append(f"{scheme}: {failure}"[:160])
         else:
             return Answer(ANSWERED, f"{scheme}://{target}{path} answered {status}", status)
     return Answer(NOT_HTTP, f"{target} accepts, but its answer is not HTTP ({'; '.join(failures)})")
+
+
+def _schemes(target: Target) -> tuple[str, ...]:
+    """Return in which ways to ask, the likely one first: a worker of a gRPC server has a small one of HTTP."""
+    http = ("https", "http") if target.secure else ("http", "https")
+    if not target.grpc:
+        return http
+    return ("grpcs", "grpc", *http) if target.secure else ("grpc", *http)
+
+
+def _health(connection: Connection, scheme: str, target: Target) -> Answer:
+    from sglang_roce_entry.server.probe.grpc import NO_WORD, SERVING, health_of
+
+    health = health_of(connection, "https" if scheme == "grpcs" else "http")
+    if health == NO_WORD:
+        return Answer(NO_HEALTH, f"{scheme}://{target} answers, but has no word on its health (grpc.health.v1)")
+    return Answer(ANSWERED, f"{scheme}://{target} is {health}", 200 if health == SERVING else 503)
 
 
 def _reach(target: Target, deadline: float) -> Connection | Answer:

@@ -11,6 +11,11 @@ liveness
     model does not listen yet, and one that drains answers 503: both are alive, and so is a launcher that
     still waits for its leader. A server that accepts and does not answer is dead.
 
+A gRPC server in the place of HTTP (``--grpc-mode``, ``--smg-grpc-mode``) is asked by gRPC's standard health
+protocol, which SGLang's has (``srt/grpc/health_servicer.py``): NOT_SERVING while it starts or drains. One that
+accepts and gives no word on its health is taken for ready and alive. A worker of 0.5.23 has HTTP (``engine.py``),
+an earlier one nothing.
+
 ``/health`` and all that begins so needs no key with ``--api-key``; ``/ping``, which liveness asks, does,
 and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
 """
@@ -24,7 +29,16 @@ from functools import partial
 from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
-from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NOT_HTTP, NOTHING_LISTENS, Answer, Target, ask
+from sglang_roce_entry.server.probe.ask import (
+    ANSWERED,
+    HUNG,
+    NO_HEALTH,
+    NOT_HTTP,
+    NOTHING_LISTENS,
+    Answer,
+    Target,
+    ask,
+)
 from sglang_roce_entry.server.running import Found, running_here
 
 STARTUP, READINESS, LIVENESS, RANKS = "startup", "readiness", "liveness", "ranks"
@@ -78,8 +92,8 @@ def probe(
     answer = ask(target, _PING if kind == LIVENESS else _HEALTH)
     who = f"{'leader' if rank == 0 else f'worker {rank}'}: {answer.detail}"
     if kind == LIVENESS:
-        return _alive(who, answer, found.servers[0][0].pid if found.servers else None)
-    return _ready(who, answer)
+        return _alive(who, answer, target, found.servers[0][0].pid if found.servers else None)
+    return _ready(who, answer, target, rank)
 
 
 def cannot_tell(kind: str, why: str) -> Verdict:
@@ -94,33 +108,41 @@ def _targets(given: Sequence[str], found: Found, read_file: Callable[[str | None
     for arguments, folder in told:
         user = read_arguments(arguments, partial(read_file, folder))
         host = user.text("host")
-        target = Target(
-            _DEFAULT_HOST if host is None else host, user.http_port, user.text("ssl_certfile") is not None
-        )
+        host = _DEFAULT_HOST if host is None else host
+        # The native gRPC server of --grpc-port is beside HTTP, these are in its place.
+        grpc = "grpc_mode" in user.values or "smg_grpc_mode" in user.values
+        target = Target(host, user.http_port, user.text("ssl_certfile") is not None, grpc)
         targets.setdefault(target, user.number("node_rank", 0, lowest=0))
     return targets
 
 
-def _ready(who: str, answer: Answer) -> Verdict:
+def _ready(who: str, answer: Answer, target: Target, rank: int) -> Verdict:
     if answer.kind == ANSWERED and answer.status == 200:
         return Verdict(True, who)
     if answer.kind == ANSWERED and answer.status == 503:
         return Verdict(False, f"{who}: it is starting, draining, or could not generate a token")
     if _redirects(answer):
         return Verdict(False, f"{who}: {_NOT_SGLANG}")
+    if answer.kind == NOTHING_LISTENS and target.grpc and rank > 0:
+        return Verdict(True, f"cannot tell: {who}: a worker of a gRPC server may listen nowhere")
     if answer.kind == NOTHING_LISTENS:
         return Verdict(False, f"{who}: the model is not loaded yet")
-    return Verdict(False, who)
+    return _of_grpc(who, answer, target) or Verdict(False, who)
 
 
-def _alive(who: str, answer: Answer, pid: int | None) -> Verdict:
+def _alive(who: str, answer: Answer, target: Target, pid: int | None) -> Verdict:
     if _redirects(answer):
         return Verdict(False, f"{who}: {_NOT_SGLANG}")
     if answer.kind == NOTHING_LISTENS:
         runs = f"process {pid} runs" if pid is not None else "its process cannot be seen from here"
         return Verdict(True, f"{who}: it is loading the model ({runs})")
     # A name that does not resolve, no route: a restart of this container would not help.
-    return Verdict(answer.kind not in (HUNG, NOT_HTTP), who)
+    return _of_grpc(who, answer, target) or Verdict(answer.kind not in (HUNG, NOT_HTTP), who)
+
+
+def _of_grpc(who: str, answer: Answer, target: Target) -> Verdict | None:
+    """Return the verdict on a gRPC server that accepts and whose health cannot be read: it is no failure."""
+    return Verdict(True, f"cannot tell: {who}") if target.grpc and answer.kind in (NO_HEALTH, NOT_HTTP) else None
 
 
 def _redirects(answer: Answer) -> bool:

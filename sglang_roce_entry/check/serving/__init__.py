@@ -1,0 +1,1 @@
+"""Lines of ``--check`` on a server that runs here."""
