@@ -137,11 +137,46 @@ _RDMA = Group(
             "it out: --hca ^=mlx5_1:1.",
         ),
         Entry(
+            "LINK_LOCAL_FABRIC",
+            "No port has another address than one of 169.254.0.0/16. It is used: two machines on one cable, as "
+            "NVIDIA's guide sets DGX Sparks up, need no more.",
+            "NCCL uses such an address like any other.",
+            "ip -br address; show_gids",
+            "Nothing for machines on one cable that both have such an address on it (without a warning: --subnets "
+            "169.254.0.0/16). In a routed fabric give the ports their own addresses.",
+        ),
+        Entry(
+            "BOND_WITHOUT_LAG",
+            "Several HCAs have the GID of one address: their interfaces are in a bond, but the HCAs are not one "
+            "RDMA device (RoCE LAG).",
+            "NCCL uses both; packets may arrive at the HCA that has no queue pair for them.",
+            "rdma link; cat /proc/net/bonding/*",
+            "Make the bond one RDMA device: both ports of one card, mode 802.3ad, active-backup or balance-xor, "
+            "made before any VF; or give each port its own address.",
+        ),
+        Entry(
+            "NVLINK_ONLY",
+            "No verbs device opens in this pod, but an IMEX channel does (GB200, GB300): inside one NVLink domain "
+            "NCCL moves its data over NVLink, so that RDMA is not required unless a setting says so.",
+            "The same; between NVLink domains NCCL uses TCP.",
+            "ls /dev/nvidia-caps-imex-channels /dev/infiniband",
+            "Nothing inside one NVLink domain. For groups over several racks request the RDMA resource, and set "
+            "--rdma required.",
+        ),
+        Entry(
             "AMBIGUOUS_SUBNET",
             "A port has addresses of its own in several networks, and the lowest network is used.",
             "NCCL takes the first address in the GID table, whose order depends on the node's history.",
             "ip -br address; show_gids",
             "Name the fabric's network: --subnets 10.0.0.0/16 (SGLANG_ROCE_SUBNETS).",
+        ),
+        Entry(
+            "FAMILY_MISMATCH",
+            "The port has no address of the IP family that is used: the one of most of the bandwidth, unless a "
+            "setting names one. An error where more is left out than kept. Also the reason code of these ports.",
+            "NCCL looks for one family on all ports and ends at index 0 on this one.",
+            "ip -br address",
+            "Give the port an address of that family, or choose the other with --family.",
         ),
         Entry(
             "INDEX_MISMATCH",
@@ -599,6 +634,23 @@ _IDENTITY = Group(
             "",
             "ip -br link",
             "Name an existing one, or leave the choice to the route to the leader (auto).",
+        ),
+        Entry(
+            "CONTROL_ON_LOOPBACK",
+            "The address that leads to the other nodes is on lo (BGP unnumbered, routed hosts). NCCL and Gloo "
+            "take the first address of an interface, there 127.0.0.1: no interface is set for them.",
+            "NCCL never chooses lo by itself; with NCCL_SOCKET_IFNAME=lo no group can form (NVIDIA/nccl#1053).",
+            "ip -br address show dev lo; ip route get LEADER_ADDRESS",
+            "Put the address on a dummy interface of the node, or name another interface: --interface.",
+        ),
+        Entry(
+            "CONTROL_ADDRESS_NOT_FIRST",
+            "The address that leads to the other nodes is not the first of its interface, and NCCL and Gloo, told "
+            "an interface only, take the first.",
+            "The same.",
+            "ip -br address",
+            "Nothing, if the other nodes reach the first address too; else put the right one on an interface of "
+            "its own.",
         ),
         Entry(
             "INTERFACE_WITHOUT_ADDRESS",
@@ -1106,8 +1158,8 @@ _REASONS = Group(
             "that are never answered.",
             "show_gids; ip -br address",
             "hostNetwork: true, or a secondary network (Multus with SR-IOV or macvlan on the HCA's interface). "
-            "Knowingly with the host's GIDs: --foreign-gids allow. IPv4 link-local addresses count only with "
-            "--subnets 169.254.0.0/16.",
+            "Knowingly with the host's GIDs: --foreign-gids allow. IPv4 link-local addresses count only where no "
+            "port has another one, or with --subnets 169.254.0.0/16.",
         ),
         Entry(
             "NETDEV_DOWN",
@@ -1117,22 +1169,16 @@ _REASONS = Group(
             "ip link set INTERFACE up",
         ),
         Entry(
-            "FAMILY_MISMATCH",
-            "The port has no address of the IP family that is used on the others.",
-            "NCCL looks for one family on all ports and ends at index 0 on this one.",
-            "ip -br address",
-            "Give the port an address of that family, or choose the other with --family.",
-        ),
-        Entry(
             "SLOWER_RATE",
-            "The port belongs to a slower kind of card than the other ports.",
+            "The port belongs to a slower card than the other ports: of another board, or beyond what GPUs need.",
             "NCCL does not look at speed: it uses a 25 Gb/s storage card beside 400 Gb/s rails.",
             "cat /sys/class/infiniband/*/ports/*/rate",
             "Nothing, if the card is not a rail; else name the ports with --hca.",
         ),
         Entry(
             "MANAGEMENT_NIC",
-            "The port carries the default route and is not the nearest to any GPU: the node's own network.",
+            "The port carries the default route and is no rail: not the nearest to any GPU, one more than the "
+            "other GPUs have, or another card than the rails.",
             "NCCL uses it as a rail.",
             "ip route; sglang-roce-entry --dry-run",
             "Nothing; if it is a rail, name the ports with --hca.",

@@ -11,8 +11,11 @@ from sglang_roce_entry.report.secrets import shown_argv, shown_command
 #: The item that reports a problem of the plan, by its code. A code that is not here gets a
 #: line of its own, so that nothing of the plan is lost.
 _PLACES = {
-    "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN"),
-    "gid": ("INDEX_MISMATCH", "AMBIGUOUS_SUBNET", "RAIL_WITHOUT_ADDRESS"),
+    "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN", "NVLINK_ONLY", "BOND_WITHOUT_LAG"),
+    "gid": (
+        *("INDEX_MISMATCH", "AMBIGUOUS_SUBNET", "RAIL_WITHOUT_ADDRESS"),
+        *("LINK_LOCAL_FABRIC", "FAMILY_MISMATCH"),
+    ),
     "rate": ("DEGRADED_LINK",),
     "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),
     "image": ("LIBIBVERBS_MISSING", "LIBIBVERBS_BROKEN"),
@@ -48,7 +51,10 @@ _PLACES = {
     "mtu": ("MTU_DIFFERS",),
     "nccl file": ("NCCL_CONF_FILE", "NCCL_FILE_CRLF", "NCCL_FILE_LINE"),
     "own address": ("HOST_IP_FOREIGN",),
-    "interface": ("INTERFACE_MISSING", "INTERFACE_WITHOUT_ADDRESS", "LEADER_IS_LOOPBACK"),
+    "interface": (
+        *("INTERFACE_MISSING", "INTERFACE_WITHOUT_ADDRESS", "LEADER_IS_LOOPBACK"),
+        *("CONTROL_ON_LOOPBACK", "CONTROL_ADDRESS_NOT_FIRST"),
+    ),
     "gpus": ("GPUS_DISAGREE", "GPUS_IDLE", "TP_GPUS", "TP_UNKNOWN", "VISIBLE_DEVICES", "MIG_UNSUPPORTED"),
     "command": (
         *("EXEC", "EXEC_NOT_FOUND", "SGLANG_WRAPPED"),

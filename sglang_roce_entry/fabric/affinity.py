@@ -102,6 +102,22 @@ def near_some_gpu(hca: Hca, hcas: Sequence[Hca], gpus: Gpus) -> bool:
     )
 
 
+def is_surplus(hca: Hca, hcas: Iterable[Hca], gpus: Gpus) -> bool:
+    """Return whether the GPUs that ``hca`` is nearest to have more nearest ones than most GPUs have.
+
+    True also if it is nearest to none, false if that is not known.
+    """
+    different = list({one.name: one for one in hcas}.values())
+    best, mine = nearest(different, gpus), distances(hca, gpus)
+    if not best or None in mine:
+        return False
+    table = [distances(one, gpus) for one in different]
+    counts = [sum(row[column] == value for row in table) for column, value in enumerate(best)]
+    served = [count for count, value, own in zip(counts, best, mine) if value == own]  # noqa: B905 - per GPU
+    usual = next((count for count in counts if counts.count(count) * 2 > len(counts)), None)
+    return not served or (usual is not None and min(served) > usual)
+
+
 def keeps_every_gpu(before: Iterable[Hca], after: Iterable[Hca], gpus: Gpus) -> bool:
     """Return whether every GPU has an equally near HCA among ``after`` as it had among ``before``."""
     return nearest(list(before), gpus) == nearest(list(after), gpus)

@@ -25,7 +25,7 @@ from sglang_roce_entry.host.facts import (
     Port,
 )
 
-_IPV4_LINK_LOCAL = IPv4Network("169.254.0.0/16")
+IPV4_LINK_LOCAL = IPv4Network("169.254.0.0/16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def routable(ip: IpAddress, subnets: Iterable[IpNetwork] = ()) -> bool:
         return False
     if isinstance(ip, IPv4Address):
         inside = any(net.version == 4 and ip in net for net in subnets)
-        return ip not in _IPV4_LINK_LOCAL or inside
+        return ip not in IPV4_LINK_LOCAL or inside
     return not ip.is_link_local
 
 
@@ -178,7 +178,27 @@ _NO_PROVIDER = (
 
 
 def examine(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate], dict[str, Rejection]]:
-    """Return the ports that can be used here, and why each of the others cannot, by label."""
+    """Return the ports that can be used here, and why each of the others cannot, by label.
+
+    Where nothing better is there, 169.254/16 counts as well: two machines on one cable, as NVIDIA's guide sets
+    DGX Sparks up. NCCL's scan takes it like any other (``validGid`` of ``net_ib`` refuses zero and fe80 only).
+    """
+    candidates, rejected = _examine_all(facts, constraints)
+    selector = constraints.selector
+    if (
+        constraints.rdma == OFF
+        or any(selector is None or selector.matches(one.hca.name, one.port.number) for one in candidates)
+        or infiniband_ports(facts, constraints)
+    ):
+        return candidates, rejected
+    with_local = replace(constraints, subnets=(*constraints.subnets, IPV4_LINK_LOCAL), allow_foreign_gids=False)
+    added = [one for one in _examine_all(facts, with_local)[0] if one.label in rejected]
+    for one in added:
+        del rejected[one.label]
+    return [*candidates, *added], rejected
+
+
+def _examine_all(facts: HostFacts, constraints: Constraints) -> tuple[list[Candidate], dict[str, Rejection]]:
     interfaces = {interface.name: interface for interface in facts.interfaces}
     candidates: list[Candidate] = []
     rejected: dict[str, Rejection] = {}
@@ -245,8 +265,8 @@ def _no_own_gid(hca: Hca, port: Port, view: GidView, interfaces: Mapping[str, In
         return f"no GID of this pod: {gid.ip} (index {gid.index}) {where}"
     networks = _networks(port, interfaces)
     for gid in port.gids:
-        if gid.type == ROCE_V2 and gid.ip in _IPV4_LINK_LOCAL and (gid.netdev, gid.ip) in networks:
-            return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {_IPV4_LINK_LOCAL}"
+        if gid.type == ROCE_V2 and gid.ip in IPV4_LINK_LOCAL and (gid.netdev, gid.ip) in networks:
+            return f"only link-local RoCE v2 GIDs: {gid.ip} counts only with --subnets {IPV4_LINK_LOCAL}"
     if any(gid.type == ROCE_V2 for gid in port.gids):
         return f"only link-local RoCE v2 GIDs: {_instead(hca, port, interfaces)}"
     if port.gids:
@@ -254,10 +274,24 @@ def _no_own_gid(hca: Hca, port: Port, view: GidView, interfaces: Mapping[str, In
     return "its GID table is empty"
 
 
+def _interface_of(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> tuple[list[str], Interface | None]:
+    """Return the names of a port's interfaces, and the first of these that this namespace has."""
+    names = [gid.netdev for gid in port.gids if gid.type == ROCE_V2 and gid.netdev] or [*hca.netdevs]
+    return names, next((interfaces[name] for name in names if name in interfaces), None)
+
+
+def bare_interface(port: PortDecision, interfaces: Iterable[Interface]) -> str | None:
+    """Return the interface of a port that is here and has no address; ``None``: it is another namespace's."""
+    if any(gid.type == ROCE_V2 and routable(gid.ip) for gid in port.port.gids):
+        return None
+    interface = _interface_of(port.hca, port.port, {one.name: one for one in interfaces})[1]
+    bare = interface is not None and not any(routable(one.ip) for one in interface.addresses)
+    return interface.name if interface is not None and bare else None
+
+
 def _instead(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> str:
     """Return what the interface of a port has, none of whose routable addresses is in the GID table."""
-    names = [gid.netdev for gid in port.gids if gid.type == ROCE_V2 and gid.netdev] or [*hca.netdevs]
-    interface = next((interfaces[name] for name in names if name in interfaces), None)
+    names, interface = _interface_of(hca, port, interfaces)
     if interface is None:
         return (
             f"{names[0]} is in another network namespace" if names else "no address is configured on its interface"
@@ -265,7 +299,7 @@ def _instead(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> str:
     routed = [str(one) for one in interface.addresses if not one.ip.is_link_local and not one.ip.is_loopback]
     if routed:
         return f"{interface.name} has {', '.join(routed)}, which the GID table lacks"
-    ipv4 = [str(one) for one in interface.addresses if one.ip in _IPV4_LINK_LOCAL]
+    ipv4 = [str(one) for one in interface.addresses if one.ip in IPV4_LINK_LOCAL]
     only = f", only {', '.join(ipv4)}, which is link-local too" if ipv4 else ""
     lo = interfaces.get("lo")
     on_lo = [str(one) for one in (lo.addresses if lo is not None else ()) if routable(one.ip)]

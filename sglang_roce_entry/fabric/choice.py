@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sglang_roce_entry.fabric.candidates import PortDecision, Rejection, examine, infiniband_ports
+from sglang_roce_entry.fabric.candidates import (
+    IPV4_LINK_LOCAL,
+    PortDecision,
+    Rejection,
+    examine,
+    infiniband_ports,
+)
 from sglang_roce_entry.fabric.constraints import OFF, Constraints, IpNetwork, Reason
 from sglang_roce_entry.fabric.control import Control
 from sglang_roce_entry.fabric.gids import (
@@ -20,7 +26,7 @@ from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
 from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links, slower_by_selector
 from sglang_roce_entry.fabric.wishes import Wish, found, unset
-from sglang_roce_entry.host.facts import HostFacts
+from sglang_roce_entry.host.facts import ACTIVE, HostFacts, IpAddress
 from sglang_roce_entry.problems import Problem, shortened, warning
 
 
@@ -107,6 +113,7 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     for candidate in candidates:
         chosen[candidate.label], said = choose_gid(candidate, family, constraints)
         problems += said
+    problems += [*_on_one_cable(chosen.values(), constraints), *_twice(chosen.values())]
     rejected = {**rejected, **by_rule, **by_family}
     ports = []
     for hca in facts.hcas:
@@ -115,6 +122,44 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
             ports.append(chosen.get(port.label) or PortDecision(hca, port, why.reason, why.detail))
     labels = () if chosen else tuple(port.label for _, port in infiniband)
     return Selection(tuple(ports), tuple(problems), labels)
+
+
+def _on_one_cable(ports: Iterable[PortDecision], constraints: Constraints) -> Iterator[Problem]:
+    """Return a warning if the fabric is 169.254/16 although no setting names it."""
+    local = [
+        port
+        for port in ports
+        if port.gid is not None
+        and port.gid.ip in IPV4_LINK_LOCAL
+        and not any(port.gid.ip in network for network in constraints.subnets)
+    ]
+    if not local:
+        return
+    listed = ", ".join(f"{port.label} {port.gid.ip}" for port in local if port.gid is not None)
+    yield warning(
+        "LINK_LOCAL_FABRIC",
+        f"no port has another address than a link-local one ({listed}): it is used, and reaches only machines "
+        "on the same cable or switch",
+        "right for two machines on one cable, if both have such an address on it (to have no warning: --subnets "
+        f"{IPV4_LINK_LOCAL}); else give the ports addresses of their own network",
+    )
+
+
+def _twice(ports: Iterable[PortDecision]) -> Iterator[Problem]:
+    """Return a warning on each address that several HCAs have: a bond of two HCAs, no HCA of the bond."""
+    users: dict[tuple[str | None, IpAddress], list[str]] = {}
+    for port in ports:
+        if port.gid is not None:
+            users.setdefault((port.gid.netdev, port.gid.ip), []).append(port.label)
+    for (netdev, ip), labels in users.items():
+        if len(labels) > 1:
+            yield warning(
+                "BOND_WITHOUT_LAG",
+                f"{', '.join(labels)} have the same address, {ip} of {netdev}: packets to it may arrive at the "
+                "other one",
+                "make the bond one RDMA device (RoCE LAG: both ports of one card, mode 802.3ad, active-backup or "
+                "balance-xor, made before any VF), or give each port an address of its own",
+            )
 
 
 def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choice:
@@ -133,7 +178,10 @@ def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choi
         return replace(nothing, plugin=name, infiniband=selection.infiniband)
     fitting, problems = _limit(selection.used)
     index = decide_index(
-        [port for port in fitting if port.used], constraints.nccl, user_scan(constraints.given, constraints.nccl)
+        [port for port in fitting if port.used],
+        constraints.nccl,
+        user_scan(constraints.given, constraints.nccl),
+        [port.port for port in selection.ports if not port.used and _opened_by_selector(port, constraints)],
     )
     dropped = {port.label: port for port in (*fitting, *index.dropped) if not port.used}
     final = [dropped.get(port.label, port) for port in selection.ports]
@@ -151,6 +199,18 @@ def choose(facts: HostFacts, constraints: Constraints, control: Control) -> Choi
         problems=(*_foreign_sysfs(facts), *selection.problems, *problems, *index.problems),
         notes=notes,
     )
+
+
+def _opened_by_selector(port: PortDecision, constraints: Constraints) -> bool:
+    """Return whether NCCL uses this port too, since the pod's own selector names it."""
+    selector = constraints.selector
+    named = selector is not None and selector.matches(port.hca.name, port.port.number)
+    return constraints.selector_final and named and opened_by_nccl(port)
+
+
+def opened_by_nccl(port: PortDecision) -> bool:
+    """Return whether NCCL takes this Ethernet port if nothing keeps it from it (``ncclIbInit``)."""
+    return port.hca.verbs_answer == "ok" and port.port.state == ACTIVE and port.port.link_layer == "Ethernet"
 
 
 def _nothing(

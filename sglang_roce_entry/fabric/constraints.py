@@ -28,6 +28,7 @@ class Constraints:
 
     rdma: str = OPTIONAL
     rdma_asked: str = OPTIONAL  # before NCCL_IB_DISABLE was applied
+    nvlink_only: bool = False  # no verbs device, but multi-node NVLink: RDMA is not required by default
     rdma_by_flag: bool = False  # beats the pod's NCCL_IB_DISABLE
     selector: Selector | None = None
     selector_origin: str = ""

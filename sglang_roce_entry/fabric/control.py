@@ -43,7 +43,7 @@ def wish_interface(name: str, control: Control, prefix: str = "") -> Wish:
 
 def told(control: Control) -> str:
     """Return why it is this interface, as the reason of a variable."""
-    return f"{control.interface}: {control.reason}"
+    return f"{control.interface}: {control.reason}" if control.interface is not None else control.reason
 
 
 def no_interface(reason: str) -> Control:
@@ -117,9 +117,38 @@ def _loopback(address: IpAddress) -> Control:
 
 
 def _control(interface: Interface, address: IpAddress, reason: str) -> Control:
-    # NCCL takes the first address of the interface that getifaddrs lists: IPv4 before IPv6.
+    # NCCL takes the first address of the interface that getifaddrs lists: IPv4 before IPv6 (findInterfaces of
+    # misc/socket.cc); Gloo does so too (gloo/transport/tcp/device.cc).
+    if any(own.ip.is_loopback for own in interface.addresses):
+        return _on_loopback(interface.name, address)
+    alike = [own.ip for own in interface.addresses if own.version == address.version]
+    first = next((ip for ip in alike if ip.version == 4 or not ip.is_link_local), address)
+    problems = () if first == address else (_not_first(interface.name, address, first),)
     other = {own.ip.version for own in interface.addresses if not own.ip.is_link_local}
-    return Control(interface.name, address, reason, name_family=address.version == 6 and 4 in other)
+    name_family = address.version == 6 and 4 in other
+    return Control(interface.name, address, reason, name_family=name_family, problems=problems)
+
+
+def _on_loopback(name: str, address: IpAddress) -> Control:
+    """Return that no interface is set: of a loopback interface NCCL and Gloo take 127.0.0.1 (NVIDIA/nccl#1053)."""
+    problem = config_value(
+        "CONTROL_ON_LOOPBACK",
+        f"{address}, the address towards the other nodes, is on {name}, where NCCL and Gloo take 127.0.0.1: no "
+        "interface is set for them, and NCCL chooses one by itself",
+        f"put it on a dummy interface of the node (ip link add dummy0 type dummy; ip address add {address} dev "
+        "dummy0), or name another interface: --interface",
+    )
+    return Control(
+        None, address, f"{address} is on {name}, where NCCL and Gloo take 127.0.0.1", problems=(problem,)
+    )
+
+
+def _not_first(name: str, address: IpAddress, first: IpAddress) -> Problem:
+    return warning(
+        "CONTROL_ADDRESS_NOT_FIRST",
+        f"{address} is not the first address of {name}: NCCL and Gloo use {first} of it",
+        f"nothing, if the other nodes reach {first}; else put {address} on an interface of its own",
+    )
 
 
 def check_selection(given: Given | None, interfaces: Sequence[Interface]) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ from sglang_roce_entry.fabric.nccl.scan import (
     predict_gid_index,
 )
 from sglang_roce_entry.fabric.wishes import Given
+from sglang_roce_entry.host.facts import ROCE_V2, Port
 from sglang_roce_entry.problems import Problem, rdma_value
 
 
@@ -36,12 +37,18 @@ def one_family(
     if constraints.family != "auto":
         family = 4 if constraints.family == "ipv4" else 6
     else:
-        # IPv4 as soon as one port has it: a node that lost one address must not move to another
-        # family than its peers.
-        family = 4 if any(one.of_family(4) for one in candidates) else 6
+        # IPv6 where IPv4 would drop more than it keeps: rails with IPv6 only beside a management card with IPv4.
+        # A node with both on each rail that lost one IPv4 address must not move to another family than its peers.
+        dropped = sum(_weight(one) for one in candidates if not one.of_family(4))
+        kept_by_ipv4 = sum(_weight(one) for one in candidates if one.of_family(4))
+        family = 6 if dropped > kept_by_ipv4 else 4
     why = Rejection(Reason.FAMILY_MISMATCH, f"it has no IPv{family} address, and the group uses IPv{family}")
     kept = [one for one in candidates if one.of_family(family)]
     return family, kept, {one.label: why for one in candidates if not one.of_family(family)}
+
+
+def _weight(candidate: Candidate) -> float:
+    return candidate.port.rate_gbps or 1.0
 
 
 def choose_gid(
@@ -52,6 +59,9 @@ def choose_gid(
     said: list[Problem] = []
     chosen = _by_configured_subnet(own, constraints)
     if not chosen:
+        # An address on the port's own interface comes before one on a VLAN above it.
+        own_netdevs = _own_netdevs(candidate)
+        own = tuple(one for one in own if one.gid.netdev in own_netdevs) or own
         networks = sorted({_network_of(one) for one in own}, key=_network_key)
         # The lowest network, never the first slot: the order of slots depends on the past and changes
         # with every restart of a driver.
@@ -71,6 +81,17 @@ def choose_gid(
     foreign = " (foreign, allowed by foreign-gids)" if chosen[0].network is None else ""
     detail = f"RoCE v2 GID {gid.ip} on {gid.netdev} at index {gid.index}{foreign}"
     return PortDecision(candidate.hca, candidate.port, None, detail, tuple(chosen)), said
+
+
+def _own_netdevs(candidate: Candidate) -> set[str | None]:
+    """Return the interfaces that the port itself has.
+
+    The kernel makes the first GIDs of a table for it, or for the bond that it is in, of its MAC address
+    (``roce_gid_mgmt.c``, ``ib_cache_gid_set_default_gid``).
+    """
+    first = next(iter(candidate.port.gids), None)
+    default = {first.netdev} if first is not None and first.ip.is_link_local and first.ip.version == 6 else set()
+    return {*candidate.hca.netdevs, *default}
 
 
 def _by_configured_subnet(own: tuple[OwnGid, ...], constraints: Constraints) -> list[OwnGid]:
@@ -152,17 +173,25 @@ class IndexChoice:
     scan: ScanSettings | None = None  # under which NCCL takes these, the pod's own values in it
 
 
-def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, user: UserScan) -> IndexChoice:
+def decide_index(
+    ports: Sequence[PortDecision],
+    nccl: tuple[int, ...] | None,
+    user: UserScan,
+    beside: Sequence[Port] = (),
+) -> IndexChoice:
     """Return the index for ``ports``; ``nccl`` is the oldest NCCL that may run here, ``None`` if unknown.
 
-    An unknown version counts as one that cannot choose.
+    An unknown version counts as one that cannot choose. ``beside`` are further ports that the pod's own selector
+    gives to NCCL: an index that is empty there would break what NCCL alone does.
     """
     lowest = {port.label: port.choices[0].gid.index for port in ports}
     if not ports:
         return IndexChoice(None, "no HCA port is used", {})
     scans = nccl is not None and nccl >= FIRST_WITH_SCAN
-    if len(set(lowest.values())) == 1 and not (user.left_to_nccl and scans):
-        index = next(iter(lowest.values()))
+    index = next(iter(lowest.values()))
+    spoilt = [port.label for port in beside if (gid := port.gid_at(index)) is None or gid.type != ROCE_V2]
+    agree = len(set(lowest.values())) == 1
+    if agree and not (scans and (user.left_to_nccl or spoilt)):
         subject = "every port has its" if len(ports) > 1 else "the port has its"
         return IndexChoice(index, f"{subject} own RoCE v2 GID at index {index}", lowest)
     if nccl is not None and scans:
@@ -172,6 +201,9 @@ def decide_index(ports: Sequence[PortDecision], nccl: tuple[int, ...] | None, us
                 why = (
                     "the pod leaves it to NCCL, which chooses these by itself: " + _listed(predicted)
                     if user.left_to_nccl
+                    else f"index {index} is no RoCE v2 GID on {', '.join(spoilt)}, which the pod's selector also "
+                    f"selects; NCCL chooses these by itself: {_listed(predicted)}"
+                    if agree
                     else "the ports need different indices (" + _listed(predicted) + "), "
                     "which one variable cannot hold; NCCL chooses these by itself"
                 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from sglang_roce_entry.fabric.affinity import near_some_gpu
+from sglang_roce_entry.fabric.candidates import bare_interface, routable
 from sglang_roce_entry.fabric.choice import Choice, PortRow
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.host.facts import HostFacts
@@ -55,7 +57,14 @@ def check(choice: Choice) -> list[Problem]:
         missing = [replace(unusable(choice), severity="warning", value=True)]
     else:
         missing = []
-    return [*missing, *_lost_rails(choice), *_without_effect(choice), *_differing_mtus(choice)]
+    return [
+        *missing,
+        *_nvlink_only(choice),
+        *_lost_rails(choice),
+        *_of_other_family(choice),
+        *_without_effect(choice),
+        *_differing_mtus(choice),
+    ]
 
 
 def _without_effect(choice: Choice) -> Iterator[Problem]:
@@ -144,8 +153,28 @@ def unusable(choice: Choice) -> Problem:
         "NO_USABLE_HCA",
         f"RDMA is required, but no port of {len(hcas)} RDMA device"
         f"{'s' if len(hcas) != 1 else ''} can be used: {listed}",
-        HINTS[leading],
+        (_without_address(choice) if leading == Reason.NO_OWN_GID else None) or HINTS[leading],
         RDMA_UNUSABLE,
+    )
+
+
+def _without_address(choice: Choice) -> str | None:
+    """Return the hint where the HCAs' interfaces are here and only lack an address, ``None`` elsewhere."""
+    facts = choice.facts
+    ports = [row.decision for row in choice.ports if row.decision.reason == Reason.NO_OWN_GID]
+    bare = [bare_interface(port, facts.interfaces) for port in ports]
+    if not bare or None in bare:
+        return None
+    known = {*bare, *facts.default_route_interfaces, *(name for hca in facts.hcas for name in hca.netdevs)}
+    others = [
+        one.name
+        for one in facts.interfaces
+        if one.name not in known and any(routable(address.ip) for address in one.addresses)
+    ]
+    listed = f" (here {shortened(others, 4)})" if others else ""
+    return (
+        f"give {bare[0]} an address on the node: the kernel makes GIDs for the HCA's own interface and for bonds, "
+        f"VLANs and macvlans on it, not for lo, an Open vSwitch bridge or another interface{listed}"
     )
 
 
@@ -158,8 +187,9 @@ def _first(labels: Mapping[str, str]) -> str:
 def lost_rails(choice: Choice) -> Sequence[PortRow]:
     """Return the ports that look like rails and are left out, because they have no address for it.
 
-    Such a port is active, of the model of a used port and at least as fast, and its link-local GIDs are this
-    pod's: a rail that lost its address, or the other port of a card whose owner gave only one of them an address.
+    Such a port is active, of the card of a used port and at least as fast, as near to some GPU, and its link-local
+    GIDs are this pod's: a rail that lost its address, or the other port of a card whose owner gave only one of
+    them an address.
     No rail are the ports that a selector or a family setting leaves out, and the physical function of a used
     virtual one.
     """
@@ -167,7 +197,8 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
     rates: dict[str | None, float] = {}
     for port in choice.used:
         rate = port.port.rate_gbps or 0.0
-        rates[port.hca.model] = min(rate, rates.get(port.hca.model, rate))
+        rates[port.hca.card] = min(rate, rates.get(port.hca.card, rate))
+    used = [port.hca for port in choice.used]
     physical = {port.hca.physical_function for port in choice.used}
     # The name of an interface proves nothing: in a pod of a shared device another one can have it.
     here = {(one.name, address.ip) for one in choice.facts.interfaces for address in one.addresses}
@@ -175,7 +206,9 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
 
     def looks_like_a_rail(row: PortRow) -> bool:
         hca, port = row.decision.hca, row.decision.port
-        if hca.model is None or hca.model not in rates or (port.rate_gbps or 0.0) < rates[hca.model]:
+        if hca.card is None or hca.card not in rates or (port.rate_gbps or 0.0) < rates[hca.card]:
+            return False
+        if not near_some_gpu(hca, [*used, hca], choice.facts.gpus):
             return False
         if hca.pci_address in physical or not any((gid.netdev, gid.ip) in here for gid in port.gids):
             return False
@@ -193,6 +226,37 @@ def _lost_rails(choice: Choice) -> Iterator[Problem]:
             f"{label} is up and as fast as the used ports, but is not used: {row.decision.detail}",
             f"give {row.netdev} an address as the other rails have one (ip -br address), or leave the port out "
             f"on purpose: --hca ^={label}",
+        )
+
+
+def _of_other_family(choice: Choice) -> Iterator[Problem]:
+    """Return a warning on the ports left out for their family; an error if more is dropped than kept."""
+    lost = {row.decision.label for row in lost_rails(choice)}
+    of_family = [row.decision for row in choice.ports if row.decision.reason == Reason.FAMILY_MISMATCH]
+    dropped = [port for port in of_family if port.label not in lost]
+    if not dropped or not choice.used or choice.constraints.selector_final:
+        return
+    rates = [sum(port.port.rate_gbps or 0.0 for port in ports) for ports in (of_family, choice.used)]
+    listed = ", ".join(port.label for port in dropped)
+    said = rdma_value(
+        "FAMILY_MISMATCH",
+        f"{listed} {'is' if len(dropped) == 1 else 'are'} left out: {dropped[0].detail} "
+        f"({rates[0]:g} Gb/s dropped, {rates[1]:g} Gb/s kept)",
+        "give all rails addresses of one family; to leave a port out on purpose: "
+        f"--hca ^={dropped[0].label}; to choose the family: --family",
+    )
+    fatal = choice.constraints.rdma == REQUIRED and rates[0] > rates[1]
+    yield replace(said, severity="error") if fatal else said
+
+
+def _nvlink_only(choice: Choice) -> Iterator[Problem]:
+    if choice.constraints.nvlink_only:
+        yield warning(
+            "NVLINK_ONLY",
+            "no verbs device opens here, but an IMEX channel does: inside one NVLink domain NCCL needs no RDMA; "
+            "nodes of different domains would talk over TCP",
+            "nothing, if all nodes of the group are in one NVLink domain (ComputeDomain); else request the RDMA "
+            "resource and set --rdma required",
         )
 
 

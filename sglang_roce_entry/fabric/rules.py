@@ -5,10 +5,11 @@ Never by name pattern: in the field "bond", "eth" and ``mlx5_*`` match too much 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sglang_roce_entry.fabric.affinity import keeps_every_gpu, near_some_gpu
+from sglang_roce_entry.fabric.affinity import is_surplus, keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.candidates import Candidate, Rejection
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.host.facts import Gpus, Hca, Port
@@ -39,7 +40,7 @@ def users_selector(candidates: Sequence[Candidate], node: Node) -> dict[str, Rej
 
 
 def beside_infiniband(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
-    """Leave out all RoCE ports where InfiniBand is the fabric: each is far from all GPUs or a slower card.
+    """Leave out all RoCE ports where InfiniBand is the fabric: each is far from all GPUs or slower.
 
     The two are never mixed, and an Ethernet card for storage or management must not displace the rails.
     """
@@ -49,19 +50,16 @@ def beside_infiniband(candidates: Sequence[Candidate], node: Node) -> dict[str, 
     infiniband = [hca for hca, _ in ports]
     everything = [*(one.hca for one in candidates), *infiniband]
     fastest = max(port.rate_gbps or 0.0 for _, port in ports)
-    fast_models = {hca.model for hca, port in ports if port.rate_gbps == fastest}
 
     def fault(one: Candidate) -> Rejection | None:
         if not near_some_gpu(one.hca, everything, node.gpus):
             return Rejection(Reason.FAR_FROM_GPU, "InfiniBand ports are nearer to every GPU")
         rate = one.port.rate_gbps
-        if rate is None or rate >= fastest or not _is_another_model(one, fast_models):
+        if rate is None or rate >= fastest:
             return None
         if len(ports) < len(candidates):
             return None  # one fast card for storage beside many slower rails
-        return Rejection(
-            Reason.SLOWER_RATE, f"{rate:g} Gb/s on another card model, InfiniBand has {fastest:g} Gb/s"
-        )
+        return Rejection(Reason.SLOWER_RATE, f"{rate:g} Gb/s, InfiniBand has {fastest:g} Gb/s")
 
     faults = {one.label: found for one in candidates if (found := fault(one)) is not None}
     all_of_them = len(faults) == len(candidates) and keeps_every_gpu(everything, infiniband, node.gpus)
@@ -69,30 +67,51 @@ def beside_infiniband(candidates: Sequence[Candidate], node: Node) -> dict[str, 
 
 
 def management_nic(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
-    """Leave out the card of the default route where it is not the nearest to any GPU."""
+    """Leave out the card of the default route where it is no rail.
+
+    It is none where it is not the nearest to any GPU, comes on top of what the other GPUs have, or is of
+    another card than most. Where GPUs and cards are all alike, it is a rail that has the default route as well.
+    """
     if not node.gpus.placed:
         return {}
     hcas = [one.hca for one in candidates]
+    cards = Counter(hca.card for hca in hcas)
+    usual = next((card for card, number in cards.items() if 2 * number > len(hcas)), None)
     found = {}
     for one in candidates:
         netdev = next((g.gid.netdev for g in one.view.own if g.gid.netdev in node.default_route_interfaces), None)
-        if netdev is not None and not near_some_gpu(one.hca, hcas, node.gpus):
-            why = f"{netdev} carries the default route and is not the nearest to any GPU"
-            found[one.label] = Rejection(Reason.MANAGEMENT_NIC, why)
+        if netdev is None:
+            continue
+        if not near_some_gpu(one.hca, hcas, node.gpus):
+            why = "is not the nearest to any GPU"
+        elif is_surplus(one.hca, hcas, node.gpus):
+            why = "is one more than the other GPUs have"
+        elif usual is not None and one.hca.card != usual:
+            why = "is another card than the rails"
+        else:
+            continue
+        found[one.label] = Rejection(Reason.MANAGEMENT_NIC, f"{netdev} carries the default route and {why}")
     return found
 
 
-def slower_model(candidates: Sequence[Candidate], _node: Node) -> dict[str, Rejection]:
-    """Leave out a slower card that is known to be of another model: a degraded rail is reported, not dropped."""
+def slower_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
+    """Leave out a slower card that is known to be no rail: a degraded rail is reported, not dropped.
+
+    It is none if it is of another model or board, or comes on top of what the other GPUs have.
+    """
     fastest, slower = _slower(candidates)
-    fast_models = {one.hca.model for one in candidates if one.port.rate_gbps == fastest}
-    return {
-        one.label: Rejection(
-            Reason.SLOWER_RATE, f"{rate:g} Gb/s on another card model, others have {fastest:g} Gb/s"
-        )
-        for one, rate in slower
-        if _is_another_model(one, fast_models)
-    }
+    fast_cards = {one.hca.card for one in candidates if one.port.rate_gbps == fastest}
+    hcas = [one.hca for one in candidates]
+    found = {}
+    for one, rate in slower:
+        if _is_another_card(one, fast_cards):
+            why = " on another card model"
+        elif is_surplus(one.hca, hcas, node.gpus):
+            why = " on a port more than the other GPUs have"
+        else:
+            continue
+        found[one.label] = Rejection(Reason.SLOWER_RATE, f"{rate:g} Gb/s{why}, others have {fastest:g} Gb/s")
+    return found
 
 
 def beside_its_vf(candidates: Sequence[Candidate], _node: Node) -> dict[str, Rejection]:
@@ -114,14 +133,14 @@ def _slower(candidates: Sequence[Candidate]) -> tuple[float, list[tuple[Candidat
     return fastest, [(one, rate) for one, rate in known if rate < fastest]
 
 
-def _is_another_model(one: Candidate, fast_models: set[str | None]) -> bool:
-    return bool(one.hca.model) and None not in fast_models and one.hca.model not in fast_models
+def _is_another_card(one: Candidate, fast_cards: set[str | None]) -> bool:
+    return bool(one.hca.card) and None not in fast_cards and one.hca.card not in fast_cards
 
 
 #: They hold even if nothing remains.
 HARD_RULES: tuple[Rule, ...] = (users_selector, beside_infiniband)
 #: Each only while something remains and every GPU keeps an equally near port.
-RULES: tuple[Rule, ...] = (management_nic, slower_model, beside_its_vf)
+RULES: tuple[Rule, ...] = (management_nic, slower_card, beside_its_vf)
 
 
 def apply_rules(candidates: Sequence[Candidate], node: Node) -> tuple[list[Candidate], dict[str, Rejection]]:
@@ -151,8 +170,8 @@ def degraded_links(kept: Sequence[Candidate]) -> list[Problem]:
     """
     boards: dict[str, list[Candidate]] = {}
     for one in kept:
-        if one.hca.model:
-            boards.setdefault(one.hca.model, []).append(one)
+        if one.hca.card:
+            boards.setdefault(one.hca.card, []).append(one)
     return [
         warning(
             "DEGRADED_LINK",
@@ -176,12 +195,12 @@ def slower_by_selector(candidates: Sequence[Candidate], kept: Sequence[Candidate
     free = replace(node, constraints=replace(constraints, selector=None, selector_final=False))
     better = {one.label for one in apply_rules(candidates, free)[0]}
     missed = [one for one in candidates if one.label in better and one not in kept]
-    models = {one.hca.model for one in missed}
+    cards = {one.hca.card for one in missed}
     fast = min((one.port.rate_gbps or 0.0 for one in missed), default=0.0)
     slow = [
         one
         for one in kept
-        if one.label not in better and _is_another_model(one, models) and (one.port.rate_gbps or fast) < fast
+        if one.label not in better and _is_another_card(one, cards) and (one.port.rate_gbps or fast) < fast
     ]
     if not slow or len(missed) < len(slow):
         return []

@@ -13,6 +13,7 @@ from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.named_file import NotAFileError
 from sglang_roce_entry.problems import ConfigurationError
 
+_IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel"
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
 
@@ -46,6 +47,7 @@ def collect(
         hcas=hcas,
         interfaces=interfaces,
         gpus=read_gpus(host),
+        imex_channels=_imex_channels(host, hcas),
         foreign_netdevs=tuple(sorted(sysfs_netdevs(host.tree) - here)),
         default_route_interfaces=routes.default,
         routed_interfaces=routes.beyond_link,
@@ -62,6 +64,16 @@ def collect(
         topology_file=_topology_file(host, environ, files) if len(hcas) > 1 else None,
         search_domains=search_domains(host.tree),
     )
+
+
+def _imex_channels(host: Host, hcas: tuple[Hca, ...]) -> dict[str, str]:
+    """Return the answers of opening the channels of multi-node NVLink: IMEX gives a pod the one of its domain.
+
+    They decide something only where no verbs device opens.
+    """
+    if any(hca.verbs_answer == "ok" for hca in hcas):
+        return {}
+    return {path: host.answers.open_node(path) for path in host.answers.device_nodes(_IMEX_CHANNEL)}
 
 
 def _nccl_files(

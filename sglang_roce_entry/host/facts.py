@@ -76,7 +76,13 @@ class Hca:
     physical_function: str | None = None  # PCI address of the PF if this is a VF
     numa_node: int | None = None
     model: str | None = None  # PCI vendor:device, or the driver's hca_type
+    board: str | None = None  # the driver's board_id, or the PCI subsystem; read only beside other HCAs
     netdevs: tuple[str, ...] = ()
+
+    @property
+    def card(self) -> str | None:
+        """What tells cards apart: the chip and the board. One chip is on rail, storage and management cards."""
+        return f"{self.model} {self.board}" if self.model and self.board else self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ class HostFacts:
     hcas: tuple[Hca, ...] = ()
     interfaces: tuple[Interface, ...] = ()
     gpus: Gpus = Gpus()
+    imex_channels: Mapping[str, str] = field(default_factory=dict)  # answers of opening; without verbs only
     foreign_netdevs: tuple[str, ...] = ()  # the mounted sysfs lists them, this namespace lacks them
     default_route_interfaces: tuple[str, ...] = ()
     routed_interfaces: tuple[str, ...] = ()  # with a route beyond their own link in the main table

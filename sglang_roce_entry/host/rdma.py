@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from sglang_roce_entry.host.facts import Gid, Hca, IpAddress, Port
@@ -31,14 +32,16 @@ def read_hcas(tree: Tree, open_verbs: Callable[[str, str | None], str]) -> tuple
     """
     verbs_of = _verbs_devices(tree)
     hcas = []
-    for name in sorted(names_or_empty(tree, CLASS), key=natural_key):
+    names = sorted(names_or_empty(tree, CLASS), key=natural_key)
+    for name in names:
         base = f"{CLASS}/{name}"
         ports = _read_ports(tree, base, name)
         if ports is None:
             continue  # a stray file, or a device that went away while it was read
         verbs = verbs_of.get(name)
         answer = open_verbs(verbs[0], verbs[1]) if verbs else "ENOENT"
-        hcas.append(_read_hca(tree, base, name, ports, verbs[0] if verbs else None, answer))
+        hca = _read_hca(tree, base, name, ports, verbs[0] if verbs else None, answer)
+        hcas.append(replace(hca, board=_board(tree, base, hca.path)) if len(names) > 1 else hca)
     return tuple(hcas)
 
 
@@ -88,6 +91,16 @@ def _model(tree: Tree, base: str, pci_path: str | None) -> str | None:
         if vendor and device:
             return f"{vendor}:{device}"
     return attribute_or_none(tree, f"{base}/hca_type")
+
+
+def _board(tree: Tree, base: str, path: str | None) -> str | None:
+    """Return the PSID that mlx5 and mlx4 print in ``board_id``, else the PCI subsystem's numbers."""
+    board = attribute_or_none(tree, f"{base}/board_id")
+    pci_path = pci_function_path(path) if path and not board else None
+    if board or pci_path is None:
+        return board or None
+    ids = [attribute_or_none(tree, f"{pci_path}/subsystem_{one}") for one in ("vendor", "device")]
+    return ":".join(filter(None, ids)) or None
 
 
 def _read_ports(tree: Tree, base: str, device: str) -> tuple[Port, ...] | None:

@@ -191,11 +191,19 @@ def as_problem(failure: EntryError) -> Problem:
     return error(failure.code, failure.message, failure.hint, failure.exit_code)
 
 
-def asked_constraints(settings: Settings, group_size: int) -> Constraints:
-    """Return the fabric's part of the settings: RDMA is required as soon as there are two nodes."""
-    by_default = REQUIRED if group_size > 1 else OPTIONAL
+def asked_constraints(settings: Settings, group_size: int, facts: HostFacts | None = None) -> Constraints:
+    """Return the fabric's part of the settings: RDMA is required as soon as there are two nodes.
+
+    Not where an IMEX channel opens and no verbs device does: NCCL then moves the data of one NVLink domain over
+    NVLink (NVIDIA/nccl ``ncclMnnvlCheck``).
+    """
+    nvlink_only = (
+        group_size > 1 and not settings.rdma and facts is not None and "ok" in facts.imex_channels.values()
+    )
+    by_default = REQUIRED if group_size > 1 and not nvlink_only else OPTIONAL
     return Constraints(
         rdma=settings.rdma or by_default,
+        nvlink_only=nvlink_only,
         rdma_by_flag=settings.by_flag("rdma"),
         selector=parse_selector(settings.hca) if settings.hca else None,
         selector_origin=settings.origin("hca") if settings.hca else "",

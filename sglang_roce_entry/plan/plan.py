@@ -124,7 +124,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
     gpus = (settings.gpus, settings.origin("gpus")) if settings.gpus is not None else None
     visible = see_gpus(gpus, environ, placed.facts.gpus)
     command, command_problems = _command(request, member, facts, visible.count, leader)
-    constraints = with_given(asked_constraints(settings, member.size), given, nccl)
+    constraints = with_given(asked_constraints(settings, member.size, facts), given, nccl)
     control = _control(request, member.identity, facts, leader)
     choice = choose(_with_visible(placed.facts, visible), constraints, control)
     use = read_use(request.user, facts, visible.devices, environ)

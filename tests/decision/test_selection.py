@@ -71,7 +71,8 @@ OWN = {
     "v6 unique local": ([("fe80::1", "net0"), ("fd00::1", "net0")], 3),
     "v6 global": ([("fe80::1", "net0"), ("2001:db8::1", "net0")], 3),
     "link-local only": ([("fe80::1", "net0")], None),
-    "169.254 only": ([("fe80::1", "net0"), ("169.254.3.4", "net0")], None),
+    "169.254 only": ([("fe80::1", "net0"), ("169.254.3.4", "net0")], 3),
+    "169.254 of nobody here": ([("fe80::1", "net0"), ("169.254.9.9", "net0")], None),
     "169.254 first": ([("fe80::1", "net0"), ("169.254.3.4", "net0"), ("10.0.0.1", "net0")], 5),
     "foreign first": ([("fe80::1", "net0"), ("10.0.0.77", "net0"), ("10.0.0.1", "net0")], 5),
     "right address on a wrong name": ([("10.0.0.1", "net9")], None),
@@ -120,9 +121,10 @@ def test_unreadable_type_or_netdev_is_not_own(decide: Decide) -> None:
 def test_link_local_v4_inside_a_configured_subnet(decide: Decide) -> None:
     node = Node().interface("net0", "169.254.3.4/16")
     node.hca("mlx5_0").port().pair("169.254.3.4", "net0", 2)
+    rail(node, 1)
     without = decide(node).decision.ports[0].decision
     assert without.detail == "only link-local RoCE v2 GIDs: 169.254.3.4 counts only with --subnets 169.254.0.0/16"
-    assert decide(node, subnets=("169.254.0.0/16",)).used == {"mlx5_0:1": 3}
+    assert decide(node, subnets=("169.254.0.0/16",)).used == {"mlx5_0:1": 3, "mlx5_1:1": 3}
 
 
 def test_down_netdev(decide: Decide) -> None:
@@ -170,8 +172,8 @@ def test_ipv6_when_configured(decide: Decide) -> None:
 
 
 def _two_networks(first: str, second: str) -> Node:
-    node = Node().interface("net0", f"{first}/24").interface("net0.10", f"{second}/24")
-    node.hca("mlx5_0").port().pair("fe80::1", "net0").pair(first, "net0").pair(second, "net0.10")
+    node = Node().interface("net0.9", f"{first}/24").interface("net0.10", f"{second}/24")
+    node.hca("mlx5_0").port().pair("fe80::1", "net0").pair(first, "net0.9").pair(second, "net0.10")
     return node
 
 
@@ -431,7 +433,7 @@ def test_a_far_ethernet_card_does_not_idle_infiniband_rails(decide: Decide) -> N
     outcome = decide(rail(_infiniband_rails(), 9, gbps=400, pci="0000:90:00.0", numa=1))
     assert outcome.left["mlx5_9:1"] == "FAR_FROM_GPU"
     assert outcome.decision.infiniband == ("ib10:1", "ib20:1")
-    assert outcome.value("NCCL_IB_HCA") is None
+    assert outcome.value("NCCL_IB_HCA") == "^=mlx5_9:1"  # NCCL alone takes the Ethernet card as well
     assert outcome.value("NCCL_IB_GID_INDEX") is None
     assert outcome.codes == []
 

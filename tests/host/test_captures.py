@@ -117,5 +117,6 @@ def test_ambiguous_networks_are_said() -> None:
     host, _ = load(str(CAPTURES / "v1v2.tar.gz"))
     decision = choose(collect(host, {}), Constraints(nccl=(2, 28)), no_interface("no group here"))
     messages = [one.message for one in decision.problems if one.code == "AMBIGUOUS_SUBNET"]
-    assert len(messages) == 3  # mlx5_1, mlx5_bond_0 and rxe_s5 carry VLANs
-    assert any("10.1.0.0/24, 10.100.0.0/24, 10.101.0.0/24, 192.168.7.0/24" in one for one in messages)
+    # On mlx5_bond_0 and rxe_s5, and beside these two, there are VLANs: their addresses come after the port's own.
+    assert [one.split()[0] for one in messages] == ["mlx5_1"]
+    assert "10.1.0.0/24, 192.168.7.0/24" in messages[0]

@@ -16,6 +16,7 @@ from sglang_roce_entry.host.snapshot.read import load
 from tests.nccl.nodes import (
     NodePort,
     Served,
+    Slot,
     Table,
     build_node,
     classic,
@@ -29,7 +30,7 @@ from tests.nccl.nodes import (
 )
 from tests.nccl.plans import Plan, assert_nccl_follows, plan_of, planned_nodes, planned_ports
 from tests.nccl.tables import random_node
-from tests.trees import V2
+from tests.trees import V1, V2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,6 +80,17 @@ NODES: dict[str, tuple[list[NodePort], set[str]]] = {
         {f"mlx5_{n}" for n in range(32)},
     ),
     "IPv6 only": ([rail6(f"mlx5_{n}", n) for n in range(4)], {f"mlx5_{n}" for n in range(4)}),
+    "two machines on one cable, the second function without an address": (
+        [
+            NodePort("rocep1s0f1", 1, classic("169.254.35.62"), 16, ("169.254.35.62/16",)),
+            NodePort("roceP2p1s0f1", 1, {0: Slot("fe80::2", V1), 1: Slot("fe80::2")}, 16, ()),
+        ],
+        {"rocep1s0f1"},
+    ),
+    "IPv6 rails beside a management card with IPv4": (
+        [*(rail6(f"mlx5_{n}", n) for n in range(4)), rail("mlx5_9", 9)],
+        {f"mlx5_{n}" for n in range(4)},
+    ),
     "index 5 everywhere": (
         [rail(f"mlx5_{n}", n, first=4) for n in range(4)],
         {f"mlx5_{n}" for n in range(4)},

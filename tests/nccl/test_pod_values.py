@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.nccl.nodes import NodePort, build_node, classic, own, rail, scratch
+from tests.nccl.nodes import NodePort, Slot, build_node, classic, own, rail, scratch
 from tests.nccl.plans import assert_nccl_follows, fabric_environment, plan_of, planned_nodes, planned_ports
 from tests.nccl.tables import random_node, random_selector
+from tests.trees import V1
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,20 @@ def test_an_index_that_the_pod_leaves_to_nccl(judge: Judge, tmp_path: Path, name
         return
     assert planned_ports(plan) == used
     assert_nccl_follows(judge, node, plan)
+
+
+def test_a_selector_with_a_port_on_which_our_index_is_empty(judge: Judge, tmp_path: Path) -> None:
+    """No index from 2.21 on, so that the port without an address is as it is without this program."""
+    bare = NodePort("mlx5_1", 1, {0: Slot("fe80::2", V1), 1: Slot("fe80::2")}, 16, ())
+    node = build_node(tmp_path, [rail("mlx5_0", 0), bare], nccl=judge.release.version)
+    pod = {"NCCL_IB_HCA": "mlx5_0,mlx5_1"}
+    plan = plan_of(node, pod)
+    assert planned_ports(plan) == {("mlx5_0", 1): 3}
+    taken = judge.connections(node, fabric_environment(plan))
+    assert taken["mlx5_0", 1] == 3
+    if judge.release.number >= (2, 21):
+        assert plan["environment"]["NCCL_IB_GID_INDEX"]["value"] is None
+        assert taken == judge.connections(node, pod)
 
 
 def test_what_the_pod_has_set_itself(judge: Judge) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sglang_roce_entry.fabric.choice import Choice
+from sglang_roce_entry.fabric.choice import Choice, opened_by_nccl
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
 from sglang_roce_entry.fabric.control import check_family, check_route, check_selection, told, wish_interface
 from sglang_roce_entry.fabric.gids import forced_index, user_scan
@@ -64,6 +64,10 @@ def _ports(choice: Choice) -> Wish:
         labels = [label.rpartition(":") for label in infiniband]
         value = render_selector((device, int(number)) for device, _, number in labels)
         return Wish(name, value, USER, f"the InfiniBand ports that {constraints.selector_origin} selects", by_flag)
+    ethernet = [row.decision for row in choice.ports if opened_by_nccl(row.decision)] if infiniband else []
+    if ethernet and constraints.selector is None:
+        value = "^" + render_selector((port.hca.name, port.port.number) for port in ethernet)
+        return found(name, value, "InfiniBand is the fabric: NCCL would use this Ethernet port beside it")
     return unset(name, choice.unused_because)
 
 

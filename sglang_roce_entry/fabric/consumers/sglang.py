@@ -29,10 +29,8 @@ READS = ("SGLANG_HOST_IP", "HOST_IP")
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
     """Return what is set for SGLang by a variable."""
     name, control = "SGLANG_HOST_IP", choice.control
-    if control.interface is None:
-        return (unset(name, control.reason),)
     if control.address is None:
-        return ()
+        return (unset(name, control.reason),) if control.interface is None else ()
     return (Wish(name, str(control.address), DISCOVERED, told(control), control.by_flag),)
 
 

@@ -97,7 +97,7 @@ def _answers(facts: HostFacts, mask: Mask) -> dict[str, Any]:
             "nccl": ",".join(facts.nccl_versions) if facts.nccl_versions else None,
             "mooncake": facts.mooncake_version,
         },
-        "open": dict(facts.gpus.nodes),
+        "open": {**facts.gpus.nodes, **facts.imex_channels},
         "uid": facts.uid,
         "libibverbs": facts.libibverbs.loads,
         "net_plugins": list(facts.net_plugin_paths),
