@@ -30,7 +30,7 @@ class Group:
 
 _CHECK = "sglang-roce-entry --check"
 _DRY_RUN = "sglang-roce-entry --dry-run"
-_ENV = "env | grep -E '^(NCCL|GLOO|SGLANG|NVSHMEM|UCX|MC)_'"
+_ENV = "env | grep -E '^(NCCL|GLOO|SGLANG|NVSHMEM|UCX|MC|MORI)_'"
 
 _RDMA = Group(
     "RDMA on this node",
@@ -153,6 +153,30 @@ _RDMA = Group(
             "rdma link; cat /proc/net/bonding/*",
             "Make the bond one RDMA device: both ports of one card, mode 802.3ad, active-backup or balance-xor, "
             "made before any VF; or give each port its own address.",
+        ),
+        Entry(
+            "PLUGIN_IDLE",
+            "An NCCL net plugin of the cloud (Google gIB, aws-ofi-nccl) is in this container, and nothing tells "
+            "NCCL to use it: neither NCCL_NET nor, for aws-ofi-nccl, LD_LIBRARY_PATH.",
+            "NCCL uses its own transport, slower or not at all right for that fabric.",
+            "ls /usr/local/gib /opt/amazon/ofi-nccl; env | grep -E 'NCCL|LD_LIBRARY_PATH'",
+            "gIB: source /usr/local/gib/scripts/set_nccl_env.sh before the launcher. aws-ofi-nccl: put its lib "
+            "folder into LD_LIBRARY_PATH. Without it on purpose: NCCL_NET_PLUGIN=none.",
+        ),
+        Entry(
+            "UCX_IONIC",
+            "NIXL transfers by UCX, whose transports need shared receive queues; AMD's Pollara (ionic) has none.",
+            "UCX fails to create its endpoints, or moves the KV cache over TCP (sgl-project/sglang#30099).",
+            "ibv_devinfo -v | grep max_srq",
+            "Use --disaggregation-transfer-backend mooncake or mori.",
+        ),
+        Entry(
+            "MORI_MAP",
+            "--disaggregation-ib-device is a map of GPUs to HCAs, and MoRI carries the KV cache: SGLang hands it "
+            "on as it is, and MoRI reads names with commas.",
+            "MoRI finds no device of that name.",
+            _DRY_RUN,
+            "Remove the option: MORI_RDMA_DEVICES is filled in. Or write names with commas.",
         ),
         Entry(
             "NVLINK_ONLY",

@@ -12,18 +12,10 @@ from sglang_roce_entry.check.items import (
     skip,
     warn,
 )
+from sglang_roce_entry.host.further.providers import missing_provider
 from sglang_roce_entry.host.installed import NVSHMEM_DISTRIBUTIONS, first_version, parse_version
 from sglang_roce_entry.server.spellings import CHECKED_FROM, CHECKED_TO
 
-#: PCI vendor to the verbs provider of rdma-core that drives its RoCE HCAs.
-_PROVIDERS = {
-    "0x15b3": "mlx5",
-    "0x14e4": "bnxt_re",
-    "0x8086": "irdma",
-    "0x1ded": "erdma",
-    "0x1414": "mana",
-    "0x1dd8": "ionic",
-}
 #: torch's wheels ask for it from 2.6 on (manylinux_2_28); Ubuntu 18.04 has 2.27.
 _OLDEST_GLIBC = (2, 28)
 _HPCX = "/nccl_rdma_sharp_plugin"  # its folder, of which a recording may hold no more than the name
@@ -91,12 +83,16 @@ def _nccl(examined: Examined) -> CheckItem:
     version = parse_version(versions[0])
     if version is None:
         return ok("nccl", shown)
+    rocm, newer = examined.plan.facts.rocm_version, "use 2.26 or later (nvidia-nccl wheel of the image)"
+    if examined.plan.facts.gpus.vendor == "amd":
+        shown = f"RCCL of ROCm {rocm or '(not known)'}, cut from NCCL {shown}, whose choice of a GID it has"
+        newer = "use an image with ROCm 7.0 or later"
     if version < (2, 21):
         evidence = f"{shown} uses GID index 0 unless one is set, and one index for all HCAs"
         return warn("nccl", evidence, "use 2.26 or later; until then every HCA needs its GID at the same index")
     if version < (2, 26):
         evidence = f"{shown} fails if the GID table holds another pod's GID (NVIDIA/nccl#1573)"
-        return warn("nccl", evidence, "use 2.26 or later (nvidia-nccl wheel of the image)")
+        return warn("nccl", evidence, newer)
     return ok("nccl", shown)
 
 
@@ -208,11 +204,7 @@ def _image(examined: Examined) -> tuple[CheckItem, ...]:
 
 def _missing_providers(examined: Examined) -> list[str]:
     providers = examined.inspection.verbs_providers
-    if providers is None or examined.plan.facts.libibverbs.devices is not None:
+    if examined.plan.facts.libibverbs.devices is not None:
         return []  # libibverbs itself has been asked
-    missing = []
-    for hca in examined.plan.facts.hcas:
-        provider = _PROVIDERS.get((hca.model or "").partition(":")[0])
-        if provider is not None and provider not in providers:
-            missing.append(f"{hca.name} ({provider})")
-    return missing
+    found = [(hca.name, missing_provider(hca, providers)) for hca in examined.plan.facts.hcas]
+    return [f"{name} ({provider})" for name, provider in found if provider is not None]

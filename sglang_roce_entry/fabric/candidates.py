@@ -24,6 +24,7 @@ from sglang_roce_entry.host.facts import (
     IpAddress,
     Port,
 )
+from sglang_roce_entry.problems import shortened
 
 IPV4_LINK_LOCAL = IPv4Network("169.254.0.0/16")
 
@@ -280,13 +281,31 @@ def _interface_of(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> 
     return names, next((interfaces[name] for name in names if name in interfaces), None)
 
 
-def bare_interface(port: PortDecision, interfaces: Iterable[Interface]) -> str | None:
+def _bare_interface(port: PortDecision, interfaces: Iterable[Interface]) -> str | None:
     """Return the interface of a port that is here and has no address; ``None``: it is another namespace's."""
     if any(gid.type == ROCE_V2 and routable(gid.ip) for gid in port.port.gids):
         return None
     interface = _interface_of(port.hca, port.port, {one.name: one for one in interfaces})[1]
     bare = interface is not None and not any(routable(one.ip) for one in interface.addresses)
     return interface.name if interface is not None and bare else None
+
+
+def where_an_address_belongs(ports: Iterable[PortDecision], facts: HostFacts) -> str | None:
+    """Return the hint for ports without own GID whose interfaces are here without address, else ``None``."""
+    bare = [_bare_interface(port, facts.interfaces) for port in ports]
+    if not bare or None in bare:
+        return None
+    known = {*bare, *facts.default_route_interfaces, *(name for hca in facts.hcas for name in hca.netdevs)}
+    others = [
+        one.name
+        for one in facts.interfaces
+        if one.name not in known and any(routable(address.ip) for address in one.addresses)
+    ]
+    listed = f" (here {shortened(others, 4)})" if others else ""
+    return (
+        f"give {bare[0]} an address on the node: the kernel makes GIDs for the HCA's own interface and for bonds, "
+        f"VLANs and macvlans on it, not for lo, an Open vSwitch bridge or another interface{listed}"
+    )
 
 
 def _instead(hca: Hca, port: Port, interfaces: Mapping[str, Interface]) -> str:

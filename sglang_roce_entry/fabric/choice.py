@@ -210,7 +210,8 @@ def _opened_by_selector(port: PortDecision, constraints: Constraints) -> bool:
 
 def opened_by_nccl(port: PortDecision) -> bool:
     """Return whether NCCL takes this Ethernet port if nothing keeps it from it (``ncclIbInit``)."""
-    return port.hca.verbs_answer == "ok" and port.port.state == ACTIVE and port.port.link_layer == "Ethernet"
+    opens = port.hca.verbs_answer == "ok" and port.reason != Reason.NO_PROVIDER
+    return opens and port.port.state == ACTIVE and port.port.link_layer == "Ethernet"
 
 
 def _nothing(

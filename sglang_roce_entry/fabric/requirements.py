@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sglang_roce_entry.fabric.affinity import near_some_gpu
-from sglang_roce_entry.fabric.candidates import bare_interface, routable
+from sglang_roce_entry.fabric.candidates import where_an_address_belongs
 from sglang_roce_entry.fabric.choice import Choice, PortRow
 from sglang_roce_entry.fabric.constraints import OFF, REQUIRED, Reason
+from sglang_roce_entry.fabric.nccl.plugins import idle_plugin
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, rdma_value, shortened, warning
 
+_ALIBABA = "0x1ded:"
 #: At or below this no data buffer can be registered; set-up alone passed with 8 MiB.
 _FATAL_MEMLOCK_BYTES = 64 << 20
 
@@ -60,6 +62,7 @@ def check(choice: Choice) -> list[Problem]:
     return [
         *missing,
         *_nvlink_only(choice),
+        *_idle_plugin(choice),
         *_lost_rails(choice),
         *_of_other_family(choice),
         *_without_effect(choice),
@@ -153,29 +156,22 @@ def unusable(choice: Choice) -> Problem:
         "NO_USABLE_HCA",
         f"RDMA is required, but no port of {len(hcas)} RDMA device"
         f"{'s' if len(hcas) != 1 else ''} can be used: {listed}",
-        (_without_address(choice) if leading == Reason.NO_OWN_GID else None) or HINTS[leading],
+        _hint(choice, leading),
         RDMA_UNUSABLE,
     )
 
 
-def _without_address(choice: Choice) -> str | None:
-    """Return the hint where the HCAs' interfaces are here and only lack an address, ``None`` elsewhere."""
-    facts = choice.facts
-    ports = [row.decision for row in choice.ports if row.decision.reason == Reason.NO_OWN_GID]
-    bare = [bare_interface(port, facts.interfaces) for port in ports]
-    if not bare or None in bare:
-        return None
-    known = {*bare, *facts.default_route_interfaces, *(name for hca in facts.hcas for name in hca.netdevs)}
-    others = [
-        one.name
-        for one in facts.interfaces
-        if one.name not in known and any(routable(address.ip) for address in one.addresses)
-    ]
-    listed = f" (here {shortened(others, 4)})" if others else ""
-    return (
-        f"give {bare[0]} an address on the node: the kernel makes GIDs for the HCA's own interface and for bonds, "
-        f"VLANs and macvlans on it, not for lo, an Open vSwitch bridge or another interface{listed}"
-    )
+def _hint(choice: Choice, leading: str) -> str:
+    """Return what to do about ports that are all left out, ``leading`` for the most telling reason."""
+    idle = idle_plugin(choice.constraints.given, choice.facts.net_plugin_paths)
+    if idle is not None:
+        return f"{idle[0]} is in this container ({idle[1]}): {idle[2]}"
+    if leading == Reason.NO_OWN_GID:
+        dropped = [row.decision for row in choice.ports if row.decision.reason == leading]
+        return where_an_address_belongs(dropped, choice.facts) or HINTS[leading]
+    if leading == Reason.NOT_ROCE and any((hca.model or "").startswith(_ALIBABA) for hca in choice.facts.hcas):
+        return "load the driver of eRDMA in RoCE mode on the node: modprobe -r erdma; modprobe erdma compat_mode=1"
+    return HINTS[leading]
 
 
 def _first(labels: Mapping[str, str]) -> str:
@@ -247,6 +243,17 @@ def _of_other_family(choice: Choice) -> Iterator[Problem]:
     )
     fatal = choice.constraints.rdma == REQUIRED and rates[0] > rates[1]
     yield replace(said, severity="error") if fatal else said
+
+
+def _idle_plugin(choice: Choice) -> Iterator[Problem]:
+    idle = idle_plugin(choice.constraints.given, choice.facts.net_plugin_paths)
+    if idle is not None and choice.satisfied:
+        name, where, remedy = idle
+        yield warning(
+            "PLUGIN_IDLE",
+            f"{name} is in this container ({where}), but NCCL is not told to use it: its own transport is used",
+            f"{remedy}; without it on purpose: NCCL_NET_PLUGIN=none",
+        )
 
 
 def _nvlink_only(choice: Choice) -> Iterator[Problem]:

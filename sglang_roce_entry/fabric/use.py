@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOONCAKE, NIXL = "mooncake", "nixl"
+MOONCAKE, NIXL, MORI = "mooncake", "nixl", "mori"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Use:
     kv_backend: str | None = None
     mooncake: bool = False
     nixl: bool = False
+    mori: bool = False
     nvshmem: bool = False
     named: tuple[NamedHcas, ...] = ()
     transfer_hcas: NamedHcas | None = None  # by --disaggregation-ib-device

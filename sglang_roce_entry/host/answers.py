@@ -13,7 +13,13 @@ from typing import Any
 
 from sglang_roce_entry.host import limits
 from sglang_roce_entry.host.facts import Interface, IpAddress, Libibverbs, Route
-from sglang_roce_entry.host.installed import mooncake_version, nccl_files_in_order, nccl_versions, sglang_version
+from sglang_roce_entry.host.installed import (
+    mooncake_version,
+    nccl_files_in_order,
+    nccl_versions,
+    rocm_version,
+    sglang_version,
+)
 from sglang_roce_entry.host.network import interface_of, route_source
 from sglang_roce_entry.host.snapshot.recorded import RecordedAnswers
 from sglang_roce_entry.host.tree import DiskTree, Tree, numbered
@@ -91,6 +97,10 @@ class LiveAnswers:
     def libibverbs(self) -> Libibverbs | None:
         """Return ``None``: it has to be asked, in a process of its own."""
         return None
+
+    def rocm(self) -> str | None:
+        """Return the release of ROCm whose RCCL is used."""
+        return rocm_version()
 
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:
         """Return the installed versions of NCCL."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
+from sglang_roce_entry.host.further.providers import verbs_providers
 from sglang_roce_entry.host.further.routes import Way, ways_to_neighbours
 from sglang_roce_entry.host.gpus import read_gpus
 from sglang_roce_entry.host.installed import NVSHMEM_DISTRIBUTIONS, distribution_versions, rdma_core_version
@@ -33,7 +34,6 @@ _ARP = ("arp_ignore", "arp_announce", "arp_filter", "rp_filter")
 #: Documentation/networking/ip-sysctl.rst; both are those of this network namespace, for IPv6 as well.
 _IPV4 = "/proc/sys/net/ipv4"
 _PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-_PROVIDER_FOLDERS = ("/etc/libibverbs.d", "/usr/etc/libibverbs.d")
 #: Counters of lost and of marked packets. The names are mlx5's (drivers/infiniband/hw/mlx5/counters.c),
 #: ``port_xmit_discards`` and ``link_downed`` are the core's (Documentation/ABI/stable/sysfs-class-infiniband).
 LOSS_COUNTERS = ("out_of_sequence", "packet_seq_err", "local_ack_timeout_err")
@@ -155,7 +155,7 @@ def read_check_facts(
         **{"own_name": own_name, "net_plugin": _net_plugin(tree, environ), **answers},
         distribution=_distribution(tree),
         kernel=attribute_or_none(tree, "/proc/sys/kernel/osrelease"),
-        verbs_providers=_verbs_providers(tree),
+        verbs_providers=verbs_providers(tree),
         peer_memory=tuple(
             path for path in (*REGISTERED_PEERS, PEER_MODULE) if attribute_or_none(tree, path) is not None
         ),
@@ -281,14 +281,6 @@ def _distribution(tree: Tree) -> str | None:
         name = values.get("PRETTY_NAME") or values.get("ID")
         if name:
             return name.strip("\"'")
-    return None
-
-
-def _verbs_providers(tree: Tree) -> tuple[str, ...] | None:
-    for folder in _PROVIDER_FOLDERS:
-        names = names_or_empty(tree, folder)
-        if names:
-            return tuple(sorted(name.removesuffix(".driver") for name in names if name.endswith(".driver")))
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Hca, HostFacts, Interface
 from sglang_roce_entry.host.gpus import read_gpus
-from sglang_roce_entry.host.installed import oldest_version
+from sglang_roce_entry.host.installed import oldest_version, rccl_as_nccl
 from sglang_roce_entry.host.network import main_routes, search_domains, sysfs_netdevs
 from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.named_file import NotAFileError
@@ -39,14 +39,18 @@ def collect(
     hcas, interfaces = read_fabric(host) if rdma else ((), host.answers.interfaces())
     known, memlock = host.answers.memlock()
     installed, sglang = host.answers.sglang()
-    nccl = host.answers.nccl_versions(environ)
+    gpus = read_gpus(host)
+    nccl, rocm = host.answers.nccl_versions(environ), None
+    if not nccl and gpus.vendor == "amd":
+        rocm = host.answers.rocm()
+        nccl = rccl_as_nccl(rocm, sglang) or nccl
     files = _nccl_files(host, environ, oldest_version(nccl))
     here = {interface.name for interface in interfaces}
     routes = main_routes(host.tree, interfaces)
     return HostFacts(
         hcas=hcas,
         interfaces=interfaces,
-        gpus=read_gpus(host),
+        gpus=gpus,
         imex_channels=_imex_channels(host, hcas),
         foreign_netdevs=tuple(sorted(sysfs_netdevs(host.tree) - here)),
         default_route_interfaces=routes.default,
@@ -56,6 +60,7 @@ def collect(
         ipc_lock=host.answers.ipc_lock(host.tree),
         uid=host.answers.uid(),
         nccl_versions=nccl,
+        rocm_version=rocm,
         sglang_version=sglang,
         sglang_installed=installed,
         mooncake_version=host.answers.mooncake() if len(hcas) > 1 else None,

@@ -171,7 +171,8 @@ class HostFacts:
     ipc_lock: bool | None = None
     uid: int | None = None
     libibverbs: Libibverbs = Libibverbs()
-    nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known
+    nccl_versions: tuple[str, ...] | None = None  # () = none installed, None = not known; AMD: RCCL's equivalent
+    rocm_version: str | None = None  # asked for only where RCCL takes NCCL's place
     sglang_version: str | None = None
     sglang_installed: bool | None = None
     mooncake_version: str | None = None  # asked for only with more than one HCA

@@ -62,6 +62,48 @@ def nccl_versions(environ: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
+#: First releases of ROCm with an RCCL cut from this release of NCCL (ROCm/rocm-systems, the changelog of
+#: projects/rccl). Its scan of the GID table is that release's (net_ib_rocm.cc is the same file, patched).
+_RCCL = (
+    ((7, 14), "2.30.4"),
+    ((7, 11), "2.28.3"),
+    ((7, 1), "2.27.7"),
+    ((7, 0), "2.26.6"),
+    ((6, 4), "2.22.3"),
+    ((6, 3), "2.21.5"),
+    ((6, 2), "2.20.5"),
+)
+#: From this release on SGLang's images for ROCm have 6.3 or later (lmsysorg/sglang:v0.4.3-rocm630).
+_ON_ROCM_6_3 = (0, 4, 3)
+
+
+def rccl_as_nccl(rocm: str | None, sglang: str | None) -> tuple[str, ...]:
+    """Return the release of NCCL that the RCCL of this ROCm was cut from, empty if it is not known.
+
+    Without ROCm's release it is the oldest that an image with this SGLang has.
+    """
+    release = parse_version(rocm)
+    if release is None:
+        version = parse_version(sglang)
+        return ("2.21.5",) if version is not None and version >= _ON_ROCM_6_3 else ()
+    return tuple(nccl for first, nccl in _RCCL if release >= first)[:1]
+
+
+def rocm_version() -> str | None:
+    """Return the release of ROCm whose RCCL torch loads: that of torch's wheel, else of ``/opt/rocm``."""
+    wheel = re.search(r"\+rocm(\d+(?:\.\d+)+)", distribution_versions(("torch",)).get("torch", ""))
+    if wheel is not None:
+        return wheel[1]
+    try:
+        with open("/opt/rocm/.info/version", encoding="utf-8") as file:
+            return file.read(64).partition("-")[0].strip() or None
+    except (OSError, UnicodeDecodeError):
+        pass
+    # librccl.so.1.0.60300 of 6.3.0
+    number = os.path.basename(os.path.realpath("/opt/rocm/lib/librccl.so.1")).rpartition(".")[2]
+    return f"{int(number[:-4])}.{int(number[-4:-2])}" if re.fullmatch(r"\d{5,6}", number) else None
+
+
 #: Wheels of Mooncake's transfer engine, by what they are built for.
 MOONCAKE_DISTRIBUTIONS = (
     "mooncake-transfer-engine",

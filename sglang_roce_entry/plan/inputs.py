@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +21,8 @@ from sglang_roce_entry.group.sources import IdentityInputs, names_a_group
 from sglang_roce_entry.group.wait import Awaited
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.collect import collect
-from sglang_roce_entry.host.facts import HostFacts, IpAddress, Libibverbs, Route
+from sglang_roce_entry.host.facts import Hca, HostFacts, IpAddress, Libibverbs, Route
+from sglang_roce_entry.host.further.providers import listed_by_files
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, MODE, Invocation, Settings
 from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.plan.bare_word import not_executed
@@ -226,13 +227,17 @@ def read_facts(request: Request, member: Member, host: Host, *, ask_libibverbs: 
     facts = collect(host, request.environ, rdma=rdma != OFF or request.form == MODE)
     if not ask_libibverbs and rdma != REQUIRED:
         return facts
-    return replace(facts, libibverbs=libibverbs_of(host, request.environ))
+    return replace(facts, libibverbs=libibverbs_of(host, request.environ, facts.hcas))
 
 
-def libibverbs_of(host: Host, environ: Mapping[str, str]) -> Libibverbs:
-    """Return what libibverbs answers; a recording answers from itself."""
+def libibverbs_of(host: Host, environ: Mapping[str, str], hcas: Iterable[Hca] = ()) -> Libibverbs:
+    """Return what libibverbs answers; a recording answers from itself, or by the files of the providers."""
     recorded = host.answers.libibverbs()
-    return recorded if recorded is not None else Libibverbs(*list_devices(environ))
+    if recorded is None:
+        return Libibverbs(*list_devices(environ))
+    if recorded.devices is None:
+        return replace(recorded, devices=listed_by_files(host.tree, hcas))
+    return recorded
 
 
 def look_up_leader(member: Member, facts: HostFacts, host: Host) -> Leader | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sglang_roce_entry.fabric.use import MOONCAKE, NIXL, NamedHcas, Use
+from sglang_roce_entry.fabric.use import MOONCAKE, MORI, NIXL, NamedHcas, Use
 from sglang_roce_entry.host.facts import Gpu, HostFacts
 from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.natural import whole_number
@@ -31,6 +31,7 @@ def read_use(user: UserArguments | None, facts: HostFacts, gpus: Sequence[Gpu], 
         kv_backend=backend if backend in (MOONCAKE, NIXL) else None,
         mooncake=backend == MOONCAKE or MOONCAKE in others or "mooncake_ib_device" in user.values,
         nixl=backend == NIXL or NIXL in others,
+        mori=backend == MORI or MORI in others,
         nvshmem="deepep" in others or "enable_deepep_moe" in user.values,
         named=tuple(named.values()),
         transfer_hcas=named.get("disaggregation_ib_device"),

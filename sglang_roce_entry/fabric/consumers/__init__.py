@@ -11,13 +11,13 @@ from collections.abc import Mapping
 
 from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.fabric.choice import Choice
-from sglang_roce_entry.fabric.consumers import gloo, mooncake, nccl, nvshmem, sglang, ucx
+from sglang_roce_entry.fabric.consumers import gloo, mooncake, mori, nccl, nvshmem, sglang, ucx
 from sglang_roce_entry.fabric.consumers.sglang import TransferHcas
 from sglang_roce_entry.fabric.use import MOONCAKE, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish
 from sglang_roce_entry.problems import Problem
 
-CONSUMERS = (nccl, gloo, nvshmem, mooncake, ucx, sglang)
+CONSUMERS = (nccl, gloo, nvshmem, mooncake, mori, ucx, sglang)
 
 
 def wishes(choice: Choice, use: Use) -> tuple[Wish, ...]:

@@ -19,6 +19,8 @@ from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.fabric.wishes import DEFAULT, DISCOVERED, USER, Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.problems import Problem, rdma_value, warning
 
+#: What NVIDIA's spark_cluster_setup.py sets to 1 and 0 for three DGX Sparks in a ring, where no rail reaches all.
+_RING = ("NCCL_IB_SUBNET_AWARE_ROUTING", "NCCL_IB_MERGE_NICS")
 _TRAFFIC = ("NCCL_IB_TC", "NCCL_IB_SL")
 
 #: Those that are read from the hardware unless they are set already.
@@ -35,7 +37,7 @@ STEERING = (
     "NCCL_SOCKET_FAMILY",
 )
 
-READS = (*STEERING, *_TRAFFIC)
+READS = (*STEERING, *_RING, *_TRAFFIC)
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
@@ -81,8 +83,18 @@ def _index(choice: Choice) -> Sequence[Wish]:
         index,
         *(shown(one) if value is None else found(one, str(value), why) for one, value in steering.items()),
         shown("NCCL_IB_ROCE_VERSION_NUM"),
+        *_ring(choice),
         *traffic(_TRAFFIC, used=True),
     )
+
+
+def _ring(choice: Choice) -> Sequence[Wish]:
+    networks = {port.choices[0].network for port in choice.used}
+    sparks = any("GB10" in (gpu.model or "") for gpu in choice.facts.gpus.devices)
+    if not sparks or len(networks) < len(choice.used) or len(networks) < 4:
+        return [shown(name) for name in _RING]
+    why = "for a ring of three NVIDIA's setup sets NCCL_IB_SUBNET_AWARE_ROUTING=1 and NCCL_IB_MERGE_NICS=0"
+    return [unset(name, why) for name in _RING]
 
 
 def _net(choice: Choice) -> Wish:

@@ -19,11 +19,12 @@ from sglang_roce_entry.fabric.given_checks import check_index
 from sglang_roce_entry.fabric.use import NIXL, Use
 from sglang_roce_entry.fabric.wishes import Given, Wish, found, shown, traffic, unset
 from sglang_roce_entry.host.facts import ROCE_V2, Gid
-from sglang_roce_entry.problems import Problem, rdma_value, warning
+from sglang_roce_entry.problems import Problem, config_error, rdma_value, warning
 
 _INDEX, _SUBNETS, _DEVICES = "UCX_IB_GID_INDEX", "UCX_IB_ROCE_SUBNETS", "UCX_NET_DEVICES"
 _TRAFFIC = ("UCX_IB_TRAFFIC_CLASS", "UCX_IB_SL")
 _REACHABILITY = "UCX_IB_ROCE_REACHABILITY_MODE"
+_PENSANDO = "0x1dd8:"
 #: A network of at most so many addresses (/30, /126) holds no second node.
 _OF_ONE_LINK = 4
 
@@ -77,11 +78,24 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
     if not choice.used:
         return ()
     return (
+        *_check_provider(choice, use),
         *_check_own_choice(choice, use),
         *_check_index(given, choice.used),
         *_check_devices(given.get(_DEVICES), choice, use),
         *(_check_routes(choice) if use.nixl and _REACHABILITY not in given else ()),
     )
+
+
+def _check_provider(choice: Choice, use: Use) -> Iterator[Problem]:
+    """Return an error on HCAs without the shared receive queues that UCX needs (sgl-project/sglang#30099)."""
+    pensando = [port.label for port in choice.used if (port.hca.model or "").startswith(_PENSANDO)]
+    if use.nixl and pensando:
+        yield config_error(
+            "UCX_IONIC",
+            f"NIXL transfers by UCX, which cannot use {', '.join(pensando)}: ionic has no shared receive queues "
+            "(max_srq is 0)",
+            "use --disaggregation-transfer-backend mooncake or mori",
+        )
 
 
 def _check_own_choice(choice: Choice, use: Use) -> Iterator[Problem]:

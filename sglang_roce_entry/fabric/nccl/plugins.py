@@ -8,9 +8,15 @@ from sglang_roce_entry.fabric.wishes import Given
 
 #: Names that NCCL's own transports answer to (``NCCL_NET``, case-insensitive).
 _BUILT_IN = frozenset({"ib", "socket"})
+_GIB = "Google gIB"
+#: Where Google's installer puts it, and what an image has sourced before NCCL starts.
+_GIB_SCRIPT = "/usr/local/gib/scripts/set_nccl_env.sh"
+#: Variables that point to a plugin without choosing it.
+_PLACES = ("LD_LIBRARY_PATH", "NCCL_PLUGIN_PATH", "NCCL_INIT_SCRIPT")
 #: Words in ``NCCL_NET``, ``NCCL_NET_PLUGIN`` or a library folder, and the plugin they stand for.
 _KNOWN = (
-    ("gib", "Google gIB"),
+    ("gib", _GIB),
+    ("anp", "AMD ANP"),  # librccl-anp.so, by NCCL_NET_PLUGIN (ROCm/amd-anp)
     ("ofi", "aws-ofi-nccl"),
     ("aws", "aws-ofi-nccl"),
     ("fastrak", "Google GPUDirect-TCPXO"),
@@ -38,6 +44,30 @@ def external_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...
     for folder in plugin_folders:
         if any(part == folder or part.startswith(f"{folder}/") for part in searched):
             return _known(folder) or folder, f"{folder} in LD_LIBRARY_PATH"
+    return None
+
+
+def idle_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...]) -> tuple[str, str, str] | None:
+    """Return the name of a plugin that is here and that NCCL is not told to use, where it is, and what to do.
+
+    A launcher that is the entrypoint comes before any shell that would have sourced gIB's variables.
+    """
+    off = decided.get("NCCL_NET_PLUGIN")
+    if "NCCL_NET" in decided or (off is not None and off.value == "none"):
+        return None
+    named = {name: one.value for name in _PLACES if (one := decided.get(name)) is not None}
+    gib = [folder for folder in plugin_folders if folder.endswith("/gib")]
+    gib += [name for name, value in named.items() if "/usr/local/gib/" in value]
+    if gib:
+        remedy = (
+            f"source {_GIB_SCRIPT} before the launcher: command: [bash, -c, 'source {_GIB_SCRIPT}; exec "
+            'sglang-roce-entry "$@"\', --], or write its variables into env'
+        )
+        return _GIB, gib[0], remedy
+    for folder in plugin_folders:
+        if folder not in named.get("LD_LIBRARY_PATH", ""):
+            lib = f"{folder}/lib, on Ubuntu {folder}/lib/x86_64-linux-gnu"
+            return _known(folder) or folder, folder, f"put its library folder into LD_LIBRARY_PATH: {lib}"
     return None
 
 

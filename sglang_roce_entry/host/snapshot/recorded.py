@@ -200,6 +200,11 @@ class RecordedAnswers:
             self._document.typed("verbs_failure", str),
         )
 
+    def rocm(self) -> str | None:
+        """Return the recorded release of ROCm."""
+        value = self._document.mapping("versions").get("rocm")
+        return str(value) if value else None
+
     def nccl_versions(self, environ: Mapping[str, str]) -> tuple[str, ...] | None:  # noqa: ARG002
         """Return the recorded versions of NCCL: ``null`` means none is installed."""
         versions = self._document.mapping("versions")

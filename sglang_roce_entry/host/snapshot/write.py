@@ -96,6 +96,7 @@ def _answers(facts: HostFacts, mask: Mask) -> dict[str, Any]:
             "sglang": (facts.sglang_version or "unknown") if facts.sglang_installed else None,
             "nccl": ",".join(facts.nccl_versions) if facts.nccl_versions else None,
             "mooncake": facts.mooncake_version,
+            **({"rocm": facts.rocm_version} if facts.rocm_version else {}),
         },
         "open": {**facts.gpus.nodes, **facts.imex_channels},
         "uid": facts.uid,
