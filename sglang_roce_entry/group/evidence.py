@@ -87,6 +87,8 @@ def suspected(environ: Mapping[str, str], *, jobs: bool) -> tuple[Problem, ...]:
     if found is None:
         return ()
     variable, controller, lines = found
+    if ":" in environ[variable]:
+        lines = f"an elastic job has no fixed size, give it one number of nodes; then {lines}"
     return (
         config_value(
             "GROUP_SUSPECTED",

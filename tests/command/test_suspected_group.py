@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from tests.trees import Node
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.command.conftest import Run
 
 MODEL = ("--model-path", "/m")
 TRAINER = {"PET_NNODES": "2", "PET_MASTER_ADDR": "sg-node-0-0.sg", "PET_NODE_RANK": "1"}
+UNSET = {"SGLANG_ROCE_WORKER_INDEX": ""}
 JOB = {"JOB_COMPLETION_INDEX": "1"}
 
 
@@ -55,6 +59,29 @@ def test_the_check_is_silent(run: Run, environ: dict[str, str]) -> None:
     done = run("--rdma", "off", "--strict", "--check=json", node=node(), environ=environ)
     assert "GROUP_SUSPECTED" not in done.out
     assert "looks like a group" not in done.out
+
+
+@pytest.mark.parametrize(("environ", "said"), [(TRAINER, True), (JOB, False)], ids=["trainer", "job"])
+def test_a_rehearsal_alone_is_warned_of_but_for_its_own_job(run: Run, environ: dict[str, str], said: bool) -> None:
+    done = run("--rehearse=json", "--rdma", "off", environ=environ)
+    assert "one node" in done.err
+    assert ("GROUP_SUSPECTED" in done.err) == ("GROUP_SUSPECTED" in done.out) == said
+
+
+def test_a_recording_tells_the_same_remedy(run: Run, tmp_path: Path) -> None:
+    """Of what a ``$(NAME)`` refers to, a snapshot holds that it is there, and not its value."""
+    environ = {"SGLANG_ROCE_WORKER_INDEX": "$(MY_RANK)-$(NOT_THERE)", "LWS_WORKER_INDEX": "$(MY_OTHER)"}
+    there = {"MY_RANK": "secret-1", "MY_OTHER": "secret-2"}
+    archive = tmp_path / "node.tar.gz"
+    saved = run("--save-snapshot", str(archive), "--worker-index", "1", environ={**environ, **there})
+    assert saved.code == 0, saved.err
+    with tarfile.open(archive) as opened:
+        (facts,) = [one for one in opened.getmembers() if one.name.endswith("facts.json")]
+        text = opened.extractfile(facts).read().decode()  # type: ignore[union-attr]
+    assert "secret" not in text
+    replay = ("--snapshot", str(archive), "--dry-run", *MODEL)
+    assert "no variable NOT_THERE" in run(*replay).err
+    assert "MY_OTHER is set, but after LWS_WORKER_INDEX" in run(*replay, environ=UNSET).out
 
 
 def test_role_based_group_is_a_group(run: Run) -> None:

@@ -226,7 +226,8 @@ def test_no_group_is_suspected(environ: dict[str, str]) -> None:
 
 
 def test_an_elastic_job_is_a_group() -> None:
-    assert suspected({"PET_NNODES": "1:4"}, jobs=True) != ()
+    (problem,) = suspected({"PET_NNODES": "1:4"}, jobs=True)
+    assert problem.hint.startswith("an elastic job has no fixed size")
 
 
 def test_most_indexed_jobs_are_independent_tasks() -> None:
