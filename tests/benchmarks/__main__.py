@@ -12,7 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.benchmarks import against, guest, instructions, probe, scale, startup, wait_latency
+from tests.benchmarks import (
+    against,
+    group_start,
+    guest,
+    instructions,
+    meeting,
+    probe,
+    scale,
+    startup,
+    wait_latency,
+)
 from tests.benchmarks.figures import NEEDED, write_figures
 
 if TYPE_CHECKING:
@@ -38,6 +48,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "guest": guest,
     "wait-latency": wait_latency,
     "scale": scale,
+    "meeting": meeting,
+    "group-start": group_start,
 }
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.sglang
 
 MET = r"the group of 2 has met"
+EXEC = r"exec \S+ -m sglang.launch_server"
 HANDOVER = r"the leader \S+ accepts on (\d+)"
 PROMPT = {"text": "a few words", "sampling_params": {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True}}
 
@@ -46,6 +47,9 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
     group.publish_leader()
     group.wait_said(worker, MET)
     group.wait_said(leader, MET)
+    # Their imports overlap: both become SGLang at once.
+    begun_s = [member.launch.wait_for_line(EXEC, 5.0).at_s for member in (leader, worker)]
+    assert abs(begun_s[0] - begun_s[1]) < 1.5
     group.wait_healthy()
     for member in (leader, worker):
         assert member.environment["GLOO_SOCKET_IFNAME"] == "eth0"
