@@ -28,8 +28,12 @@ VARIANTS = sorted(
     for path in MANIFESTS.glob("**/kustomization.yaml")
     if "components" not in path.parts
 )
-#: Their pods get names and indices from the Job's controller: tests/manifests runs them as it would.
-INDEXED_JOBS = {f"rehearsal/{kind}" for kind in ("dra", "privileged", "shared-device-plugin", "sriov")}
+#: Their pods get names, indices or variables from a controller that is not played here: tests/manifests runs them as
+#: it would.
+OF_OTHER_CONTROLLERS = {
+    *(f"rehearsal/{kind}" for kind in ("dra", "privileged", "shared-device-plugin", "sriov")),
+    "prefill-decode/disaggregated-set",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _has_ipc_lock(spec: dict[str, Any]) -> bool:
     return bool(context.get("privileged")) or "IPC_LOCK" in added
 
 
-@pytest.mark.parametrize("variant", sorted({*VARIANTS} - INDEXED_JOBS))
+@pytest.mark.parametrize("variant", sorted({*VARIANTS} - OF_OTHER_CONTROLLERS))
 def test_the_pods_of_a_manifest_start(networks: Enclosure, image: str, tmp_path: Path, variant: str) -> None:
     documents = _documents(variant)
     groups = _groups(documents)
