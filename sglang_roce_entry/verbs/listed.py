@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from sglang_roce_entry.verbs.supervise import Ended, run_apart
 
@@ -11,15 +10,8 @@ from sglang_roce_entry.verbs.supervise import Ended, run_apart
 DEADLINE_S = 10.0
 
 
-class Listing(NamedTuple):
-    """What libibverbs answers; ``None`` where it is not known.
-
-    ``loads`` is ``ok`` or the loader's message, ``failure`` why the devices are not known.
-    """
-
-    loads: str | None = None
-    devices: tuple[str, ...] | None = None
-    failure: str | None = None
+#: ``ok`` or the loader's message; the devices; why these are not known. ``None`` for what is not known.
+Listing = tuple[str | None, tuple[str, ...] | None, str | None]
 
 
 def list_devices(environ: Mapping[str, str], deadline_s: float = DEADLINE_S) -> Listing:
@@ -29,17 +21,16 @@ def list_devices(environ: Mapping[str, str], deadline_s: float = DEADLINE_S) -> 
 
 def read_listing(ended: Ended) -> Listing:
     """Return what the process of :mod:`sglang_roce_entry.verbs.listing` has answered."""
-    lines = ended.answer.decode("utf-8", "replace").splitlines()
-    words = [line.partition(" ") for line in lines]
+    answer, broken = ended
+    lines = answer.decode("utf-8", "replace").splitlines()
+    told = [line.partition(" ") for line in lines]
     message = next((line.removeprefix("not loaded ") for line in lines if line.startswith("not loaded ")), None)
     if message is not None:
-        return Listing(loads=message)
+        return message, None, None
     loads = "ok" if "ok" in lines else None
-    devices = tuple(name for kind, _, name in words if kind == "device")
     if "no verbs" in lines:
-        return Listing(loads)
+        return loads, None, None
     if "end" in lines:
-        return Listing(loads, devices)
-    unknown = next((why for kind, _, why in words if kind == "unknown"), None)
-    failure = f"the process that lists its devices {ended.failure}" if ended.failure else "gave no answer"
-    return Listing(loads, None, unknown or failure)
+        return loads, tuple(name for kind, _, name in told if kind == "device"), None
+    unknown = next((why for kind, _, why in told if kind == "unknown"), None)
+    return loads, None, unknown or (f"the process that lists its devices {broken}" if broken else "gave no answer")

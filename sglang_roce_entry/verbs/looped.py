@@ -42,7 +42,7 @@ def prove_loops(rails: Sequence[Rail], environ: Mapping[str, str], deadline_s: f
 def read_loops(rails: Sequence[Rail], ended: Ended) -> list[Loop]:
     """Return what the process has answered."""
     reached, seen, unknown = -1, dict[int, list[Seen]](), ""
-    for line in ended.answer.splitlines():
+    for line in ended[0].splitlines():
         kind, _, rest = line.partition(b" ")
         if kind == b"unknown":
             unknown = rest.decode("utf-8", "replace")
@@ -68,7 +68,7 @@ def _loop(rail: Rail, number: int, reached: int, seen: Sequence[Seen], unknown: 
     if len(seen) == 2:
         near, far = seen
         return Loop(rail, judge(near, far), far if far.cause and not near.cause else near)
-    broke = f"the process that tried it {ended.failure}" if ended.failure else "gave no answer"
+    broke = f"the process that tried it {ended[1]}" if ended[1] else "gave no answer"
     why = unknown or (broke if number == reached or reached < 0 else "its turn did not come")
     return Loop(rail, Verdict(NOT_TRIED, "CHILD_FAILED"), replace(Seen(rail.device, rail.port), detail=why))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sglang_roce_entry.verbs.listed import Listing, list_devices, read_listing
-from sglang_roce_entry.verbs.supervise import Ended, run_apart
+from sglang_roce_entry.verbs.supervise import run_apart
 from tests.verbs.stubs import stub_library
 
 
@@ -27,14 +27,14 @@ def ask(stub: Path, told: str, deadline_s: float = 20.0) -> Listing:
 @pytest.mark.parametrize(
     ("told", "listing"),
     [
-        ("mlx5_0,mlx5_1", Listing("ok", ("mlx5_0", "mlx5_1"))),
-        ("", Listing("ok", ())),
-        ("none", Listing("ok")),  # the kernel shows no verbs: nothing is known of providers
-        ("refuse", Listing("ok", None, "ibv_get_device_list: EIO")),
-        ("mlx5_0,\x1b[2J", Listing("ok", None, "ibv_get_device_name: no errno (no name of a device)")),
-        ("n" * 70, Listing("ok", None, "ibv_get_device_name: no errno (no name of a device)")),
-        ("crash", Listing("ok", None, "the process that lists its devices was ended by signal 6 (Aborted)")),
-        ("leave", Listing("ok", None, "the process that lists its devices ended with exit code 3")),
+        ("mlx5_0,mlx5_1", ("ok", ("mlx5_0", "mlx5_1"), None)),
+        ("", ("ok", (), None)),
+        ("none", ("ok", None, None)),  # the kernel shows no verbs: nothing is known of providers
+        ("refuse", ("ok", None, "ibv_get_device_list: EIO")),
+        ("mlx5_0,\x1b[2J", ("ok", None, "ibv_get_device_name: no errno (no name of a device)")),
+        ("n" * 70, ("ok", None, "ibv_get_device_name: no errno (no name of a device)")),
+        ("crash", ("ok", None, "the process that lists its devices was ended by signal 6 (Aborted)")),
+        ("leave", ("ok", None, "the process that lists its devices ended with exit code 3")),
     ],
 )
 def test_whatever_libibverbs_does_is_an_answer(stub: Path, told: str, listing: Listing) -> None:
@@ -45,15 +45,15 @@ def test_a_provider_that_hangs_is_left_at_the_deadline(stub: Path) -> None:
     started = time.monotonic()
     listing = ask(stub, "hang", 1.5)
     assert 1.5 <= time.monotonic() - started < 6
-    assert listing == Listing("ok", None, "the process that lists its devices did not end within 1.5 s")
+    assert listing == ("ok", None, "the process that lists its devices did not end within 1.5 s")
 
 
 def test_the_loaders_message(tmp_path: Path) -> None:
     (tmp_path / "libibverbs.so").write_text("no library")
     (tmp_path / "libibverbs.so.1").write_text("no library")
     listing = list_devices({**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
-    assert listing.loads is not None
-    assert "libibverbs.so.1: file too short" in listing.loads
+    assert listing[0] is not None
+    assert "libibverbs.so.1: file too short" in listing[0]
     assert listing[1:] == (None, None)
 
 
@@ -62,21 +62,20 @@ def test_another_library_of_that_name(tmp_path: Path) -> None:
     empty.write_text("int nothing;\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "libibverbs.so", empty], check=True)
     listing = list_devices({**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
-    assert listing.loads == "ok"
-    assert "libibverbs has no ibv_get_device_list of version IBVERBS_1.1" in (listing.failure or "")
+    assert listing[0] == "ok"
+    assert "libibverbs has no ibv_get_device_list of version IBVERBS_1.1" in (listing[2] or "")
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xff\xfe", b"device mlx5_0\n", b"ok\ndevice mlx5_0\n", b"end of it\n"])
 def test_half_an_answer_is_none(answer: bytes) -> None:
-    listing = read_listing(Ended(answer, "", None))
-    assert listing.devices is None
-    assert listing.failure == "gave no answer"
+    listing = read_listing((answer, None))
+    assert listing[1:] == (None, "gave no answer")
 
 
 def test_an_interpreter_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
     ended = run_apart("listing", ["1"], {}, 1.0)
-    assert (ended.answer, ended.failure) == (b"", "could not be started: No such file or directory")
+    assert ended == (b"", "could not be started: No such file or directory")
 
 
 def test_nothing_is_left_open_and_no_child_either(stub: Path) -> None:

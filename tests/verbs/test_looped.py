@@ -12,7 +12,6 @@ from sglang_roce_entry.verbs.end import Rail
 from sglang_roce_entry.verbs.judgement import Verdict
 from sglang_roce_entry.verbs.looped import Loop, prove_loops, read_loops
 from sglang_roce_entry.verbs.messages import Seen, written
-from sglang_roce_entry.verbs.supervise import Ended
 from tests.verbs.stubs import stub_library
 
 RAILS = (Rail("mlx5_0", 1, 3), Rail("mlx5_1", 1, 3))
@@ -78,5 +77,5 @@ def test_a_device_that_is_not_listed(stub: Path) -> None:
     ],
 )
 def test_an_answer_that_makes_no_sense(answer: bytes) -> None:
-    for loop in read_loops(RAILS, Ended(answer, "", None)):
+    for loop in read_loops(RAILS, (answer, None)):
         assert loop.verdict == FAILED

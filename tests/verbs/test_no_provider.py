@@ -18,20 +18,27 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.netns
 
 Answer = tuple[int, Any]
+Node = tuple[Leader, dict[str, str]]
 HCAS = 3
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answer]:
-    """Return what gives the exit code and the document of a mode, where libibverbs does as it is ``told``."""
+def node(tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """Return a leader with HCAs, and the environment of its container, with the stub before other libraries."""
     lacking = missing_here()
     if lacking:
         skip_or_fail("netns", lacking)
     folder = tmp_path_factory.mktemp("node")
-    leader = Leader(folder / "leader", HCAS, 8)
     checkout = [CHECKOUT] if len(entry_command()) > 1 else []
     around = environment(standin(folder), *checkout)
     around["LD_LIBRARY_PATH"] = str(stub_library(folder))
+    return Leader(folder / "leader", HCAS, 8), around
+
+
+@pytest.fixture(scope="module")
+def ask(node: Node) -> Callable[..., Answer]:
+    """Return what gives the exit code and the document of a mode, where libibverbs does as it is ``told``."""
+    leader, around = node
 
     def run(told: str, *options: str, **more: str) -> Answer:
         command = ["sh", "-c", '"$@"; echo "code $?"', "sh", *entry_command(), *options, *ARGUMENTS]
@@ -99,3 +106,12 @@ def test_a_provider_that_breaks_later_is_a_line_and_no_failure(
     assert {one["status"] for one in found} == {"warn"}
     assert found[0]["evidence"] == f"mlx5_0:1 did not carry a message to itself: {said}"
     assert found[0]["remedy"]
+
+
+@pytest.mark.parametrize("told", ["crash", "mlx5_0,mlx5_1,mlx5_2"])
+def test_a_launch_goes_on(node: Node, told: str) -> None:
+    leader, around = node
+    command = ["sh", "-c", '"$@" 2>&1', "sh", *entry_command(), "--meeting", "off", *ARGUMENTS]
+    said = leader.run(command, {**around, "STUB_VERBS": told}).splitlines()
+    assert said[-1].isdecimal(), said  # the stand-in of SGLang
+    assert any(line.endswith("[LIBIBVERBS_BROKEN]") for line in said) == (told == "crash"), said
