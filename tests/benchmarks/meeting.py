@@ -89,7 +89,7 @@ def table(result: dict[str, Any]) -> str:
     launchers = text_table(head, [[row["size"], row["last_s"], row["spread_s"]] for row in result["rows"]])
     columns = ("played", "last arrival to last GO, s", "leader's CPU, s", "leader's memory, MB")
     played = [[row["size"], row["last_s"], row["cpu_s"], row["mb"]] for row in result["played"]]
-    return f"{launchers}\n{text_table(head, played)}\nwanted: {WANTED}"
+    return f"{launchers}\n{text_table(columns, played)}\nwanted: {WANTED}"
 
 
 def _processes(size: int) -> dict[str, Any]:
