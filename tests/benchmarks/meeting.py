@@ -88,7 +88,9 @@ def table(result: dict[str, Any]) -> str:
     head = ("launchers", "last arrival to last exec, s", "spread of exec, s")
     launchers = text_table(head, [[row["size"], row["last_s"], row["spread_s"]] for row in result["rows"]])
     columns = ("played", "last arrival to last GO, s", "leader's CPU, s", "leader's memory, MB")
-    played = [[row["size"], row["last_s"], row["cpu_s"], row["mb"]] for row in result["played"]]
+    played = text_table(
+        columns, [[row["size"], row["last_s"], row["cpu_s"], row["mb"]] for row in result["played"]]
+    )
     return f"{launchers}\n{text_table(columns, played)}\nwanted: {WANTED}"
 
 
