@@ -105,7 +105,9 @@ def test_who_deviates_is_named_on_every_pod(
         options = (*OPTIONS, *strict, "--wait-deadline", "60", *(deviation.options if deviates else ()))
         sglang = (*MODEL, *(deviation.sglang if deviates else ()))
         variables = {**lws(index, 3), "PYTHONPATH": other if deviates else same}
-        launches.append(node.start([*options, *sglang], variables | (deviation.variables if deviates else {})))
+        launches.append(
+            node.start([*options, *sglang], {**variables, **(deviation.variables if deviates else {})})
+        )
     everywhere(launches, deviation.code, NAMED, deviation.exit_code)
 
 
@@ -131,7 +133,8 @@ def test_what_may_differ_is_no_problem(
         own = sglang if deviates and sglang else common
         launches.append(
             node.start(
-                [*OPTIONS, "--wait-deadline", "60", *MODEL, *own], lws(index, 3) | (variables if deviates else {})
+                [*OPTIONS, "--wait-deadline", "60", *MODEL, *own],
+                {**lws(index, 3), **(variables if deviates else {})},
             )
         )
     for launch in launches:
