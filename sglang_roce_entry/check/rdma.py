@@ -245,10 +245,12 @@ def _rails_in(examined: Examined, network: IPv4Network | IPv6Network, rails: Seq
     if any(rail.arp is None for rail in rails):
         what = "arp_ignore, rp_filter and the routes of each address"
         return skip("rails", f"{where}: {what} are not {'readable' if examined.live else 'in this recording'}")
-    values = [
-        (rail.netdev, " ".join(f"{one} {_effective(arp, rail.netdev, one)}" for one in _ARP)) for rail in rails
+    known = [
+        (rail.netdev, [f"{one} {n}" for one in _ARP if (n := _effective(arp, rail.netdev, one)) is not None])
+        for rail in rails
     ]
-    shown = "; ".join(f"{names} {text}" for names, text in names_by_text(values))
+    texts = names_by_text((netdev, " ".join(values)) for netdev, values in known)
+    shown = "; ".join(f"{names} {text}" for names, text in texts)
     silent = listed([rail.shown for rail in rails if rail.arp == _SILENT])
     astray = listed([rail.shown for rail in rails if rail.strays])
     also = f"; a socket on the address of {astray}"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.group.meeting.comparison.compare import Member, Rules, judge
+from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.card import CardMaker
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
+from sglang_roce_entry.report.rehearsal import as_text, document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from tests.healthy import healthy
 
@@ -29,7 +33,11 @@ SECRET = "s3cr3t-value"
 
 
 def card_of(
-    *arguments: str, node: Node | None = None, environ: Mapping[str, str] | None = None, nonce: str = "n"
+    *arguments: str,
+    node: Node | None = None,
+    environ: Mapping[str, str] | None = None,
+    nonce: str = "n",
+    facts: CardFacts = FACTS,
 ) -> Card:
     node = node or healthy()
     invocation = parse_command_line(("--dry-run", "--", "--model-path", "/m", *arguments))
@@ -37,7 +45,7 @@ def card_of(
     host = node.host()
     request = read_request(invocation, read_settings(invocation.flags, variables, None), variables, host)
     plan, _ = look_and_plan(request, identify(request), host)
-    return CardMaker(request, plan, FACTS, "sglang-0:20000", is_secret_variable, lambda: 1000.5).make(nonce)
+    return CardMaker(request, plan, facts, "sglang-0:20000", is_secret_variable, lambda: 1000.5).make(nonce)
 
 
 def common(card: Card) -> Mapping[str, str]:
@@ -165,3 +173,29 @@ def test_arguments_of_a_file_count(tmp_path: object) -> None:
     in_file = card_of("--config", "/serve.yaml", node=node)
     given = card_of("--dtype", "half", "--enable-mixed-chunk", "--cuda-graph-bs-decode", "1", "2")
     assert common(in_file) == common(given)
+
+
+@pytest.mark.parametrize(
+    ("nccl", "ending"),
+    [
+        ("2.28.3", "The group would end with exit code 69 (ROCE_MTU_DIFFERS)."),
+        ("2.20.5", "The group would end with exit code 69 (ROCE_MTU_DIFFERS)."),
+        ("2.29.7", "The group would start."),
+    ],
+)
+def test_mtus_of_two_nodes_as_a_rehearsal_shows_them(nccl: str, ending: str) -> None:
+    """From the interfaces of each to the sentence: NCCL 2.20 to 2.28 takes no smaller one (NVIDIA/nccl#1524)."""
+    members, commons = [], {}
+    for index, mtu in enumerate((4200, 1500)):
+        node = healthy(mtu=mtu)
+        node.facts["versions"]["nccl"] = nccl
+        there = replace(FACTS, boot_id=f"boot {index}")
+        card = card_of(node=node, environ={"LWS_WORKER_INDEX": str(index)}, nonce=f"n{index}", facts=there)
+        members.append(Member(card, f"10.0.0.1{index + 1}", 1000.5, 1000.5))
+        commons[card.digest] = common(card)
+    verdict = judge(members, commons, Rules())
+    shown = as_text(document(None, Gathered(members, commons, (), (), overdue=False), verdict))
+    assert "ROCE_MTU_DIFFERS: the rails' RoCE MTU differs: " in shown
+    assert "1024 on 1" in shown
+    assert shown.splitlines()[-1] == ending
+    assert ("ERROR ROCE_MTU_DIFFERS" in shown) == ("69" in ending)
