@@ -168,7 +168,7 @@ def test_sigterm_ends_it_at_once_as_pid_1(cluster: Cluster, role: str) -> None:
     leader, worker = nodes_of(cluster, 2)
     node, index = (leader, 0) if role == "leader" else (worker, 1)
     launch = node.start(rehearsal(), lws(index), pid_1=True)
-    launch.wait_for_line("the group meets on" if index == 0 else "refuses connections", START_S)
+    launch.wait_for_line("the group of 2 meets on" if index == 0 else "refuses connections", START_S)
     pid = launch.first_in_pid_namespace()
     begin = time.monotonic()
     os.kill(pid, signal.SIGTERM)
