@@ -58,12 +58,15 @@ def leader_problems(
 
 def _broadcast(leader: IpAddress | None, facts: HostFacts) -> Problem | None:
     """Return the problem of a leader's address that is the broadcast address of a network of this pod."""
+    if leader is None or leader.version != 4:
+        return None
     for interface in facts.interfaces:
         for own in interface.addresses:
-            if leader == own.network.broadcast_address != own.ip and own.network.prefixlen < 31:
+            network = own.network
+            if leader in network and network.prefixlen < 31 and leader == network.broadcast_address != own.ip:
                 return config_error(
                     "LEADER_ADDRESS",
-                    f"leader address {leader} is the broadcast address of {own.network} ({interface.name})",
+                    f"leader address {leader} is the broadcast address of {network} ({interface.name})",
                     "write the leader pod's name or address; LeaderWorkerSet injects LWS_LEADER_ADDRESS",
                 )
     return None
