@@ -137,7 +137,23 @@ def test_the_probes_are_those_of_the_manifests() -> None:
             assert shown[probe][key] == container[probe][key], probe
         assert container[probe]["httpGet"]["path"] == "/health"
     for probe, does in shown.items():
-        assert does["exec"]["command"] == ["sglang-roce-entry", "--probe", probe.removesuffix("Probe")]
+        kind = "ranks" if probe == "livenessProbe" else probe.removesuffix("Probe")
+        assert does["exec"]["command"] == ["sglang-roce-entry", "--probe", kind]
+
+
+@pytest.mark.parametrize(
+    "manifest", sorted((ROOT / "k8s").rglob("sglang.yaml")), ids=lambda path: path.parent.name
+)
+def test_the_liveness_probe_that_is_commented_out(manifest: Path) -> None:
+    """It is the one that k8s/README.md shows, beside every readiness probe of a server."""
+    shown = yaml.safe_load(_block("yaml", (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")))
+    text = manifest.read_text(encoding="utf-8")
+    found = re.findall(r"^( +)# livenessProbe:\n(?:\1#   .*\n)+", text, flags=re.MULTILINE)
+    blocks = re.findall(r"^ +# livenessProbe:\n(?: +#   .*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == len(found) == text.count("path: /health\n") // 2 > 0
+    for block in blocks:
+        probe = yaml.safe_load(re.sub(r"^ +# ", "", block, flags=re.MULTILINE))
+        assert probe == {"livenessProbe": shown["livenessProbe"]}
 
 
 SCHEDULERS = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,8 +39,8 @@ from tests.server.ras_texts import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+RECORDED = Path(__file__).parent / "ras"
 PODS = Group(16, 2, "sglang-0.sglang.default")
 ABORTED = Job((Comms(16, status="ABORT"),))
 SET_UP = Job((Comms(16, errors=(("Initialization", "System error", [3]),)),))
@@ -74,6 +76,37 @@ def verdict_on(job: Job, group: Group = PODS) -> tuple[bool, str]:
 )  # fmt: skip
 def test_what_an_answer_means(job: Job, passes: bool, said: str) -> None:
     assert verdict_on(job) == (passes, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "said"),
+    [
+        ("killed-healthy", True, "NCCL 2.28.9 hears from all 2 ranks"),
+        ("killed-after-5-s", False, "1 rank reported Remote process error: rank 0 of 2 (process 591 on 127.0.0.1); no answer from 1 rank: rank 1 of 2 (process 592 on 127.0.0.1)"),
+        ("killed-dead", False, "NCCL considers 1 process dead (no word for 60 s or more): rank 1 of 2 (process 592 on 127.0.0.1); 1 rank"),
+        ("stopped-healthy", True, "NCCL 2.28.9 hears from all 2 ranks"),
+        ("stopped-after-5-s", True, "NCCL 2.28.9 holds no rank for dead; no answer from 1 rank: rank 1 of 2 (process 1238 on 127.0.0.1)"),
+        ("stopped-dead", False, "NCCL considers 1 process dead (no word for 60 s or more): rank 1 of 2 (process 1238 on 127.0.0.1)"),
+    ],
+)  # fmt: skip
+def test_real_answers(name: str, passes: bool, said: str) -> None:
+    """Of two H100s (`ras/README.md`)."""
+    verdict = judge(Ranks(parse((RECORDED / f"{name}.txt").read_bytes())))
+    assert verdict.passed == passes
+    assert verdict.reason.startswith(said)
+
+
+def test_the_written_answers_have_the_lines_of_real_ones() -> None:
+    """But for numbers and addresses."""
+    written = {_shape(line) for job in (HEALTHY, KILLED, DEAD, STOPPED) for line in text(job).split("\n")}
+    for path in RECORDED.glob("*.txt"):
+        real = path.read_text().partition("OK\n")[2].partition("Warnings")[0]
+        assert {_shape(line) for line in real.split("\n")} <= written, path.name
+
+
+def _shape(line: str) -> str:
+    line = re.sub(r" \(NVML \d+\)", "", line)
+    return re.sub(r"[0-9a-f]{16}|\d+(\.\d+)*", "N", " ".join(line.split()))
 
 
 def test_many_are_counted_and_some_are_named() -> None:

@@ -9,7 +9,7 @@ from sglang_roce_entry.group.endpoint import MAX_PORT
 from sglang_roce_entry.natural import whole_number
 from sglang_roce_entry.server.probe.connection import Connection, connected
 from sglang_roce_entry.server.probe.ras import END, MOST_BYTES, PROTOCOL, NotRas, Status, parse
-from sglang_roce_entry.server.probe.sockets import family_of, holders, read_tables, sockets_at
+from sglang_roce_entry.server.probe.sockets import family_of, holders, may_be_read, read_tables, sockets_at
 from sglang_roce_entry.server.processes import read_process
 
 _PORT = 28028  # NCCL_RAS_CLIENT_PORT of src/ras/ras_internal.h
@@ -56,6 +56,8 @@ def ask_ras(pids: Sequence[int], environ: Mapping[str, str], timeout_s: float) -
     listening = [one for one in sockets_at(port, read_tables()) if one.listens]
     owners = holders([one.inode for one in listening], family_of(pids))
     own = [one for one in listening if one.inode in owners]
+    if listening and not own and not may_be_read(pids[0]):
+        raise CannotAsk(f"the sockets of process {pids[0]} may not be read: ask as its user")
     if not own:
         whose = f"port {port} belongs to another process" if listening else f"nothing listens on port {port}"
         raise CannotAsk(

@@ -89,6 +89,11 @@ def holders(inodes: Collection[int], pids: Iterable[int]) -> dict[int, int]:
     return found
 
 
+def may_be_read(pid: int) -> bool:
+    """Return whether a process's open files may be listed."""
+    return os.access(f"/proc/{pid}/fd", os.R_OK | os.X_OK)
+
+
 def _links(pid: int) -> Iterator[str]:
     folder = f"/proc/{pid}/fd"
     try:
