@@ -170,12 +170,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("group_size", str, "N", "override the group size"),
     Setting("worker_index", str, "N", "override the worker index"),
     Setting("dist_init", _parse_port, "PORT", "rendezvous port on the leader (20000)"),
-    Setting("wait_deadline", parse_duration_s, "SECONDS", "how long to wait for the leader (1800; 0: not at all)"),
+    Setting("wait_deadline", parse_duration_s, "SECONDS", "how long to wait for the group (1800; 0: not at all)"),
     Setting(
         "meeting",
         _one_of("auto", "off"),
         "auto|off",
-        "launchers of a group meet and compare before SGLang starts; off: a worker waits for SGLang's port (auto)",
+        "compare a group's nodes before SGLang starts; off: only wait for its port (auto)",
     ),
     Setting(
         "on_timeout",

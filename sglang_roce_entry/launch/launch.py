@@ -27,7 +27,6 @@ from sglang_roce_entry.plan.inputs import (
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
 from sglang_roce_entry.problems import DEADLINE, EntryError
 from sglang_roce_entry.report.log_lines import environment_lines, handover_lines
-from sglang_roce_entry.server.ports import overridden
 
 
 def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) -> NoReturn:
@@ -54,7 +53,7 @@ def _refuse(plan: Plan) -> None:
 def final_plan(launch: Launch) -> Plan:
     """Return the plan after all waits. Raises ``EntryError`` or ``Interrupted``."""
     plan, facts, read_at = launch.settled()
-    if _meets(launch, plan, facts):
+    if plan.wait is not None and plan.wait.meets is not None:
         from sglang_roce_entry.launch.meeting import meet
 
         final = meet(launch, plan, facts)
@@ -67,19 +66,6 @@ def final_plan(launch: Launch) -> Plan:
         final = launch.planned_again(plan, facts, leader)
     _refuse(final)
     return final
-
-
-def _meets(launch: Launch, plan: Plan, facts: HostFacts) -> bool:
-    """Return whether the launchers of this group meet; where nobody opens D there is no group to begin."""
-    identity, settings = plan.identity, launch.request.settings
-    return (
-        settings.meeting == "auto"
-        and settings.wait_deadline > 0
-        and identity is not None
-        and identity.in_group
-        and identity.leader is not None
-        and not overridden(launch.request.environ, facts.sglang_version)
-    )
 
 
 def _await_group(launch: Launch, plan: Plan, facts: HostFacts) -> Leader | None:

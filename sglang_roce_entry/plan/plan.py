@@ -65,12 +65,16 @@ _SERVICE_PORTS = {
 
 @dataclass(frozen=True, slots=True)
 class WaitPlan:
-    """What a launch waits for before it hands over."""
+    """What a launch waits for before it hands over.
+
+    ``meets``: on which port the launchers of the group meet; ``None``: they do not, and SGLang is waited for.
+    """
 
     what: str  # "leader" or "own_name"
     host: str
     ports: tuple[int, ...]
     deadline_s: float
+    meets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +287,13 @@ def _wait_plan(request: Request, member: Member, command: Command | None, versio
     if identity is None or not identity.in_group or identity.leader is None or request.bare_word:
         return None  # a bare word never waits
     deadline_s = float(request.settings.wait_deadline)
+    port, elsewhere = rendezvous_port(member, command), overridden(request.environ, version)
+    # Where torch meets in somebody else's store there is no rendezvous of the leader's to meet before.
+    meets = port if request.settings.meeting == "auto" and deadline_s > 0 and not elsewhere else None
     if identity.is_leader:
-        return WaitPlan("own_name", identity.leader, (), deadline_s)
-    ports = life_ports(rendezvous_port(member, command))
-    if overridden(request.environ, version):
+        return WaitPlan("own_name", identity.leader, (), deadline_s, meets)
+    ports = life_ports(port)
+    if elsewhere:
         # Nobody opens D; the rest only attention DP does.
         ports = ports[1:] if command is not None and command.attention_dp else ()
-    return WaitPlan("leader", identity.leader, ports, deadline_s) if ports else None
+    return WaitPlan("leader", identity.leader, ports, deadline_s, meets) if ports else None

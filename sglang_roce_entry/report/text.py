@@ -136,7 +136,10 @@ def _wait(plan: Plan) -> list[str]:
     if wait.deadline_s == 0:
         return [f"not at all (wait-deadline 0), although there is a group ({wait.host})"]
     if wait.what == "own_name":
-        return [f"until {wait.host} resolves to this pod, at most {wait.deadline_s:g} s"]
+        then = f", then until the whole group has met on its port {wait.meets}" if wait.meets is not None else ""
+        return [f"until {wait.host} resolves to this pod{then}, at most {wait.deadline_s:g} s"]
+    if wait.meets is not None:
+        return [f"until the whole group has met on {wait.host} port {wait.meets}, at most {wait.deadline_s:g} s"]
     ports = ", ".join(str(port) for port in wait.ports)
     return [f"until {wait.host} accepts on one of {ports}, at most {wait.deadline_s:g} s"]
 

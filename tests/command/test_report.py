@@ -170,7 +170,7 @@ def test_text_has_all_a_tired_person_needs(run: Run) -> None:
         "NO_VERBS",
         "/dev/infiniband/uverbs0 does not exist",
         "NCCL_IB_GID_INDEX=5",
-        "until sglang-0.sglang.default accepts on one of 20000, 20001, 20013",
+        "until the whole group has met on sglang-0.sglang.default port 20000",
         "--node-rank 1",
         "A launch would go ahead.",
     ):
