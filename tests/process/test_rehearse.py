@@ -59,6 +59,11 @@ def test_a_group_that_agrees(cluster: Cluster, families: Sequence[int]) -> None:
         (index, "present", 8) for index in range(3)
     ]
     assert [node["address"] for node in documents[0]["nodes"]] == [node.address for node in (leader, *workers)]
+    # Each has dialled the one before and the one after it.
+    assert {(edge["from"], edge["to"]) for edge in documents[0]["reach"]} == {
+        (one, other) for one in range(3) for other in range(3) if one != other
+    }
+    assert all(edge["ok"] for edge in documents[0]["reach"])
     for launch in launches:
         launch.assert_not_started()
 
