@@ -140,9 +140,9 @@ def _volcano(job: Manifest, _all: list[Manifest]) -> Iterator[Member]:
 
 def _grove(owner: Manifest, _all: list[Manifest]) -> Iterator[Member]:
     """Put behind until 2026-08 (ai-dynamo/grove ``docs/user-guide/03_environment-variables-for-pod-discovery``)."""
-    name, template = owner["metadata"]["name"], owner["spec"]["template"]
-    (group,) = template["podCliqueScalingGroups"]
-    cliques = {clique["name"]: clique["spec"] for clique in template["cliques"]}
+    name, whole = owner["metadata"]["name"], owner["spec"]["template"]
+    (group,) = whole["podCliqueScalingGroups"]
+    cliques = {clique["name"]: clique["spec"] for clique in whole["cliques"]}
     sizes = [cliques[clique]["replicas"] for clique in group["cliqueNames"]]
     scaling_group, service = f"{name}-0-{group['name']}", f"{name}-0.{NAMESPACE}.svc.cluster.local"
     leader = f"{scaling_group}-0-{group['cliqueNames'][0]}-0.{service}"
@@ -159,7 +159,10 @@ def _grove(owner: Manifest, _all: list[Manifest]) -> Iterator[Member]:
                 "GROVE_PCSG_INDEX": "0",
                 "GROVE_PCSG_TEMPLATE_NUM_PODS": str(sum(sizes)),
             }
-            yield Member(_template(owner, {"spec": cliques[clique]["podSpec"]}), rank, leader, after=after)
+            # These two replace what a template says of them (operator/api/common/labels.go).
+            labels = {"app.kubernetes.io/name": after["GROVE_PCLQ_NAME"], "app.kubernetes.io/part-of": name}
+            template = {"metadata": {"labels": labels}, "spec": cliques[clique]["podSpec"]}
+            yield Member(_template(owner, template), rank, leader, after=after)
             rank += 1
 
 

@@ -36,6 +36,14 @@ def test_every_controller_of_the_table_has_its_manifest() -> None:
         assert ("SGLang cannot take back" in said and "kubectl delete pod" in said) == fate.startswith("**"), name
 
 
+@each_file
+def test_the_pods_that_it_deletes_are_its_own(path: Path) -> None:
+    text = " ".join(path.read_text().replace("\n#", " ").split())
+    for label, value in re.findall(r"kubectl delete pod -l ([\w./]+)=(\w+)", text):
+        for member in members(parse(path.read_text())):
+            assert member.pod.labels[label] == value
+
+
 def _text(name: str) -> str:
     return (K8S / "other-controllers" / name).read_text()
 
