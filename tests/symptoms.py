@@ -216,9 +216,9 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "refuses connections on",
-        "The leader's pod is up, but its SGLang has not opened the rendezvous: it is still importing, or it "
+        "The leader's pod is up, but neither its launcher nor its SGLang is there: it has not started, has refused, or "
         "crashed. SGLang alone: `1/2 clients joined` after 600 s",
-        "kubectl logs",
+        "the leader's launcher is not there yet",
         argv=(*WORKER, "--leader-address", "127.0.0.1", *MODEL),
     ),
     Symptom(

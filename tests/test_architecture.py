@@ -28,6 +28,7 @@ VOCABULARY = {
     "named_file",
     "natural",
     "output",
+    "probe_kinds",
     "unexpanded",
     "yaml_text",
 }

@@ -8,9 +8,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from sglang_roce_entry.command.probing import TIMEOUT_VARIABLE, give_verdict, kinds_of
+from sglang_roce_entry.probe_kinds import TIMEOUT_VARIABLE, kinds_of
 
 _PROBE = "--probe"
 _GARBAGE_AFTER = 50_000  # objects; a long wait gets there in the end
@@ -24,21 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fill_standard_descriptors()
     arguments = tuple(sys.argv[1:] if argv is None else argv)
     environ = dict(os.environ)
-    kinds = _plain_probe(arguments, environ)
+    kinds = kinds_of(_plain(arguments)) if not environ.get(TIMEOUT_VARIABLE) else None
     if kinds is not None:
+        from sglang_roce_entry.command.probing import give_verdict
+
         return give_verdict(kinds)
     from sglang_roce_entry.command.forms import run
 
     return run(arguments, environ)
 
 
-def _plain_probe(arguments: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the kinds of ``--probe KINDS`` without anything else, ``None`` for what is to be read in full."""
-    if environ.get(TIMEOUT_VARIABLE):
-        return None
+def _plain(arguments: tuple[str, ...]) -> str:
+    """Return ``KINDS`` of ``--probe KINDS`` alone, else an empty text: it is to be read in full."""
     if len(arguments) == 1:
         arguments = tuple(arguments[0].split("=", 1))
-    return kinds_of(arguments[1]) if len(arguments) == 2 and arguments[0] == _PROBE else None
+    return arguments[1] if len(arguments) == 2 and arguments[0] == _PROBE else ""
 
 
 def _fill_standard_descriptors() -> None:

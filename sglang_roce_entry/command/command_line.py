@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from sglang_roce_entry import MODES
-from sglang_roce_entry.command.probing import kinds_of
 from sglang_roce_entry.command.settings import BY_FLAG, Setting, bad_value
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
+from sglang_roce_entry.probe_kinds import kinds_of
 from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.entry import launch_form, sglang_arguments
 from sglang_roce_entry.server.spellings import find_option

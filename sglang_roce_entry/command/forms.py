@@ -9,11 +9,11 @@ import os
 from collections.abc import Mapping
 
 from sglang_roce_entry.command.command_line import PAGES, asked_mode, parse_command_line
-from sglang_roce_entry.command.probing import TIMEOUT_VARIABLE, give_verdict, kinds_of
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import write_stdout
+from sglang_roce_entry.probe_kinds import TIMEOUT_VARIABLE, kinds_of
 from sglang_roce_entry.problems import OK, Interrupted, UsageError, as_failure
 
 
@@ -51,8 +51,14 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
             write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)
         raise
     if invocation.mode == "probe":
+        from sglang_roce_entry.command.probing import give_verdict
+
+        # Other settings do not concern a probe.
+        needed = bool(invocation.flags) or invocation.policy is not None or bool(environ.get(TIMEOUT_VARIABLE))
         return give_verdict(
-            kinds_of(invocation.mode_value) or (), invocation.rest, lambda: _limit_s(invocation, environ)
+            kinds_of(invocation.mode_value) or (),
+            invocation.rest,
+            lambda: read_settings(invocation.flags, environ, invocation.policy).probe_timeout if needed else None,
         )
     if invocation.mode in PAGES:
         from sglang_roce_entry.command.manual import page
@@ -66,13 +72,6 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
 
         return run_mode(invocation, environ, log)
     return _start(invocation, environ, log)
-
-
-def _limit_s(invocation: Invocation, environ: Mapping[str, str]) -> float | None:
-    """Return the time limit that was set for a probe. Other settings do not concern it. Raises ``EntryError``."""
-    if not invocation.flags and invocation.policy is None and not environ.get(TIMEOUT_VARIABLE):
-        return None
-    return read_settings(invocation.flags, environ, invocation.policy).probe_timeout
 
 
 def _start(asked: Invocation | UsageError, environ: Mapping[str, str], log: Log) -> int:

@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from sglang_roce_entry.output import squeezed, write_stdout
+from sglang_roce_entry.probe_kinds import RANKS
 from sglang_roce_entry.problems import OK, UNHEALTHY, EntryError
-from sglang_roce_entry.server.probe.kinds import KINDS, RANKS, TIMEOUT_S, Verdict, cannot_tell, run_probe
-
-#: The only setting of a probe; where it is set all are read.
-TIMEOUT_VARIABLE = "SGLANG_ROCE_PROBE_TIMEOUT"
-
-
-def kinds_of(text: str) -> tuple[str, ...] | None:
-    """Return the kinds of ``liveness`` or ``liveness,ranks``; ``None`` if one of them is none."""
-    kinds = tuple(dict.fromkeys(text.split(",")))
-    return kinds if all(kind in KINDS for kind in kinds) else None
+from sglang_roce_entry.server.probe.kinds import TIMEOUT_S, Verdict, cannot_tell, run_probe
 
 
 def give_verdict(

@@ -94,7 +94,7 @@ def _status(
             waiting_for=full_name,
             cause=failure.cause,
             elapsed_s=round(elapsed_s, 1),
-            deadline_s=deadline_s,
+            deadline_s=round(deadline_s, 1),
             next_try_s=round(next_try_s, 2),
         )
 

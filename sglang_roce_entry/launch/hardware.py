@@ -19,7 +19,7 @@ from sglang_roce_entry.host.facts import ACTIVE, ROCE_V2, HostFacts
 
 #: The time between two reads that must agree: the kernel fills a table from a work queue.
 _SETTLE_S = 0.3
-_DEFINITE = frozenset({Reason.VERBS_DENIED, Reason.USER_EXCLUDED, Reason.EXTERNAL_PLUGIN})
+_DEFINITE = frozenset({Reason.VERBS_DENIED, Reason.NO_PROVIDER, Reason.USER_EXCLUDED, Reason.EXTERNAL_PLUGIN})
 _SUBSYSTEMS = ("infiniband", "infiniband_verbs", "net")
 
 

@@ -291,8 +291,9 @@ DEFECTS: dict[str, Defect] = {
     "old distribution": Defect("image", "too old for current wheels", "Ubuntu 22.04", _check(glibc="2.27")),
     "old rdma-core": Defect("image", "ibv_reg_mr_iova2", "Ubuntu 22.04", _check(rdma_core="17.1")),
     "no provider": Defect(
-        "image", "no verbs provider for mlx5_0 (mlx5)", "ibverbs-providers",
+        "verbs", "libibverbs does not list it", "ibverbs-providers",
         lambda node: node.files.update({"/etc/libibverbs.d/rxe.driver": node.files.pop("/etc/libibverbs.d/mlx5.driver")}),
+        code=69, status="fail",
     ),
     "no libibverbs": Defect(
         "image", "libibverbs cannot be loaded", "libibverbs1", _facts(libibverbs="no such file"), code=69, status="fail"

@@ -26,8 +26,8 @@ def test_for_people(run: Run) -> None:
     ran = run(*WAITING, "--model-path", "/m", environ=ENVIRON)
     assert ran.code == 124, ran.err
     assert re.search(
-        r"^sglang-roce-entry: waiting for the leader 127\.0\.0\.1: refuses connections on 64900, "
-        r"64901, 64913 \(0 of 1 s, next try in 0\.\d s\); the leader's SGLang has not opened its port yet",
+        r"^sglang-roce-entry: waiting for the leader's launcher 127\.0\.0\.1: 127\.0\.0\.1 refuses connections on "
+        r"64900 \(0(\.\d)? of 1 s, next try in 0\.\d s\); the leader's launcher is not there yet, or has gone: see its log",
         without_times(ran.err),
         re.MULTILINE,
     ), ran.err
@@ -41,7 +41,7 @@ def test_for_machines(run: Run) -> None:
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     waits = [line for line in lines if "cause" in line]
     assert waits, lines
-    assert waits[0]["waiting_for"] == "the leader 127.0.0.1"
+    assert waits[0]["waiting_for"] == "the leader's launcher 127.0.0.1"
     assert "refuses connections" in waits[0]["cause"]
     assert waits[0]["deadline_s"] == 1.0
     assert 0 <= waits[0]["elapsed_s"] < 1

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sglang_roce_entry.probe_kinds import LIVENESS, READINESS, STARTUP
 from sglang_roce_entry.server.probe.ask import ANSWERED, HUNG, NO_HEALTH, NOT_HTTP, Answer, Target, ask
 from sglang_roce_entry.server.probe.connection import Connection
 from sglang_roce_entry.server.probe.grpc import NO_WORD, NOT_SERVING, SERVING, health_of
-from sglang_roce_entry.server.probe.kinds import LIVENESS, READINESS, STARTUP, probe
+from sglang_roce_entry.server.probe.kinds import probe
 from sglang_roce_entry.server.running import Found
 from tests.layers import skip_or_fail
 from tests.server.test_probe import _no_file, _run, certificate, http_server, raw_server

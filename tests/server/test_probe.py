@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.probe_kinds import LIVENESS, OF_HEALTH, READINESS, STARTUP
 from sglang_roce_entry.server.entry import sglang_arguments
 from sglang_roce_entry.server.probe.ask import (
     ANSWERED,
@@ -28,7 +29,7 @@ from sglang_roce_entry.server.probe.ask import (
     Target,
     ask,
 )
-from sglang_roce_entry.server.probe.kinds import LIVENESS, OF_HEALTH, READINESS, STARTUP, probe
+from sglang_roce_entry.server.probe.kinds import probe
 from sglang_roce_entry.server.processes import RunningProcess, processes_here
 from sglang_roce_entry.server.running import Found, is_launcher, pick
 from tests.layers import skip_or_fail

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sglang_roce_entry.named_file import read_in
+from sglang_roce_entry.probe_kinds import LIVENESS, RANKS, READINESS, STARTUP
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.arguments import read_arguments
 from sglang_roce_entry.server.probe.ask import (
@@ -41,9 +42,6 @@ from sglang_roce_entry.server.probe.ask import (
 )
 from sglang_roce_entry.server.running import Found, running_here
 
-STARTUP, READINESS, LIVENESS, RANKS = "startup", "readiness", "liveness", "ranks"
-OF_HEALTH = (STARTUP, READINESS, LIVENESS)
-KINDS = (*OF_HEALTH, RANKS)
 _HEALTH, _PING = "/health", "/ping"
 _DEFAULT_HOST = "127.0.0.1"  # SGLang's --host
 _NOT_SGLANG = "SGLang does not redirect, something else answers here"

@@ -13,10 +13,11 @@ from functools import partial
 
 from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.natural import whole_number
+from sglang_roce_entry.probe_kinds import RANKS
 from sglang_roce_entry.problems import ConfigurationError
 from sglang_roce_entry.server.arguments import UserArguments, read_arguments
 from sglang_roce_entry.server.probe.ask_ras import CannotAsk, ask_ras, environment_of
-from sglang_roce_entry.server.probe.kinds import RANKS, Verdict, cannot_tell
+from sglang_roce_entry.server.probe.kinds import Verdict, cannot_tell
 from sglang_roce_entry.server.probe.ras import ASYNCHRONOUS, Communicators, Process, Rank, Status
 from sglang_roce_entry.server.running import Found, running_here
 
