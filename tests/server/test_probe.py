@@ -554,7 +554,7 @@ def test_a_probe_loads_http_only_to_ask_a_server_and_nothing_of_a_launch() -> No
     loaded = set(done.stdout.split())
     assert not loaded & {"requests", "urllib3", "http.client", "ssl", "yaml", "threading"}
     rooms = {name.split(".")[1] for name in loaded if name.startswith("sglang_roce_entry.")}
-    assert rooms == {"server", "group", "problems", "named_file"}
+    assert rooms == {"server", "group", "problems", "named_file", "probe_kinds"}
 
 
 def test_a_process_is_read_as_the_kernel_shows_it(tmp_path: Path) -> None:
