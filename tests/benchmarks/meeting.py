@@ -91,7 +91,7 @@ def table(result: dict[str, Any]) -> str:
     played = text_table(
         columns, [[row["size"], row["last_s"], row["cpu_s"], row["mb"]] for row in result["played"]]
     )
-    return f"{launchers}\n{text_table(columns, played)}\nwanted: {WANTED}"
+    return f"{launchers}\n{played}\nwanted: {WANTED}"
 
 
 def _processes(size: int) -> dict[str, Any]:
