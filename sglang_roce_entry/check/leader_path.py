@@ -29,6 +29,7 @@ _SIDECARS = {
     "Istio": ((15001, 15006), 'sidecar.istio.io/inject: "false"'),
     "Linkerd": ((4140, 4143), "linkerd.io/inject: disabled"),
 }
+_NO_SIDECAR = ", ".join(annotation for _, annotation in _SIDECARS.values())
 _LOOKUP_S = 2.0
 _CONNECT_S = 2.0
 _MTU_S = 3.0
@@ -148,8 +149,7 @@ def _no_sign_of_life(where: str, answer: Answer) -> CheckItem:
     return warn(
         PORT,
         f"{where} {answer.detail}",
-        'keep a service mesh out of the pods of a group (sidecar.istio.io/inject: "false", linkerd.io/inject: '
-        "disabled); on the leader: ss -ltnp",
+        f"keep a service mesh out of the pods of a group ({_NO_SIDECAR}); on the leader: ss -ltnp",
     )
 
 

@@ -9,10 +9,11 @@ from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.launch.rehearsing import Rehearsed, rehearse
+from sglang_roce_entry.launch.steps import Refused
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.inputs import read_request
-from sglang_roce_entry.problems import EntryError, as_failure, deciding
+from sglang_roce_entry.problems import EntryError, as_failure
 from sglang_roce_entry.report.json import as_json
 from sglang_roce_entry.report.rehearsal import as_text, refusal_document
 
@@ -28,12 +29,8 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
         log.problem(failure)
         return end_launch(failure, (), 0.0, log)
     write_stdout(as_json(done.shown) if invocation.mode_value == "json" else as_text(done.shown))
-    first = deciding(done.verdict.problems)
-    if first is None:
-        return done.verdict.exit_code
-    others = tuple(one for one in done.verdict.problems if one is not first)
-    failure = EntryError(first.code, first.message, first.hint, first.exit_code)
-    return end_launch(failure, others, 0.0, log)
+    refused = Refused.by(done.verdict.problems)
+    return done.verdict.exit_code if refused is None else end_launch(refused, refused.others, 0.0, log)
 
 
 def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> Rehearsed:

@@ -18,6 +18,13 @@ from sglang_roce_entry.group.endpoint import IpAddress, literal
 ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE = "accepted", "refused", "timed out", "unreachable"
 
 
+#: What to look at where a connect is answered by nothing.
+NO_ANSWER_HINT = (
+    "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
+    "reach each other on all TCP ports"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectOutcome:
     """The outcome of one round of connects: the address and port that accepted, or why none did."""
@@ -85,11 +92,16 @@ def connect_any(
     return _outcome(accepted, causes)
 
 
+def tcp_socket(address: IpAddress, flags: int = 0) -> socket.socket:
+    """Return a TCP socket of this address's family, which no child inherits. Raises ``OSError``."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | flags)
+
+
 def _connecting(address: IpAddress, port: int) -> tuple[socket.socket | None, int]:
     """Return a connecting socket, or ``None`` and the errno of a connect that is over (0: accepted)."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
-        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        one = tcp_socket(address, socket.SOCK_NONBLOCK)
     except OSError as error:
         return None, error.errno or errno.EAFNOSUPPORT  # a kernel without IPv6
     try:

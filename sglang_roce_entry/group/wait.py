@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.group.attempts import NotYet, Result, Surroundings, WaitPolicy, seconds, within
-from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome, connect_any, port_is_free
+from sglang_roce_entry.group.connect import (
+    ACCEPTED,
+    NO_ANSWER_HINT,
+    REFUSED,
+    TIMED_OUT,
+    ConnectOutcome,
+    connect_any,
+    port_is_free,
+)
 from sglang_roce_entry.group.endpoint import MAX_PORT, IpAddress, literal
 from sglang_roce_entry.group.names import FRESH_S, NotResolved, Resolver
 from sglang_roce_entry.problems import CONFIGURATION, DEADLINE, EntryError
@@ -186,10 +194,7 @@ def _look_at(cause: str, host: str) -> str:
     if cause == REFUSED:
         return f"the leader's SGLang has not opened its port yet: kubectl logs {pod}"
     if cause == TIMED_OUT:
-        return (
-            "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
-            "reach each other on all TCP ports"
-        )
+        return NO_ANSWER_HINT
     return "this pod has no route to the leader: check the pod network"
 
 

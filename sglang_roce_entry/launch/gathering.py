@@ -16,7 +16,7 @@ from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import answering, wire
 from sglang_roce_entry.group.meeting.caller import Called, Caller, Met, There
-from sglang_roce_entry.group.meeting.card import Card, Refusal
+from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.compare import Rules, judge
 from sglang_roce_entry.group.meeting.comparison.reach import judge_reach
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
@@ -109,12 +109,8 @@ class Gathering:
             if row.netdev is not None and row.gid is not None
         ]
         facts = read_card_facts(self.launch.host, rails)
-        refusal = self.refusal
-        refused = None
-        if refusal is not None:
-            refused = Refusal(refusal.code, refusal.message, refusal.hint, refusal.exit_code)
-        maker = CardMaker(self.launch.request, plan, facts, self._group, is_secret_variable, time.time, refused)
-        card = maker.make(nonce)
+        request, why = self.launch.request, self.refusal
+        card = CardMaker(request, plan, facts, self._group, is_secret_variable, time.time, why).make(nonce)
         if door is None:
             return card
         return replace(card, own=replace(card.own, reach_address=door.address, reach_port=door.port))
@@ -200,6 +196,13 @@ class Gathering:
         if self.identity.size > _WHOLE_TABLE:
             return Concluded(verdict)
         return Concluded(verdict, json.dumps(self.document, separators=(",", ":")).encode())
+
+    def say_whom_it_calls(self) -> None:
+        """Log who this worker is and whom it calls."""
+        who = self.identity
+        self.launch.log.say(
+            f"worker {who.index} of {who.size}: calling the leader {self.name.host} on {self.port}"
+        )
 
     def call(self, within_s: float, there: There | None = None) -> Met:
         """Call the leader until it has told the verdict. Raises ``EntryError`` (124)."""

@@ -46,8 +46,9 @@ def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) 
 
 
 def _refuse(plan: Plan) -> None:
-    if plan.first_error is not None:
-        raise Refused.by_plan(plan)
+    refused = Refused.by(plan.problems)
+    if refused is not None:
+        raise refused
 
 
 def final_plan(launch: Launch) -> Plan:

@@ -13,10 +13,9 @@ from sglang_roce_entry.group.meeting.leader import enough_descriptors
 from sglang_roce_entry.group.wait import Awaited, life_ports
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.gathering import LAUNCH, Gathering
-from sglang_roce_entry.launch.steps import Launch, Refused
+from sglang_roce_entry.launch.steps import Launch, Refused, log_problems
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.problems import DEADLINE, EntryError, deciding
-from sglang_roce_entry.report.folding import folded_problems
+from sglang_roce_entry.problems import DEADLINE, EntryError
 from sglang_roce_entry.report.rehearsal import table_lines
 
 #: A refusal is every pod's end within two seconds: so long others may still come and be told with the rest.
@@ -36,8 +35,9 @@ def meet(launch: Launch, plan: Plan, facts: HostFacts) -> Plan:
         raise ValueError("nobody meets without an identity")
     gathering = Gathering(launch, plan.identity, plan, facts, LAUNCH, _PATIENCE_S)
     one = _Meeting(gathering)
-    if plan.first_error is not None:
-        raise Refused.by_plan(plan, one.tell)
+    refused = Refused.by(plan.problems, one.tell)
+    if refused is not None:
+        raise refused
     try:
         one.lead() if plan.identity.is_leader else one.call()
     except Refused:
@@ -76,8 +76,8 @@ class _Meeting:
         """Call the leader, and return when all may go."""
         one, launch = self.gathering, self._launch
         self._ports(None)
-        who, command = self._identity, one.plan.command
-        launch.log.say(f"worker {who.index} of {who.size}: calling the leader {one.name.host} on {one.port}")
+        command = one.plan.command
+        one.say_whom_it_calls()
         beside = life_ports(one.port)[1:] if command is not None and command.attention_dp else ()
         met = one.call(one.remaining_s, There(command.ranks if command is not None else None, beside))
         if met.ahead is None:
@@ -125,14 +125,10 @@ class _Meeting:
 
     def _heed(self, verdict: Verdict, held: MeetingLeader | None) -> None:
         """Log the verdict, and raise it where it is one against the group."""
-        for problem in folded_problems(verdict.problems):
-            self._launch.log.problem(problem)
-        first = deciding(verdict.problems)
-        if first is None:
-            warnings = len(verdict.problems)
-            said = f"{warnings} warning{'s' if warnings != 1 else ''}" if warnings else "all nodes agree"
-            self._launch.log.say(f"the group of {self._identity.size} has met: {said}")
-            return
-        others = tuple(one for one in verdict.problems if one is not first)
-        failure = EntryError(first.code, first.message, first.hint, first.exit_code)
-        raise Refused(failure, others, held.stay if held is not None else None)
+        log_problems(verdict.problems, self._launch.log)
+        refused = Refused.by(verdict.problems, held.stay if held is not None else None)
+        if refused is not None:
+            raise refused
+        warnings = len(verdict.problems)
+        said = f"{warnings} warning{'s' if warnings != 1 else ''}" if warnings else "all nodes agree"
+        self._launch.log.say(f"the group of {self._identity.size} has met: {said}")

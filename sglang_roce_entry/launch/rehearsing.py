@@ -68,8 +68,7 @@ def _lead(one: Gathering) -> Rehearsed:
 
 
 def _call(one: Gathering) -> Rehearsed:
-    who = one.identity
-    one.launch.log.say(f"worker {who.index} of {who.size}: calling the leader {one.name.host} on {one.port}")
+    one.say_whom_it_calls()
     met = one.call(one.remaining_s)
     alone = _shown_alone(one, met.verdict)
     return Rehearsed(received_document(met.document, alone.shown), met.verdict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -18,7 +18,7 @@ from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.inputs import Leader, Member, Request, found_leader, read_facts
 from sglang_roce_entry.plan.plan import Plan, make_plan
-from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem
+from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem, deciding
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.log_lines import decision_lines
 
@@ -45,12 +45,10 @@ class Refused(EntryError):
         self.pause = pause
 
     @classmethod
-    def by_plan(cls, plan: Plan, pause: Callable[[float], None] | None = None) -> Refused:
-        """Return the end of a plan with errors: the first in the order of the stages decides."""
-        if plan.first_error is None:
-            raise ValueError("a plan without errors refuses nothing")
-        others = (one for one in plan.problems if one is not plan.first_error)
-        return cls(plan.first_error, others, pause)
+    def by(cls, problems: Sequence[Problem], pause: Callable[[float], None] | None = None) -> Refused | None:
+        """Return the end that these problems are, the first error deciding; ``None`` without an error."""
+        first = deciding(problems)
+        return cls(first, (one for one in problems if one is not first), pause) if first is not None else None
 
 
 def log_problems(problems: Iterable[Problem], log: Log) -> None:

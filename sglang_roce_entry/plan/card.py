@@ -14,6 +14,7 @@ from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.compared.agreement import comparable_arguments
 from sglang_roce_entry.server.redaction import masked
 
@@ -41,13 +42,13 @@ class CardMaker:
     group: str
     is_secret: Callable[[str], bool]
     clock: Callable[[], float]
-    refusal: Refusal | None = None
+    refusal: EntryError | None = None
 
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
         rails = rails_of(self.plan, self.facts)
-        first, namespace = self.plan.first_error, self.facts.network_namespace
+        first, namespace = self.plan.first_error or self.refusal, self.facts.network_namespace
         own = Own(
             address=str(control.address) if control.address is not None else None,
             interface=control.interface,
@@ -63,7 +64,7 @@ class CardMaker:
             pod_name(self.request),
             own,
             dict(self._common(nonce, rails)),
-            Refusal(first.code, first.message, first.hint, first.exit_code) if first is not None else self.refusal,
+            Refusal(first.code, first.message, first.hint, first.exit_code) if first is not None else None,
         )
 
     def _common(self, nonce: str, rails: tuple[Rail, ...]) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.group.attempts import NotYet
+from sglang_roce_entry.group.connect import NO_ANSWER_HINT, tcp_socket
 from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import shown
@@ -85,9 +86,7 @@ def connect(addresses: Sequence[IpAddress], port: int, within_s: float) -> tuple
     causes: list[NotYet] = []
     limit_s = max(0.05, min(wire.CONNECT_S, within_s / max(1, len(addresses))))
     for address in addresses:
-        one = socket.socket(
-            socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
-        )
+        one = tcp_socket(address)
         try:
             one.settimeout(limit_s)
             one.connect((str(address), port))
@@ -102,11 +101,7 @@ def connect(addresses: Sequence[IpAddress], port: int, within_s: float) -> tuple
 
 def _not_connected(address: IpAddress, port: int, failure: OSError) -> NotYet:
     if isinstance(failure, TimeoutError):
-        return NotYet(
-            f"{address} does not answer on {port}",
-            "a NetworkPolicy or firewall drops the packets, or the address is stale: the pods of a group must "
-            "reach each other on all TCP ports",
-        )
+        return NotYet(f"{address} does not answer on {port}", NO_ANSWER_HINT)
     if isinstance(failure, (ConnectionRefusedError, ConnectionResetError)):
         return NotYet(
             f"{address} refuses connections on {port}",

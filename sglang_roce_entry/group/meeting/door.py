@@ -11,8 +11,10 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
+from ipaddress import ip_address
 
-from sglang_roce_entry.group.endpoint import IpAddress, literal
+from sglang_roce_entry.group.connect import tcp_socket
+from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import keyed_digest
 from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
@@ -27,8 +29,7 @@ class Door:
 
     def __init__(self, address: IpAddress, nonce: str, index: int) -> None:
         self._nonce, self._index = nonce, index
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._listener = tcp_socket(address, socket.SOCK_NONBLOCK)
         try:
             self._listener.bind((str(address), 0))
             self._listener.listen(_MOST_GUESTS)
@@ -129,9 +130,7 @@ def _call(to: Neighbour, nonce: str, own_index: int) -> Edge:
         return Edge(own_index, to.index, False, detail)
 
     where = f"{to.address} port {to.port}"
-    address = literal(to.address)
-    family = socket.AF_INET6 if address is not None and address.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as one:
+    with tcp_socket(ip_address(to.address)) as one:
         one.settimeout(wire.REACH_CONNECT_S)
         try:
             one.connect((to.address, to.port))

@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+from sglang_roce_entry.group.connect import tcp_socket
 from sglang_roce_entry.group.endpoint import IpAddress
 from sglang_roce_entry.group.meeting.card import LINE_BYTES, PROTOCOL, shown
 
@@ -129,8 +130,7 @@ def listen_on(address: IpAddress, port: int) -> socket.socket:
     What it accepts inherits SO_REUSEADDR, else a connection in TIME_WAIT would hold the port for 60 s. Raises
     ``OSError``.
     """
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    listener = tcp_socket(address, socket.SOCK_NONBLOCK)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), port))

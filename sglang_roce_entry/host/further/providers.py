@@ -39,5 +39,6 @@ def listed_by_files(tree: Tree, hcas: Iterable[Hca]) -> tuple[str, ...] | None:
 
     For a recording in which libibverbs was not asked.
     """
-    names = {hca.name: missing_provider(hca, verbs_providers(tree)) for hca in hcas}
+    providers = verbs_providers(tree)
+    names = {hca.name: missing_provider(hca, providers) for hca in hcas}
     return tuple(name for name, missing in names.items() if missing is None) if any(names.values()) else None
