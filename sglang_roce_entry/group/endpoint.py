@@ -19,6 +19,21 @@ class EndpointError(ValueError):
         self.fix = fix
 
 
+#: KEP-898 of kubernetes-sigs/lws: the leader is called <name>-<first 8 of the group's key>.
+_HASH_DIGITS = 8
+
+
+def ends_in_its_number(label: str) -> bool:
+    """Return whether a leader's pod is named by its number, so that its workers' names follow from its own.
+
+    A leader whose name does not end in its number has a hash in the names of its workers (LeaderWorkerSet's
+    pod_controller.go); so may one whose number is as long as the hash of ``groupIdentity: Hash``, which can be all
+    digits.
+    """
+    stem, _, number = label.rpartition("-")
+    return bool(stem) and number.isascii() and number.isdecimal() and len(number) < _HASH_DIGITS
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A host (without brackets) and a port."""

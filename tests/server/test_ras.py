@@ -124,6 +124,7 @@ def test_many_are_counted_and_some_are_named() -> None:
     [
         (Group(16, 2, ""), "node 1, process"),
         (Group(16, 2, "sglang-5d4f.sglang"), "node 1, process"),  # a hash in the names of its workers
+        (Group(16, 2, "sglang-40917263.sglang"), "node 1, process"),  # a hash too, of digits alone
         (Group(32, 4, "sglang-0.sglang"), "(process"),  # a smaller communicator: its ranks are others'
         (Group(16, 1, "sglang-0.sglang"), "(process"),
         (Group(), "(process"),

@@ -10,16 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.endpoint import ends_in_its_number, literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.names import system_addresses
 
 #: So many are named in a sentence, and looked up: the first of them tell the cause.
 MOST_NAMED = 8
 
-
-#: KEP-898 of kubernetes-sigs/lws: the leader is called <name>-<first 8 of the group's key>.
-_HASH_DIGITS = 8
 
 FIRST_STATUS_S, STATUS_EVERY_S = 1.0, 30.0
 #: So long before a status DNS is asked what it will say.
@@ -66,13 +63,11 @@ def pod_names(identity: Identity, own_name: str, environ: Mapping[str, str]) -> 
     """Return the host name of each index, as its source gives it; an empty text where it does not.
 
     LeaderWorkerSet names workers ``<leader>-<index>`` (pod_controller.go), an Indexed Job ``<job>-<index>``, both
-    in the leader's Service. A leader whose name does not end in its number has a hash in the names of its workers;
-    so may one whose number is as long as the hash of LeaderWorkerSet's ``groupIdentity: Hash``, often all digits.
+    in the leader's Service.
     """
     label, dot, domain = (identity.leader or "").partition(".")
     stem, _, number = label.rpartition("-")
-    numbered = bool(stem) and number.isascii() and number.isdecimal() and len(number) < _HASH_DIGITS
-    if not numbered or not dot or literal(identity.leader or "") is not None:
+    if not ends_in_its_number(label) or not dot or literal(identity.leader or "") is not None:
         return lambda _index: ""
     if "LWS_*" in identity.source:
         return lambda index: f"{label}-{index}.{domain}" if index else f"{label}.{domain}"

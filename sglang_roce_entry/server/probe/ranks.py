@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sglang_roce_entry.group.endpoint import ends_in_its_number
 from sglang_roce_entry.named_file import read_in
 from sglang_roce_entry.natural import whole_number
 from sglang_roce_entry.probe_kinds import RANKS
@@ -60,9 +61,7 @@ class Group:
             return ""
         index = rank.number // (self.world // self.nodes)
         pod = self.leader.partition(".")[0]
-        number = pod.rpartition("-")[2]
-        # Without a number at its end it has a hash in the names of its workers (pod_controller.go).
-        if not number.isascii() or not number.isdecimal():
+        if not ends_in_its_number(pod):
             return f"node {index}"
         return f"node {index}, pod {pod}-{index}" if index else f"node {index}, pod {pod}"
 
