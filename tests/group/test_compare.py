@@ -173,6 +173,8 @@ def test_one_machine() -> None:
     assert together.verdict().problems[0].message.startswith("0 (sglang-0), 1 (sglang-0-1) are on one machine")
     colliding = together.but(1, namespace="namespace0").verdict()
     assert problems(colliding) == [("error", "MACHINE_SHARED")]
+    [problem] = together.but(2, machine="machine0", namespace="namespace1").verdict().problems
+    assert problem.message.startswith("1 (sglang-0-1), 2 (sglang-0-2) are on one machine and share its network")
     assert problems(group().but(1, machine=None).but(2, machine=None).verdict()) == []
 
 

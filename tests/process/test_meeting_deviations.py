@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+import sglang_roce_entry
 from tests.process.command import START_S, python_path
 from tests.process.group import OPTIONS, lws, nodes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from tests.process.nodes import Cluster, Launch
 
 pytestmark = pytest.mark.netns
 
 MODEL = ("--model-path", "/models/none")
-#: From the last arrival to the line in every pod's log.
-VERDICT_S = 2.0
+#: From the last arrival to the line in every pod's log; and for each interpreter that shares two cores at that moment.
+VERDICT_S, STARTING_S = 2.0, 0.5
 MEETS_S = 60.0
 DEVIANT = 2
 NAMED = "2 (sglang-0-2)"
 
 
 class Deviation(NamedTuple):
-    """What the deviant is given, and the code and exit code that its group gets."""
+    """What the deviant is given, and the code and exit code that its group gets; ``modules``: by file, their source."""
 
     code: str
     exit_code: int
@@ -35,6 +36,7 @@ class Deviation(NamedTuple):
     sglang: Sequence[str] = ()
     variables: Mapping[str, str] = {}
     distributions: Mapping[str, str] = {}
+    modules: Mapping[str, str] = {}
 
 
 #: Installed on every node, so that one can have another release.
@@ -44,16 +46,33 @@ RELEASES = {
     "mooncake-transfer-engine": "0.3.7",
     "nvidia-nvshmem-cu12": "3.4.5",
 }
+PACKAGE = Path(sglang_roce_entry.__file__)
+#: The launcher of another release: another version, the same modules.
+OTHER_LAUNCHER = f"""{PACKAGE.read_text(encoding="utf-8")}
+__version__ = "0.0.9"
+__path__ = [{str(PACKAGE.parent)!r}]
+"""
+AHEAD = """
+import time
+true = time.time
+time.time = lambda: true() + 30
+"""
+#: By the key of the comparison; arguments and variables in words.
 DEVIATIONS = {
-    "SGLang": Deviation("SGLANG_DIFFERS", 78, distributions={"sglang": "0.5.22"}),
-    "NCCL": Deviation("VERSION_DIFFERS", 0, distributions={"nvidia-nccl-cu12": "2.27.5"}),
+    "sglang": Deviation("SGLANG_DIFFERS", 78, distributions={"sglang": "0.5.22"}),
+    "nccl": Deviation("VERSION_DIFFERS", 0, distributions={"nvidia-nccl-cu12": "2.27.5"}),
     "torch": Deviation("VERSION_DIFFERS", 0, distributions={"torch": "2.8.0"}),
-    "Mooncake": Deviation("VERSION_DIFFERS", 0, distributions={"mooncake-transfer-engine": "0.3.6"}),
-    "NVSHMEM": Deviation("VERSION_DIFFERS", 0, distributions={"nvidia-nvshmem-cu12": "3.3.20"}),
+    "mooncake": Deviation("VERSION_DIFFERS", 0, distributions={"mooncake-transfer-engine": "0.3.6"}),
+    "nvshmem": Deviation("VERSION_DIFFERS", 0, distributions={"nvidia-nvshmem-cu12": "3.3.20"}),
     "model": Deviation("ARGUMENT_DIFFERS", 78, sglang=("--model-path", "/models/other")),
     "dtype": Deviation("ARGUMENT_DIFFERS", 78, sglang=("--dtype", "half")),
     "chunked prefill": Deviation("ARGUMENT_DIFFERS", 78, sglang=("--chunked-prefill-size", "4096")),
-    "GPUs": Deviation("GPUS_DIFFER", 78, options=("--gpus", "4")),
+    "gpus": Deviation("GPUS_DIFFER", 78, options=("--gpus", "4")),
+    "an argument in no table": Deviation("ARGUMENT_DIFFERS", 0, sglang=("--nsa-prefill-backend-of-later", "2")),
+    "launcher": Deviation("VERSION_DIFFERS", 0, modules={"sglang_roce_entry/__init__.py": OTHER_LAUNCHER}),
+    "clock": Deviation("CLOCK_DIFFERS", 0, modules={"sitecustomize.py": AHEAD}),
+    "a variable of Mooncake": Deviation("VARIABLE_DIFFERS", 0, variables={"MC_SLICE_SIZE": "65536"}),
+    "a variable of NVSHMEM": Deviation("VARIABLE_DIFFERS", 0, variables={"NVSHMEM_SYMMETRIC_SIZE": "2G"}),
     "a variable of NCCL": Deviation("VARIABLE_DIFFERS", 0, variables={"NCCL_ALGO": "Ring"}),
     "a variable of SGLang": Deviation("VARIABLE_DIFFERS", 0, variables={"SGLANG_USE_MODELSCOPE": "1"}),
     "a variable under strict": Deviation("VARIABLE_DIFFERS", 78, variables={"UCX_TLS": "tcp"}),
@@ -61,9 +80,14 @@ DEVIATIONS = {
 }
 
 
-def installed(folder: Path, standin: Path, changed: Mapping[str, str]) -> str:
-    """Return a PYTHONPATH with the stand-in and metadata of all releases, some of them changed."""
+def installed(
+    folder: Path, standin: Path, changed: Mapping[str, str], modules: Mapping[str, str] | None = None
+) -> str:
+    """Return a PYTHONPATH with the stand-in and metadata of all releases, some of them changed, and ``modules``."""
     packages = folder / "packages"
+    for name, source in (modules or {}).items():
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text(source, encoding="utf-8")
     for name, version in {**RELEASES, **changed}.items():
         made = packages / f"{name.replace('-', '_')}-{version}.dist-info"
         made.mkdir(parents=True)
@@ -81,7 +105,7 @@ def everywhere(launches: Sequence[Launch], code: str, named: str, exit_code: int
     for launch in launches:
         line = launch.wait_for_line(rf"\[{code}\]", MEETS_S)
         assert named in line.text, launch.account()
-        assert line.at_s - arrived_s < VERDICT_S, launch.account()
+        assert line.at_s - arrived_s < VERDICT_S + STARTING_S * len(launches), launch.account()
     for launch in launches:
         assert launch.wait_exit(START_S) == exit_code, launch.account()
         if exit_code:
@@ -94,10 +118,8 @@ def test_who_deviates_is_named_on_every_pod(
 ) -> None:
     """A warning lets the group go on; under `strict` it is an error."""
     nodes = nodes_of(cluster, 3)
-    same, other = (
-        installed(tmp_path / name, standin, changed)
-        for name, changed in (("same", {}), ("other", deviation.distributions))
-    )
+    same = installed(tmp_path / "same", standin, {})
+    other = installed(tmp_path / "other", standin, deviation.distributions, deviation.modules)
     strict = ("--strict",) if deviation.exit_code and deviation.code == "VARIABLE_DIFFERS" else ()
     launches = []
     for index, node in enumerate(nodes):
@@ -151,6 +173,24 @@ def test_an_index_twice_is_everybodys_end(cluster: Cluster) -> None:
         line = launch.wait_for_line(r"\[INDEX_TWICE\]", 1).text
         assert nodes[1].address in line
         assert nodes[2].address in line
+
+
+def test_two_in_one_network_are_everybodys_end(cluster: Cluster) -> None:
+    """Two pods of one node on its network: who they are, and not the third, which is on this machine as well."""
+    nodes = nodes_of(cluster, 2)
+    launches = [
+        nodes[min(index, 1)].start(
+            [*OPTIONS, "--wait-deadline", "60", *MODEL],
+            {**lws(index, 3), "POD_NAME": f"sglang-0-{index}" if index else "sglang-0"},
+        )
+        for index in range(3)
+    ]
+    everywhere(
+        launches,
+        "MACHINE_SHARED",
+        "error: 1 (sglang-0-1), 2 (sglang-0-2) are on one machine and share its network",
+        78,
+    )
 
 
 def test_one_of_sixty_four(cluster: Cluster) -> None:

@@ -129,22 +129,26 @@ def _one_machine(members: Sequence[Member], pods: Mapping[int, str]) -> Iterator
         if member.card.own.machine is not None:
             machines.setdefault(member.card.own.machine, []).append(member)
     for together in machines.values():
-        who = listed(sorted({member.card.index for member in together}), pods)
-        if len({member.card.index for member in together}) < 2:
+        indices = sorted({member.card.index for member in together})
+        if len(indices) < 2:
             continue
-        namespaces = Counter(member.card.own.namespace for member in together)
-        del namespaces[None]
-        if any(times > 1 for times in namespaces.values()):
+        networks: dict[str, set[int]] = {}
+        for member in together:
+            if member.card.own.namespace is not None:
+                networks.setdefault(member.card.own.namespace, set()).add(member.card.index)
+        colliding = [sorted(those) for those in networks.values() if len(those) > 1]
+        for those in colliding:
             yield config_error(
                 "MACHINE_SHARED",
-                f"{who} are on one machine and share its network: SGLang's ports collide",
+                f"{listed(those, pods)} are on one machine and share its network: SGLang's ports collide",
                 "put each pod on a node of its own (podAntiAffinity, or all of a node's GPUs in each pod), or do "
                 "without hostNetwork; on one machine on purpose: --meeting off",
             )
-        else:
+        if not colliding:
             yield warning(
                 "MACHINE_SHARED",
-                f"{who} are on one machine: they share its NICs, and NCCL connects them through them",
+                f"{listed(indices, pods)} are on one machine: they share its NICs, and NCCL connects them through "
+                "them",
                 "put each pod on a node of its own: podAntiAffinity, or request all GPUs of a node in each pod",
             )
 
