@@ -217,6 +217,7 @@ def await_own_name(
         found = name.addresses(within_s)
         own = set(own_addresses())
         mine = [address for address in found if address in own or address.is_loopback]
+        mine.sort(key=lambda address: address.is_loopback)
         if mine:
             only_ipv6 = all(address.version == 6 for address in found)
             return Awaited(mine[0], None, around.clock() - started, only_ipv6)

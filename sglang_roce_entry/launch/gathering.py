@@ -71,7 +71,7 @@ class Gathering:
         self.launch, self.identity, self.plan = launch, identity, plan
         self._leader: Leader | None = None
         self.refusal: EntryError | None = None
-        self.document: Mapping[str, Any] | None = None
+        self._concluded_from: tuple[Gathered, Verdict] | None = None
         self._facts, self._read_at = facts, monotonic()
         self._kind, self._patience_s = kind, patience_s
         self._started = monotonic()
@@ -156,8 +156,9 @@ class Gathering:
                 "correct --dist-init-addr, or remove it where the group names its leader",
                 CONFIGURATION,
             )
-        self.launch.log.say(f"the group of {self.identity.size} meets on {address} port {self.port}")
-        door = open_door(address, nonce, 0)
+        at = self._met_at(address)
+        self.launch.log.say(f"the group of {self.identity.size} meets on {at} port {self.port}")
+        door = open_door(address, nonce, 0) if at == address else None
         lookups = Lookups()
         names_of = pod_names(self.identity, pod_name(request), request.environ)
         names = Names(names_of, lookups.known, lookups.ask, lookups.addresses)
@@ -167,7 +168,7 @@ class Gathering:
             return self._conclude(self._with_new_card(gathered, nonce, door))
 
         try:
-            listener = self._listener(address)
+            listener = self._listener(at)
         except EntryError:
             if door is not None:
                 door.close()
@@ -176,6 +177,16 @@ class Gathering:
             listener, terms, self.own_card(nonce, door), conclude, self.launch.log.say, names, door
         )
         return held.hold(), held
+
+    def _met_at(self, address: IpAddress) -> IpAddress:
+        """Return where the group meets: at the leader's address, if that is one that others can call.
+
+        Debian gives a host's own name 127.0.1.1 in its /etc/hosts, while all others get its real address by DNS:
+        there everything is listened on, as SGLang does it.
+        """
+        if not address.is_loopback or literal(self.name.host) is not None:
+            return address
+        return ip_address("0.0.0.0" if address.version == 4 else "::")  # noqa: S104
 
     def _with_new_card(self, gathered: Gathered, nonce: str, door: Door | None) -> Gathered:
         """Return what was gathered with this node's card as it is now: the last member may come after an hour."""
@@ -192,10 +203,16 @@ class Gathering:
 
     def _conclude(self, gathered: Gathered) -> Concluded:
         verdict = self.verdict(gathered)
-        self.document = document(self.identity, gathered, verdict)
-        if self.identity.size > _WHOLE_TABLE:
-            return Concluded(verdict)
-        return Concluded(verdict, json.dumps(self.document, separators=(",", ":")).encode())
+        self._concluded_from = gathered, verdict
+        if self._kind == LAUNCH or self.identity.size > _WHOLE_TABLE:
+            return Concluded(verdict)  # nobody would show it
+        text = json.dumps(self.document, separators=(",", ":")).encode()
+        return Concluded(verdict, text if len(text) <= wire.MOST_OF_A_TABLE else None)
+
+    @property
+    def document(self) -> Mapping[str, Any] | None:
+        """The document of the meeting that this node has held; of 10,000 nodes it takes seconds."""
+        return document(self.identity, *self._concluded_from) if self._concluded_from is not None else None
 
     def say_whom_it_calls(self) -> None:
         """Log who this worker is and whom it calls."""

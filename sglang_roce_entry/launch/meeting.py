@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic, sleep
 
 from sglang_roce_entry.group import wait as waiting
@@ -66,9 +67,10 @@ class _Meeting:
         self._ports(awaited.address)
         with enough_descriptors(self._identity.size):
             concluded, held = one.lead(awaited)
-            for line in table_lines(one.document) if one.document is not None else ():
-                launch.log.say(line)
-            self._heed(concluded.verdict, held)
+        document = one.document
+        for line in table_lines(document) if document is not None else ():
+            launch.log.say(line)
+        self._heed(concluded.verdict, held)
         rendezvous = ("*", one.port, "rendezvous, --dist-init-addr")
         waiting.await_free_ports([rendezvous], WaitPolicy(_FREE_AGAIN_S, 0.1, 0.01), one.around)
 
@@ -107,7 +109,12 @@ class _Meeting:
         awaited = self._own_name(within_s)
         with enough_descriptors(self._identity.size):
             _, held = one.lead(awaited)
-            held.stay(until - monotonic())
+        self._stay(held, until - monotonic())
+
+    def _stay(self, held: MeetingLeader, linger_s: float) -> None:
+        """Tell late callers why the group does not start; they may be many."""
+        with enough_descriptors(self._identity.size):
+            held.stay(linger_s)
 
     def _own_name(self, within_s: float) -> Awaited:
         return self._launch.await_own_name(self.gathering.name, WaitPolicy(within_s), self.gathering.around)
@@ -126,7 +133,7 @@ class _Meeting:
     def _heed(self, verdict: Verdict, held: MeetingLeader | None) -> None:
         """Log the verdict, and raise it where it is one against the group."""
         log_problems(verdict.problems, self._launch.log)
-        refused = Refused.by(verdict.problems, held.stay if held is not None else None)
+        refused = Refused.by(verdict.problems, partial(self._stay, held) if held is not None else None)
         if refused is not None:
             raise refused
         warnings = len(verdict.problems)

@@ -129,11 +129,12 @@ def received_document(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str
     if text is None:
         return own
     try:
-        document = {**_safe(json.loads(text)), "identity": own["identity"]}
+        received = {**_safe(json.loads(text)), "identity": own["identity"]}
+        document = {name: received[name] for name in own}  # a newer leader knows more
         as_text(document)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return own
-    return document if document.keys() == own.keys() else own
+    return document
 
 
 def _safe(value: Any) -> Any:

@@ -44,20 +44,29 @@ class Room:
         self.gathered: Gathered | None = None
         #: What DNS gives for names; ``None``: the group's names are not known.
         self.addresses: Mapping[str, tuple[str, ...]] | None = {}
+        #: What DNS answers only when it is asked.
+        self.unasked: Mapping[str, tuple[str, ...]] = {}
+        #: So long a verdict takes.
+        self.concludes_in_s = 0.0
         names = Names(
             lambda index: f"sglang-0-{index}.sglang" if self.addresses is not None else "",
             lambda _name: "does not resolve",
-            lambda _names: None,
+            self._look_up,
             self._addresses_of,
         )
         terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
         self.table = Table(terms, own, self, self._conclude, self.log.append, self.clock, self.clock, names)
+
+    def _look_up(self, names: Sequence[str]) -> None:
+        if self.addresses is not None:
+            self.addresses = {**{name: self.unasked.get(name, ()) for name in names}, **self.addresses}
 
     def _addresses_of(self, name: str) -> tuple[str, ...] | None:
         return (self.addresses or {}).get(name)
 
     def _conclude(self, gathered: Gathered) -> Concluded:
         self.gathered = gathered
+        self.now_s += self.concludes_in_s
         verdict = judge(gathered.members, gathered.commons, RULES)
         problems = (*verdict.problems, *judge_reach(gathered.edges, gathered.members))
         missing = error("LATE", " ".join(str(one.index) for one in gathered.absent), "", DEADLINE)

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.group.meeting.card import (
     LINE_BYTES,
+    MOST_RAILS,
+    SENTENCE_CHARACTERS,
     BadCard,
     Own,
+    Rail,
     Refusal,
     digest_of,
     keyed_digest,
@@ -43,6 +46,16 @@ def test_a_refusal_travels() -> None:
     refusal = Refusal("NO_USABLE_HCA", "no port", "look", 69)
     card = make("g", 2, 1, "pod", Own(), {}, refusal)
     assert read_card(card.line()).refusal == refusal
+
+
+def test_the_longest_refusal_and_the_most_rails_travel() -> None:
+    refusal = Refusal("NO_USABLE_HCA", "no port " * 1000, "look " * 1000, 69)
+    rails = tuple(Rail(f"mlx5_{number}", 1, None, None, None, None, None) for number in range(100))
+    read = read_card(make("g", 2, 1, "pod", Own(rails=rails), {}, refusal).line())
+    assert read.own.rails == rails[:MOST_RAILS]
+    assert read.refusal is not None
+    assert read.refusal.message == refusal.message[:SENTENCE_CHARACTERS] + "..."
+    assert read.refusal.hint == refusal.hint[:SENTENCE_CHARACTERS] + "..."
 
 
 def test_the_size_of_a_card_is_bounded_whatever_the_pod_sets() -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import LeaderName
-from sglang_roce_entry.problems import EntryError
+from sglang_roce_entry.problems import DEADLINE, EntryError
 from tests.group.meetings import GROUP, NONCE, of_this_meeting
 from tests.group.members import RULES, group
 
@@ -258,6 +259,39 @@ def test_a_leader_that_is_killed_is_called_again() -> None:
 def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         return int(one.getsockname()[1])
+
+
+def test_one_that_begins_to_greet_is_called_again_until_the_deadline() -> None:
+    with socket.create_server((str(HERE), 0)) as server:
+        opened: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    opened.append(server.accept()[0])
+                    opened[-1].sendall(wire.GREETING[:9])
+
+        threading.Thread(target=serve, daemon=True).start()
+        around = Surroundings(say=lambda *_words, **_fields: None)
+        name = LeaderName(str(HERE), Resolver(), around, "")
+        cards = of_this_meeting(group(2))
+        caller = Caller(int(server.getsockname()[1]), GROUP, 1, lambda _called: cards[1], around)
+        begin = time.monotonic()
+        with pytest.raises(EntryError) as caught:
+            caller.attend(name, WaitPolicy(3.0))
+        assert time.monotonic() - begin < 4.0
+        server.shutdown(socket.SHUT_RDWR)
+        for one in opened:
+            one.close()
+    assert caught.value.exit_code == DEADLINE
+    assert "begins to greet like a launcher and stays silent" in caught.value.message
+
+
+def test_who_answers_is_known_in_time(serving: Callable[[Callable[[socket.socket], None]], socket.socket]) -> None:
+    one = serving(lambda _one: None)
+    begin = time.monotonic()
+    assert who_answers(one, 0.2).kind == SILENT
+    assert time.monotonic() - begin < wire.GREETING_S
 
 
 def test_a_caller_without_a_leader_ends_at_its_deadline() -> None:

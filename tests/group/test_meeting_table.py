@@ -407,3 +407,42 @@ def test_who_has_stopped_retrying_does_not_count() -> None:
     passes(room, members, 4, "10.0.0.4", "10.0.0.5")
     run(room, members, 30)
     assert not any(member.went for member in members)
+
+
+@pytest.mark.parametrize("size", [40, 300])
+def test_everybody_of_a_large_group_may_have_gone_ahead(size: int) -> None:
+    """DNS is asked for all of them, also beyond the few that a sentence names."""
+    room, members = gathered(size)
+    room.addresses = {}
+    room.unasked = {
+        f"sglang-0-{index}.sglang": (f"10.0.{index // 200}.{index % 200 + 1}",) for index in range(size)
+    }
+    gone = [
+        addresses[0] for name, addresses in room.unasked.items() if name[9:-7].isdigit() and int(name[9:-7]) > 2
+    ]
+    passes(room, members[:2], 20, *gone)
+    assert all(member.went for member in members[:2])
+    assert room.gathered is not None
+    assert [one.index for one in room.gathered.absent] == list(range(3, size))
+
+
+def test_a_verdict_that_takes_long_leaves_time_for_its_acknowledgement() -> None:
+    room, members = gathered()
+    room.concludes_in_s = 2 * terms.ACK_S
+    for _ in range(20):
+        for member in members:
+            member.act()
+        room.table.tick()
+        room.table.tick()  # the network is slower than the leader
+    assert all(member.went for member in members)
+    assert room.log == []
+
+
+def test_a_text_that_is_owed_does_not_hold_up_a_refusal() -> None:
+    room, members = gathered()
+    members[2].card = refusing(members[2].card)
+    others = [member for member in members if member.card.index != 5]
+    odd = of_this_meeting(group(SIZE).but(5, {"nccl": "2.21.5"}))[5]
+    room.table.received(room.dial("10.0.0.6"), wire.CARD + b" " + odd.line() + b"\n")
+    run(room, others, 2.0)
+    assert [member.verdict.exit_code for member in others if member.verdict] == [69] * len(others)

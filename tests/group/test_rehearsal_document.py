@@ -155,6 +155,14 @@ def test_what_the_leader_sends_is_shown_with_the_own_identity() -> None:
     assert received_document(json.dumps(whole).encode(), own) == {**whole, "identity": own["identity"]}
 
 
+def test_what_a_newer_leader_knows_besides_is_left_out() -> None:
+    whole, own = rehearsed(group(8)), rehearsed(group(1))
+    assert received_document(json.dumps({**whole, "weather": []}).encode(), own) == {
+        **whole,
+        "identity": own["identity"],
+    }
+
+
 def test_nothing_that_was_sent_is_printed_raw() -> None:
     whole, own = rehearsed(group(4).but(2, {"sglang": "0.5.22"})), rehearsed(group(1))
     for node in whole["nodes"]:

@@ -244,14 +244,22 @@ def test_strangers_disturb_no_neighbour(door: Door) -> None:
             one.close()
 
 
+def drops(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(4 * int(wire.REACH_S)):
+            one.sendall(b"x")
+            time.sleep(0.4)
+
+
 @pytest.mark.parametrize(
     ("attend", "said"),
     [
         (lambda one: one.close(), "accepts and closes: a proxy"),
         (lambda one: one.sendall(b"HTTP/1.1 400 Bad Request\r\n"), "answered by something else"),
         (lambda one: time.sleep(wire.REACH_S), "accepts and stays silent: a proxy"),
+        (drops, "accepts and stays silent: a proxy"),
     ],
-    ids=["closes", "HTTP", "silent"],
+    ids=["closes", "HTTP", "silent", "byte by byte"],
 )
 def test_what_answers_for_a_neighbour_is_no_neighbour(attend: Callable[[socket.socket], None], said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -230,6 +230,15 @@ def test_an_own_name_that_stays_foreign() -> None:
     assert "10.0.0.2" in caught.value.message
 
 
+def test_an_address_that_others_can_call_comes_before_a_loopback_one() -> None:
+    """Debian's /etc/hosts gives a host's own name 127.0.1.1."""
+    own = ip_address("127.0.1.1")
+    world = World(name=lambda _t: (own, ONE))
+    resolver: Any = world
+    leader = LeaderName("sglang-0.sglang", resolver, world.around, "look at DNS")
+    assert await_own_name(leader, lambda: [ONE], WaitPolicy(10), world.around).address == ONE
+
+
 def test_only_ipv6_is_reported() -> None:
     world = World(name=lambda _t: (SIX,))
     assert world.leader(10).only_ipv6

@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,6 +63,17 @@ def begun_s(launch: Launch) -> float:
     """Return when the launch executed SGLang."""
     launch.wait_record(MEETS_S)
     return launch.record_path.stat().st_mtime
+
+
+def test_a_hosts_file_that_gives_the_leader_a_loopback_address(cluster: Cluster, tmp_path: Path) -> None:
+    """As Debian's does: the others know its real address, and find it there."""
+    nodes = nodes_of(cluster, 2)
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {LEADER_ADDRESS} sglang-0\n")
+    nodes[0].mount_over(Path("/etc/hosts"), hosts)
+    for launch in started(nodes):
+        launch.wait_record(MEETS_S)
+        assert "the group of 2 has met" in launch.text()
 
 
 @pytest.mark.parametrize("families", [(4,), (6,)], ids=["IPv4", "IPv6"])

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from sglang_roce_entry.group.attempts import NotYet
 from sglang_roce_entry.group.connect import NO_ANSWER_HINT, tcp_socket
@@ -36,21 +37,22 @@ def who_greets(one: socket.socket) -> Answer:
         return _greeted(b"")
 
 
-def who_answers(one: socket.socket) -> Answer:
-    """Return who is at the other end; of a meeting nothing has been read.
+def who_answers(one: socket.socket, within_s: float = wire.GREETING_S + wire.ANSWER_S) -> Answer:
+    """Return who is at the other end, known ``within_s``; of a meeting nothing has been read.
 
     What is open and silent is asked, in the same connection: that may be torch's store, but also a server of
     another kind, a proxy with a dead end, a process that is stopped, or a connection that only this side's kernel
     takes for one (SYN cookies). Silence is never taken for SGLang.
     """
+    until = monotonic() + within_s
     try:
-        one.settimeout(wire.GREETING_S)
+        one.settimeout(_at_most(wire.GREETING_S, until))
         try:
             first = one.recv(64, socket.MSG_PEEK)
         except TimeoutError:
             question = wire.QUESTION + os.urandom(1)
             one.sendall(question)
-            one.settimeout(wire.ANSWER_S)
+            one.settimeout(_at_most(wire.ANSWER_S, until))
             first = one.recv(64, socket.MSG_PEEK)
             if first and question.endswith(first[:4]):
                 one.recv(4, socket.MSG_WAITALL)
@@ -60,6 +62,11 @@ def who_answers(one: socket.socket) -> Answer:
     except OSError:
         first = b""
     return _greeted(first)
+
+
+def _at_most(seconds: float, until: float) -> float:
+    """Return a socket's timeout of ``seconds`` that ends by ``until``; 0 would make it one that never blocks."""
+    return max(0.01, min(seconds, until - monotonic()))
 
 
 def _greeted(first: bytes) -> Answer:

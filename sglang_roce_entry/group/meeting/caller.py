@@ -137,7 +137,7 @@ class Caller:
             except NotYet:
                 continue
             with one:
-                if who_answers(one).kind == SGLANG:
+                if who_answers(one, until - self._around.clock()).kind == SGLANG:
                     said = f"SGLang waits for its workers on {address} port {port}"
                     return Met(Verdict(), ahead=said, address=address)
         return None
@@ -159,13 +159,13 @@ class Caller:
         )
 
     def _meet(self, one: socket.socket, until: float, address: IpAddress, only_ipv6: bool) -> Met:
-        answer = who_answers(one)
+        answer = who_answers(one, until - self._around.clock())
         if answer.kind == SGLANG:
             return self._sglang(answer)
         if answer.kind != MEETING:
             raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
         lines = _Lines(one, self._around.clock)
-        nonce = self._greeted(lines.next(wire.MOST_OF_A_GREETING, self._around.clock() + wire.ANSWER_S))
+        nonce = self._greeted(lines, until)
         door = open_door(ip_address(str(one.getsockname()[0]).partition("%")[0]), nonce, self._index)
         try:
             card = self._make_card(Called(nonce, address, only_ipv6, door))
@@ -213,10 +213,17 @@ class Caller:
         except (ValueError, TypeError, RecursionError) as failure:
             raise NotYet("the leader's launcher sent no neighbours", "give all pods the same image") from failure
 
-    def _greeted(self, line: bytes) -> str:
-        """Return the nonce of the meeting that ``line`` opens. Raises :class:`NotYet`."""
+    def _greeted(self, lines: _Lines, until: float) -> str:
+        """Return the nonce of the meeting that the first of ``lines`` opens. Raises :class:`NotYet`."""
         try:
+            line = lines.next(wire.MOST_OF_A_GREETING, min(until, self._around.clock() + wire.ANSWER_S))
             greeting = wire.read_greeting(line)
+        except TimeoutError as failure:
+            raise NotYet(
+                "begins to greet like a launcher and stays silent",
+                "see whether the leader's launcher hangs: its log, ss -ltnp",
+                1.0,
+            ) from failure
         except ValueError as failure:
             raise NotYet(
                 "something that greets like a launcher answers there, and is none", "ss -ltnp", 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from sys import intern
 from typing import Any
 
@@ -23,6 +23,8 @@ PROTOCOL = 1
 LINE_BYTES = 65536
 #: A hostile card costs its line and no more: texts are cut, lists end.
 TEXT_CHARACTERS, VALUE_CHARACTERS, MOST_RAILS, MOST_KEYS = 256, 400, 64, 2000
+#: A refusal is the one thing that every pod's log will say.
+SENTENCE_CHARACTERS = 600
 _LARGEST_GROUP = 1_000_000
 
 
@@ -125,6 +127,10 @@ def make(
     kept = {shown(key): _value(value) for key, value in sorted(common.items())[:MOST_KEYS]}
     if len(_json(kept)) > LINE_BYTES:
         kept = _fitting({key: value if len(value) < 32 else _short_digest(value) for key, value in kept.items()})
+    own = replace(own, rails=own.rails[:MOST_RAILS])
+    if refusal is not None:
+        message, hint = (shown(text, SENTENCE_CHARACTERS) for text in (refusal.message, refusal.hint))
+        refusal = replace(refusal, message=message, hint=hint)
     return Card(group, size, index, shown(pod), digest_of(_json(kept)), own, refusal, kept)
 
 
@@ -237,11 +243,11 @@ def _list(document: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
-def _text(document: Mapping[str, Any], name: str) -> str:
+def _text(document: Mapping[str, Any], name: str, characters: int = TEXT_CHARACTERS) -> str:
     value = document[name]
     if not isinstance(value, str):
         raise BadCard(f"{name} is not a text")
-    return shown(value)
+    return shown(value, characters)
 
 
 def _number(document: Mapping[str, Any], name: str, lowest: float, highest: float) -> float:
@@ -307,7 +313,7 @@ def _interned(text: str | None) -> str | None:
 def _refusal(document: Any) -> Refusal:
     return Refusal(
         code=_text(document, "code"),
-        message=_text(document, "message"),
-        hint=_text(document, "hint"),
+        message=_text(document, "message", SENTENCE_CHARACTERS + 3),
+        hint=_text(document, "hint", SENTENCE_CHARACTERS + 3),
         exit_code=_whole(document, "exit_code", 1, 255),
     )

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
+from time import monotonic
 
 from sglang_roce_entry.group.connect import tcp_socket
 from sglang_roce_entry.group.endpoint import IpAddress
@@ -138,11 +139,12 @@ def _call(to: Neighbour, nonce: str, own_index: int) -> Edge:
             return gap(f"{where} does not answer: packets are dropped on the way")
         except OSError as failure:
             return gap(f"{where} {_refused(failure)}")
+        until = monotonic() + wire.REACH_S - wire.REACH_CONNECT_S
         one.settimeout(wire.REACH_S - wire.REACH_CONNECT_S)
         expected = _proof(nonce, to.index, own_index)
         try:
             one.sendall(b"%s reach %d %s\n" % (wire.GREETING, own_index, _proof(nonce, own_index, to.index)))
-            answer = _line(one)
+            answer = _line(one, until)
         except TimeoutError:
             return gap(f"{where} accepts and stays silent: a proxy answers there, not the launcher")
         except OSError:
@@ -164,9 +166,10 @@ def _refused(failure: OSError) -> str:
     return f"gives {failure.strerror!r}"
 
 
-def _line(one: socket.socket) -> bytes:
+def _line(one: socket.socket, until: float) -> bytes:
     inbox = b""
     while b"\n" not in inbox and len(inbox) < _LINE_BYTES:
+        one.settimeout(max(0.01, until - monotonic()))  # also where it comes byte by byte
         data = one.recv(_LINE_BYTES)
         if not data:
             break

@@ -14,8 +14,10 @@ from sglang_roce_entry.group.endpoint import ends_in_its_number, literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.names import system_addresses
 
-#: So many are named in a sentence, and looked up: the first of them tell the cause.
+#: So many are named in a sentence, and looked up for it: the first of them tell the cause.
 MOST_NAMED = 8
+#: Where all who are absent may have gone ahead every name counts: so many are looked up at a time, so often.
+NAMES_AT_ONCE, LOOK_UP_EVERY_S = 64, 1.0
 
 
 FIRST_STATUS_S, STATUS_EVERY_S = 1.0, 30.0
@@ -122,6 +124,7 @@ class Roll:
         self._size, self._names = size, names
         self._due, self._asked = now + FIRST_STATUS_S, False
         self._retrying: dict[str, float] = {}
+        self._next_look_up, self._turn = now, 0
         self._last_card = now
 
     def absent(self, present: Collection[int]) -> tuple[Absent, ...]:
@@ -140,13 +143,10 @@ class Roll:
         self.left.pop(index, None)
         self._last_card = now
 
-    def retries(self, address: str, now: float, present: Collection[int]) -> None:
+    def retries(self, address: str, now: float) -> None:
         """Take note that torch's client of ``address`` has looked for its store here."""
-        if address not in self._retrying:
-            if len(self._retrying) > self._size:
-                return
-            self._look_up(present)
-        self._retrying[address] = now
+        if address in self._retrying or len(self._retrying) <= self._size:
+            self._retrying[address] = now
 
     def ahead(self, now: float, present: Collection[int], addresses: Collection[str]) -> tuple[Absent, ...]:
         """Return the absent who need not be waited for, as SGLang of theirs waits for its store already.
@@ -156,7 +156,10 @@ class Roll:
         still retry. Without names there must be as many as are missing. Those that cannot be told apart are all
         or none.
         """
-        if not self._retrying or now < self._last_card + NO_CARD_FOR_S:
+        if not self._retrying:
+            return ()
+        self._look_up_in_turn(now, present)
+        if now < self._last_card + NO_CARD_FOR_S:
             return ()
         there = [
             address
@@ -190,6 +193,18 @@ class Roll:
         absent = (index for index in range(1, self._size) if index not in present and index not in self.left)
         names = map(self._names.name_of, islice(absent, MOST_NAMED))
         self._names.look_up([name for name in names if name])
+
+    def _look_up_in_turn(self, now: float, present: Collection[int]) -> None:
+        """Have the names of all who are absent looked up in turn, those that nobody has asked for first."""
+        if now < self._next_look_up:
+            return
+        self._next_look_up = now + LOOK_UP_EVERY_S
+        absent = (index for index in range(1, self._size) if index not in present)
+        names = [name for name in map(self._names.name_of, absent) if name]
+        new = [name for name in names if self._names.addresses(name) is None]
+        if not new:
+            self._turn = self._turn + NAMES_AT_ONCE if self._turn + NAMES_AT_ONCE < len(names) else 0
+        self._names.look_up(new[:NAMES_AT_ONCE] or names[self._turn : self._turn + NAMES_AT_ONCE])
 
 
 def sentence(absent: Sequence[Absent], size: int) -> str:

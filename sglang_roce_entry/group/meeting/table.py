@@ -204,14 +204,16 @@ class Table(Crowd):
 
     def _maybe_conclude(self, now: float) -> None:
         overdue = now >= self._started + self._terms.deadline_s
-        hopeless = self._hopeless_since is not None and now >= self._hopeless_since + self._terms.patience_s
+        refused_s = now - self._hopeless_since if self._hopeless_since is not None else -1.0
+        hopeless = refused_s >= self._terms.patience_s
         complete = len(self.members) == self._terms.size - 1
         ahead = () if complete else self._ahead(now)
         if not (complete or overdue or hopeless or ahead):
             return
-        if not overdue and any(digest not in self._commons for digest in self._asked):
+        late = overdue or refused_s >= self._terms.patience_s + terms.TEXTS_S
+        if not late and any(digest not in self._commons for digest in self._asked):
             return  # a moment: whoever does not answer is dropped
-        if self._hopeless_since is None and (complete or ahead) and not self._reached(now):
+        if self._hopeless_since is None and not overdue and not self._reached(now):
             return
         here = [peer.member for peer in (*self.members.values(), *self._twins) if peer.member is not None]
         edges = self._ring.edges() if self._ring is not None else ()
@@ -220,7 +222,7 @@ class Table(Crowd):
             Gathered([self._own, *here], self._commons, absent, edges, overdue and not complete and not ahead)
         )
         self._round += 1
-        self.phase, self._phase_since, self._ring = ACKNOWLEDGE, now, None
+        self.phase, self._phase_since, self._ring = ACKNOWLEDGE, self._clock(), None
         for peer in (*self.members.values(), *self._twins):
             self._tell(peer)
 
@@ -296,7 +298,7 @@ class Table(Crowd):
     # ------------------------------------------------------------------------------------ who is absent
 
     def _retries(self, peer: Peer) -> None:
-        self._roll.retries(peer.address, self._clock(), self.members)
+        self._roll.retries(peer.address, self._clock())
 
     def absent(self) -> tuple[Absent, ...]:
         """Return who is not here."""

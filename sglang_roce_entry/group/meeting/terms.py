@@ -14,6 +14,8 @@ from sglang_roce_entry.group.meeting.missing import Absent
 #: Seconds for a card or a common text; a caller from which bytes keep coming gets a few times that.
 STEP_S, SLOWEST_S = 5.0, 30.0
 ACK_S, PONG_S, CLOSE_S, SWEEP_S = 5.0, 2.0, 1.0, 0.25
+#: So long a verdict on a group that cannot start waits for texts that are owed.
+TEXTS_S = 0.5
 #: Connections without a card beyond the size of the group; texts of members that differ.
 STRANGERS, COMMONS = 256, 64
 

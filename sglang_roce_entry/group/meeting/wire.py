@@ -29,6 +29,7 @@ WANT, PING, STATUS, TABLE, VERDICT, GO, AGAIN = b"WANT", b"PING", b"STATUS", b"T
 MOST_FROM_CALLER = LINE_BYTES + 16
 #: What a leader may send in one line: the table of 256 nodes.
 MOST_FROM_LEADER = 4 << 20
+MOST_OF_A_TABLE = MOST_FROM_LEADER - 16
 #: The longest greeting: a group's name is a label of DNS.
 MOST_OF_A_GREETING = 512
 
