@@ -26,6 +26,8 @@ from sglang_roce_entry.report.rehearsal import document, received_document
 _PATIENCE_S = 30.0
 #: Who reads the verdict late is still told.
 _LINGER_S = 2.0
+#: A launch gives a predecessor a minute to end; a rehearsal asks who is there now.
+_PORTS_FREE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,13 @@ def rehearse(request: Request, host: Host, log: Log) -> Rehearsed:
 
 def _alone(one: Gathering) -> Rehearsed:
     """Return the rehearsal of one node."""
+    _test_ports(one)
     return _shown_alone(one, one.verdict(_own(one, os.urandom(8).hex())))
 
 
 def _lead(one: Gathering) -> Rehearsed:
     awaited = one.launch.await_own_name(one.name, WaitPolicy(one.remaining_s), one.around)
+    _test_ports(one)
     with enough_descriptors(one.identity.size):
         concluded, held = one.lead(awaited)
         held.stay(_LINGER_S)
@@ -68,10 +72,19 @@ def _lead(one: Gathering) -> Rehearsed:
 
 
 def _call(one: Gathering) -> Rehearsed:
+    _test_ports(one)
     one.say_whom_it_calls()
     met = one.call(one.remaining_s)
     alone = _shown_alone(one, met.verdict)
     return Rehearsed(received_document(met.document, alone.shown), met.verdict)
+
+
+def _test_ports(one: Gathering) -> None:
+    """Let this node refuse, and its group be told, where SGLang could not bind its ports here."""
+    try:
+        one.launch.await_ports(one.plan, min(_PORTS_FREE_WITHIN_S, one.remaining_s), one.around)
+    except EntryError as failure:
+        one.refusal = failure
 
 
 def _shown_alone(one: Gathering, verdict: Verdict) -> Rehearsed:

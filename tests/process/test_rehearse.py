@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.process.command import START_S
-from tests.process.group import DIST_PORT, LEADER_ADDRESS, NOTICE_S, OPTIONS, PROMPT_S, lws, nodes_of
+from tests.process.group import (
+    ATTENTION_DP,
+    DIST_PORT,
+    HTTP_PORT,
+    LEADER_ADDRESS,
+    NOTICE_S,
+    OPTIONS,
+    PROMPT_S,
+    lws,
+    nodes_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,6 +162,29 @@ def test_a_taken_port_is_said_with_what_answers_there(cluster: Cluster) -> None:
     assert "stays silent, also when asked" in shown["problems"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("taken_on", "port", "sglang", "said"),
+    [
+        (1, HTTP_PORT, MODEL, ("1 (sglang-0-1) cannot start: ", "30000 (HTTP, --port) in use")),
+        (0, DIST_PORT + 13, (*MODEL, *ATTENTION_DP), ("0 (sglang-0) cannot start: ", "20013 (attention DP, ")),
+    ],
+    ids=["HTTP of a worker", "attention DP on the leader"],
+)
+def test_a_port_that_sglang_could_not_bind_is_every_pods_end(
+    cluster: Cluster, taken_on: int, port: int, sglang: Sequence[str], said: Sequence[str]
+) -> None:
+    """What a launch would find after the meeting; the group meets all the same, and says who it is."""
+    nodes = nodes_of(cluster, 2)
+    with nodes[taken_on].listen(port):
+        launches = [node.start(rehearsal(sglang=sglang), lws(index)) for index, node in enumerate(nodes)]
+        for shown in map(document, launches):
+            assert shown["exit_code"] == 78
+            assert codes(shown) == ["PORT_TAKEN"]
+            for part in said:
+                assert part in shown["problems"][0]["message"]
+            assert [node["state"] == "refused" for node in shown["nodes"]] == [taken_on == 0, taken_on == 1]
+
+
 def test_restarts_during_the_meeting(cluster: Cluster) -> None:
     """A worker is killed and comes again, then the leader is: the group meets all the same."""
     leader, *workers = nodes_of(cluster, 3)
@@ -197,9 +230,12 @@ def test_eight_nodes_that_agree_are_a_few_lines(cluster: Cluster) -> None:
 
 
 def test_one_node_rehearses_alone(cluster: Cluster) -> None:
-    shown = document(cluster.add_node("alone").start(rehearsal()))
+    alone = cluster.add_node("alone")
+    shown = document(alone.start(rehearsal()))
     assert shown["exit_code"] == 0
     assert [node["index"] for node in shown["nodes"]] == [0]
+    with alone.listen(HTTP_PORT):
+        assert codes(document(alone.start(rehearsal()))) == ["PORT_TAKEN"]
 
 
 def test_without_an_identity_there_is_a_document(cluster: Cluster) -> None:
