@@ -101,12 +101,19 @@ class Group:
     """Leader and worker. Nothing starts by itself, and the leader's name is nowhere at first."""
 
     def __init__(
-        self, cluster: Cluster, environment: Environment, entry: Path, *arguments: str, family: int = 4
+        self,
+        cluster: Cluster,
+        environment: Environment,
+        entry: Path,
+        *arguments: str,
+        family: int = 4,
+        options: Sequence[str] = (),
     ) -> None:
         self._cluster = cluster
         self._nodes = [cluster.add_node(name, (family,)) for name in ("sglang-0", "sglang-0-1")]
         model = environment.folders["model"]
-        self._command = [str(entry), "--rdma", "off", "--model-path", str(model), *ARGUMENTS, *arguments]
+        ours = (str(entry), *options, "--rdma", "off")
+        self._command = [*ours, "--model-path", str(model), *ARGUMENTS, *arguments]
         # One core for each rank of the group, also where there is one core.
         cores = sorted(os.sched_getaffinity(0))
         self._variables = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.group import NOT_RESOLVED
+from tests.sglang.releases import SERVER
 from tests.sglang.servers import SERVES_S, D, Group, Member, listens, request
 
 if TYPE_CHECKING:
@@ -60,6 +61,23 @@ def test_tensor_parallel_over_two_nodes(cluster: Cluster, environment: Environme
         member.send(signal.SIGTERM)
     group.wait_ended([leader, worker])
     assert leader.launch.process.returncode == 0
+
+
+def test_a_rehearsal_reads_the_real_release_and_starts_nothing(
+    cluster: Cluster, environment: Environment, entry: Path
+) -> None:
+    group = Group(cluster, environment, entry, options=("--rehearse=json",))
+    group.publish_leader()
+    members = [group.start(index) for index in (1, 0)]
+    group.wait_ended(members)
+    documents = []
+    for member in members:
+        assert member.launch.process.returncode == 0, member.launch.account()
+        documents.append({**json.loads(member.launch.text("stdout")), "identity": None})
+    assert documents[0] == documents[1]
+    assert documents[0]["differences"] == []
+    for node in documents[0]["nodes"]:
+        assert node["versions"]["sglang"] == SERVER.version
 
 
 def test_a_killed_worker_ends_the_leader(cluster: Cluster, environment: Environment, entry: Path) -> None:
