@@ -174,10 +174,11 @@ def _commons(
         holders.setdefault(member.card.digest, []).append(member.card.index)
     unread = sorted(index for digest, indices in holders.items() if digest not in commons for index in indices)
     read = {digest: commons[digest] for digest in holders if digest in commons}
+    merged: dict[tuple[str, ...], tuple[int, ...]] = {}
     differing = {
         name: values
         for name in sorted({name for common in read.values() for name in common}, key=rank_of)
-        if (values := _values(name, read, holders))
+        if (values := _values(name, read, holders, merged))
     }
     releases = {common["nccl"] for common in read.values() if "nccl" in common}
     sizes = next((one.values for one in found.differences if one.key == "size"), None)
@@ -206,18 +207,25 @@ def _commons(
 
 
 def _values(
-    name: str, read: Mapping[str, Mapping[str, str]], holders: Mapping[str, Sequence[int]]
-) -> dict[str, list[int]]:
-    """Return who has which value; nothing, and without looking at anybody, where there is only one."""
+    name: str,
+    read: Mapping[str, Mapping[str, str]],
+    holders: Mapping[str, Sequence[int]],
+    merged: dict[tuple[str, ...], tuple[int, ...]],
+) -> dict[str, tuple[int, ...]]:
+    """Return who has which value; nothing, and without looking at anybody, where there is only one.
+
+    ``merged`` keeps the indices behind several digests: 2,000 keys of one odd card split the others alike.
+    """
     by_value: dict[str, list[str]] = {}
     for digest, common in read.items():
         by_value.setdefault(common.get(name, ABSENT), []).append(digest)
     if len(by_value) < 2:
         return {}
-    return {
-        value: sorted(index for digest in digests for index in holders[digest])
-        for value, digests in by_value.items()
-    }
+    for digests in by_value.values():
+        together = tuple(digests)
+        if together not in merged:
+            merged[together] = tuple(sorted(index for digest in together for index in holders[digest]))
+    return {value: merged[tuple(digests)] for value, digests in by_value.items()}
 
 
 def _partition(values: Mapping[str, Sequence[int]]) -> frozenset[tuple[int, ...]]:
