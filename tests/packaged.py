@@ -1,4 +1,4 @@
-"""The two nodes that the package carries as snapshots. ``python -m tests.packaged`` writes them anew."""
+"""The three nodes that the package carries as snapshots. ``python -m tests.packaged`` writes them anew."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROVIDERS = (
 )
 #: What the image of SGLang 0.5.10 (CUDA 12.9) has installed.
 _PACKAGES = {
-    "torch": "2.9.1+cu129",
+    "torch": "2.9.1",
     "sglang-kernel": "0.4.1",
     "mooncake-transfer-engine": "0.3.9",
     "nvidia-nvshmem-cu12": "3.4.5",
@@ -25,21 +25,23 @@ _PACKAGES = {
 _VERSIONS = {"sglang": "0.5.10", "nccl": "2.28.3", "mooncake": "0.3.9"}
 
 
-def _image(node: Node, *, shm_gib: int, own_address: str) -> None:
-    """Put SGLang's image and what the pod's manifest gives it."""
+_CLUSTER_DNS = (
+    "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"
+)
+
+
+def _image(node: Node, *, shm_gib: int, own_address: str, dns: str = _CLUSTER_DNS, cuda: str = "cu129") -> None:
+    """Put SGLang's image and what the pod's manifest, or ``docker run``, gives it."""
     node.files["/etc/os-release"] = 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nNAME="Ubuntu"\nID=ubuntu\n'
     node.files.update({f"/etc/libibverbs.d/{name}.driver": f"driver {name}\n" for name in _PROVIDERS})
-    node.files["/etc/resolv.conf"] = (
-        "search default.svc.cluster.local svc.cluster.local cluster.local\n"
-        "nameserver 10.96.0.10\noptions ndots:5\n"
-    )
+    node.files["/etc/resolv.conf"] = dns
     node.set(
         check={
             "shm_bytes": shm_gib << 30,
             "shm_free_bytes": (shm_gib << 30) - (24 << 20),
             "glibc": "2.39",
             "rdma_core": "50.0",
-            "packages": dict(_PACKAGES),
+            "packages": {**_PACKAGES, "torch": f"{_PACKAGES['torch']}+{cuda}"},
             "own_name": [own_address],
             "proxy": {"variable": None, "host": "", "no_proxy": ""},
         },
@@ -47,25 +49,26 @@ def _image(node: Node, *, shm_gib: int, own_address: str) -> None:
     )
 
 
-def _kernel(node: Node, *, release: str, ofed: str, nvidia: str) -> None:
-    """Put the versions of the node: its kernel, NVIDIA's OFED and the GPU driver."""
+def _kernel(node: Node, *, release: str, nvidia: str, ofed: str | None = None) -> None:
+    """Put the versions of the node: its kernel, the GPU driver and NVIDIA's OFED, which has one, if any."""
     node.files["/proc/sys/kernel/osrelease"] = f"{release}\n"
-    node.files["/sys/module/mlx5_core/version"] = f"{ofed}\n"
+    if ofed is not None:
+        node.files["/sys/module/mlx5_core/version"] = f"{ofed}\n"
     node.files["/proc/driver/nvidia/version"] = f"NVRM version: NVIDIA UNIX {nvidia}\n"
     node.links["/sys/bus/pci/drivers/mlx5_core/module"] = "../../../../module/mlx5_core"
 
 
-def _connectx7(hca: FakeHca, *, firmware: str, virtual: bool = False) -> FakeHca:
-    """Put the driver, the firmware and the PCI link of a card for PCIe 5.0 x16; a VF has no link of its own."""
+def _connectx7(hca: FakeHca, *, firmware: str, virtual: bool = False, lanes: int = 16) -> FakeHca:
+    """Put the driver, the firmware and the PCI link of a card for PCIe 5.0; a VF has no link of its own."""
     function = hca.path.rpartition("/infiniband/")[0]
     hca.node.links[f"{function}/driver"] = os.path.relpath("/sys/bus/pci/drivers/mlx5_core", function)
     hca.node.files[f"{hca.path}/fw_ver"] = f"{firmware}\n"
     speed = "32.0 GT/s PCIe"
     link = {
         "current_link_speed": "Unknown" if virtual else speed,
-        "current_link_width": "0" if virtual else "16",
+        "current_link_width": "0" if virtual else f"{lanes}",
         "max_link_speed": speed,
-        "max_link_width": "16",
+        "max_link_width": f"{lanes}",
     }
     hca.node.files.update({f"{function}/{name}": f"{value}\n" for name, value in link.items()})
     return hca
@@ -184,7 +187,68 @@ def cx7_pod() -> Node:
     )
 
 
-PACKAGED = {"h20-roce": h20_roce, "cx7-pod": cx7_pod}
+def spark(own: str, leader: str, *, index: int, twin: str | None = None) -> Node:
+    """Return one of two DGX Sparks on one cable, in a container on the host network, with these addresses.
+
+    Public (NVIDIA/dgx-spark-playbooks, nvidia/connect-two-sparks and nvidia/nccl): one ConnectX-7 whose two
+    sockets are two functions each, so that a cable is seen twice; their names; and the addresses. Made up: the
+    order of the GID table, PCI paths, firmware, release of the kernel, MTU.
+    """
+    node = Node()
+    node.interface("lo", "127.0.0.1/8", "::1/128", mtu=65536, gbps=0)
+    node.interface("enP7s7", f"192.168.1.2{index}/24", f"fe80::3e6d:66ff:fe00:{index}7/64", mtu=1500, gbps=10)
+    node.default_route("enP7s7")
+    for function, (domain, prefix) in enumerate(((0, "p1"), (2, "P2p1"))):
+        for socket in range(2):
+            plugged = socket == 1
+            netdev = f"en{prefix}s0f{socket}np{socket}"
+            link_local = f"fe80::3e6d:66ff:fe00:{index}{domain + socket}"
+            hca = node.hca(
+                f"roce{prefix}s0f{socket}",
+                pci=f"{domain:04x}:01:00.{socket}",
+                bridge=f"pci{domain:04x}:00/{domain:04x}:00:00.0",
+                numa=0,
+                netdevs=(netdev,),
+            )
+            _connectx7(hca, firmware="28.45.4028", lanes=4)
+            state = "4: ACTIVE" if plugged else "1: DOWN"
+            port = hca.port(gbps=200 if plugged else 40, state=state, slots=SLOTS).pair(link_local, netdev)
+            addresses = [f"{link_local}/64"] if plugged else []
+            address = (own, twin)[function] if plugged else None
+            if address is not None:
+                port.pair(address.partition("/")[0], netdev)
+                addresses.insert(0, address)
+            node.interface(netdev, *addresses, up=plugged, mtu=9000, gbps=200 if plugged else 0)
+    node.gpu("000f:01:00.0", "pci000f:00/000f:00:00.0", 0, model="NVIDIA GB10")
+    _image(node, shm_gib=32, own_address=f"192.168.1.2{index}", dns="nameserver 127.0.0.53\n", cuda="cu130")
+    _kernel(
+        node,
+        release="6.14.0-1013-nvidia",
+        nvidia="Open Kernel Module for aarch64  580.95.05  Release Build  (dvs-builder@U22-I3-AM02-24-3)",
+    )
+    node.iommu()
+    return node.set(
+        memlock="unlimited",
+        resolve={leader: [leader]},
+        routes={leader: {"interface": "enp1s0f1np1", "source": own.partition("/")[0]}},
+        open={"/dev/nvidia0": "ok"},
+        gpus=1,
+        uid=0,
+        libibverbs="ok",
+        environ={
+            "SGLANG_ROCE_LEADER_ADDRESS": leader,
+            "SGLANG_ROCE_GROUP_SIZE": "2",
+            "SGLANG_ROCE_WORKER_INDEX": f"{index}",
+        },
+    )
+
+
+def gb10() -> Node:
+    """Return the second DGX Spark as ``link-local: [ipv4]`` of NVIDIA's playbook leaves it: its twin has no address."""
+    return spark("169.254.35.63/16", "169.254.35.62", index=1)
+
+
+PACKAGED = {"h20-roce": h20_roce, "cx7-pod": cx7_pod, "gb10": gb10}
 
 
 def packed(name: str) -> bytes:

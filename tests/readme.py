@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,18 @@ BLOCKS = {
     ROOT / "k8s" / "README.md": {"check cx7-pod": _check},
     ROOT / "tests" / "benchmarks" / "README.md": {"benchmark": _benchmark},
 }
+
+
+def docker_run(rank: int) -> tuple[dict[str, str], list[str]]:
+    """Return the variables and SGLang's arguments of the README's ``docker run`` on one of its two machines."""
+    found = re.search(
+        r"^```sh\n.*?docker run(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    if found is None:
+        raise ValueError("the README shows no docker run")
+    words = shlex.split(found[1].replace("\\\n", " ").replace("$rank", str(rank)))
+    variables = dict(words[at + 1].split("=") for at, word in enumerate(words) if word == "-e")
+    return variables, words[words.index("registry.example/sglang-roce-entry:TAG") + 1 :]
 
 
 def with_block(text: str, name: str, content: str) -> str:

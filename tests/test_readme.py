@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import yaml
 
 from sglang_roce_entry.group.evidence import lines_of
 from sglang_roce_entry.problems import EXIT_CODES
-from tests.readme import BLOCKS, README, ROOT, SHOWN, written
+from tests.readme import BLOCKS, README, ROOT, SHOWN, docker_run, written
 from tests.sources import PACKAGE
 
 if TYPE_CHECKING:
@@ -96,22 +95,18 @@ def test_what_the_manifest_gains_is_in_the_manifest() -> None:
     assert "command" not in container
 
 
-def test_docker_without_kubernetes_makes_a_group() -> None:
-    """The block's variables and SGLang arguments give both machines their rank."""
-    words = shlex.split(_block("sh").partition("docker run")[2].replace("\\\n", " "))
-    variables = dict(words[at + 1].split("=") for at, word in enumerate(words) if word == "-e")
-    arguments = words[words.index("registry.example/sglang-roce-entry:TAG") + 1 :]
-    for rank in (0, 1):
-        done = subprocess.run(
-            [sys.executable, "-m", "sglang_roce_entry", "--snapshot", "h20-roce", "--dry-run=json", *arguments],
-            capture_output=True, text=True, check=False,
-            env={**os.environ, **{name: value.replace("$rank", str(rank)) for name, value in variables.items()}},
-        )  # fmt: skip
-        plan = json.loads(done.stdout)
-        assert plan["argv"][plan["argv"].index("--node-rank") + 1] == str(rank)
-        assert plan["argv"][plan["argv"].index("--nnodes") + 1] == "2"
-        leader = variables["SGLANG_ROCE_LEADER_ADDRESS"]
-        assert plan["argv"][plan["argv"].index("--dist-init-addr") + 1] == f"{leader}:20000"
+@pytest.mark.parametrize("rank", [0, 1])
+def test_docker_without_kubernetes_makes_a_group(rank: int) -> None:
+    """The block's variables and SGLang's arguments give both machines their rank; tests/process launches them."""
+    variables, arguments = docker_run(rank)
+    done = subprocess.run(
+        [sys.executable, "-m", "sglang_roce_entry", "--snapshot", "gb10", "--dry-run=json", *arguments],
+        capture_output=True, text=True, check=False, env={**os.environ, **variables},
+    )  # fmt: skip
+    argv = json.loads(done.stdout)["argv"]
+    assert argv[argv.index("--node-rank") + 1] == str(rank)
+    assert argv[argv.index("--nnodes") + 1] == "2"
+    assert argv[argv.index("--dist-init-addr") + 1] == f"{variables['SGLANG_ROCE_LEADER_ADDRESS']}:20000"
 
 
 def test_contributing_names_files_that_are_there() -> None:

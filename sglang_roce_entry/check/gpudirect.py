@@ -27,8 +27,8 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
         return ()
     models = {gpu.model or "" for gpu in examined.inspection.gpus.devices if gpu.usable}
     if models and all(map(_WITHOUT.search, models)):
-        evidence = f"{listed(sorted(models))} has no GPUDirect RDMA: {_HOST_MEMORY}"
-        return (ok("gpudirect", evidence),)
+        what = "this SoC" if all("GB10" in model for model in models) else "these GPUs"
+        return (ok("gpudirect", f"none on {what}, normal for {listed(sorted(models))}: {_HOST_MEMORY}"),)
     return (_access(examined), *_iommu(examined))
 
 

@@ -26,7 +26,7 @@ examples
   sglang-roce-entry --explain NO_OWN_GID
       what a code of the log means, how to see it, what to do; without a code, all of them
   sglang-roce-entry --snapshot h20-roce --dry-run --model-path /models/deepseek
-      the same on a laptop, for a recorded node (h20-roce, cx7-pod, or a file of your own)
+      the same on a laptop, for a recorded node (h20-roce, cx7-pod, gb10, or a file of your own)
   NCCL_IB_GID_INDEX=3 sglang-roce-entry --snapshot node.tar.gz --dry-run --model-path /models/deepseek
       what if? Variables of this shell override the recorded ones, and the log names them
   eval "$(sglang-roce-entry --print-env)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric.candidates import (
     IPV4_LINK_LOCAL,
+    Candidate,
+    GidView,
     PortDecision,
     Rejection,
     examine,
@@ -103,8 +105,7 @@ class Choice:
 def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     """Return the decision on every port of the node."""
     candidates, rejected = examine(facts, constraints)
-    infiniband = tuple(infiniband_ports(facts, constraints))
-    node = Node(constraints, facts.gpus, frozenset(facts.default_route_interfaces), infiniband)
+    node = _node(facts, constraints)
     examined = candidates
     candidates, by_rule = apply_rules(examined, node)
     problems = [*slower_by_selector(examined, candidates, node), *degraded_links(candidates)]
@@ -120,8 +121,26 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
         for port in hca.ports:
             why = rejected.get(port.label, Rejection("", ""))
             ports.append(chosen.get(port.label) or PortDecision(hca, port, why.reason, why.detail))
-    labels = () if chosen else tuple(port.label for _, port in infiniband)
+    labels = () if chosen else tuple(port.label for _, port in node.infiniband)
     return Selection(tuple(ports), tuple(problems), labels)
+
+
+def _node(facts: HostFacts, constraints: Constraints) -> Node:
+    infiniband = tuple(infiniband_ports(facts, constraints))
+    return Node(constraints, facts.gpus, frozenset(facts.default_route_interfaces), infiniband)
+
+
+def would_stay(facts: HostFacts, constraints: Constraints, labels: Collection[str]) -> frozenset[str]:
+    """Return those of the ports with these ``labels`` that the rules would keep if they had an address.
+
+    A second management or storage card is never a rail, whether it gets an address or not.
+    """
+    candidates, _ = examine(facts, constraints)
+    unaddressed = [(hca, port) for hca in facts.hcas for port in hca.ports if port.label in labels]
+    view = GidView((), (), ())
+    addressed = [Candidate(hca, port, view) for hca, port in unaddressed]
+    _, left_out = apply_rules([*candidates, *addressed], _node(facts, constraints))
+    return frozenset(one.label for one in addressed if one.label not in left_out)
 
 
 def _on_one_cable(ports: Iterable[PortDecision], constraints: Constraints) -> Iterator[Problem]:

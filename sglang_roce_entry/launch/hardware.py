@@ -10,8 +10,8 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
-from sglang_roce_entry.fabric.candidates import routable
-from sglang_roce_entry.fabric.choice import Selection, select_ports
+from sglang_roce_entry.fabric.candidates import IPV4_LINK_LOCAL, PortDecision, routable
+from sglang_roce_entry.fabric.choice import Selection, select_ports, would_stay
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
 from sglang_roce_entry.group.wait import wait_until
@@ -21,6 +21,9 @@ from sglang_roce_entry.host.facts import ACTIVE, ROCE_V2, HostFacts
 _SETTLE_S = 0.3
 _DEFINITE = frozenset({Reason.VERBS_DENIED, Reason.NO_PROVIDER, Reason.USER_EXCLUDED, Reason.EXTERNAL_PLUGIN})
 _SUBSYSTEMS = ("infiniband", "infiniband_verbs", "net")
+#: How long a host takes to give itself an address of 169.254/16 (RFC 3927, section 9: 1 s, three probes at most
+#: 2 s apart, 2 s). The other function of a cable, for which nobody has asked for one, never gets any.
+_LINK_LOCAL_S = 10.0
 
 
 def await_hardware(
@@ -33,11 +36,13 @@ def await_hardware(
     latest: list[HostFacts] = []
     seen: list[tuple[object, ...]] = []
 
-    def attempt(within_s: float) -> HostFacts:  # noqa: ARG001 - reading takes no time
+    def attempt(within_s: float) -> HostFacts:
         facts = read()
         selection = select_ports(facts, constraints)
         latest[:] = [facts]
-        missing = _missing(facts, selection)
+        missing = _missing(facts, constraints, selection)
+        if deadline_s - within_s > _LINK_LOCAL_S and _on_one_cable(selection):
+            missing = None
         signature = _signature(selection)
         settled = not seen or seen[-1] == signature
         seen.append(signature)
@@ -53,8 +58,13 @@ def await_hardware(
         return latest[0]
 
 
-def _missing(facts: HostFacts, selection: Selection) -> str | None:
-    pending = coming(facts, selection)
+def _on_one_cable(selection: Selection) -> bool:
+    addresses = [port.gid.ip for port in selection.used if port.gid is not None]
+    return bool(addresses) and all(ip in IPV4_LINK_LOCAL for ip in addresses)
+
+
+def _missing(facts: HostFacts, constraints: Constraints, selection: Selection) -> str | None:
+    pending = coming(facts, constraints, selection)
     if pending:
         return "; ".join(pending)
     if selection.used or selection.infiniband:
@@ -67,30 +77,35 @@ def _missing(facts: HostFacts, selection: Selection) -> str | None:
     return f"no usable port yet ({first.label}: {first.detail})" if first else "no port yet"
 
 
-def coming(facts: HostFacts, selection: Selection) -> tuple[str, ...]:
+def coming(facts: HostFacts, constraints: Constraints, selection: Selection) -> tuple[str, ...]:
     """Return what is still coming up, as sentences; empty on a healthy node.
 
     A port counts if its verbs device opens and its interface is up here, but it has no own GID yet
-    or is still initialising. Addresses arrive late, and their GIDs a moment after them.
+    or is still initialising. Addresses arrive late, and their GIDs a moment after them. What would be left out
+    with an address as well is not waited for.
     """
-    up = {interface.name for interface in facts.interfaces if interface.up}
-    sentences = []
-    for decision in selection.ports:
-        hca, port = decision.hca, decision.port
-        if hca.verbs_answer != "ok" or decision.reason not in (
-            Reason.NO_OWN_GID,
-            Reason.PORT_NOT_ACTIVE,
-        ):
-            continue
-        named = {gid.netdev for gid in port.gids if gid.netdev} | set(hca.netdevs)
-        # A foreign GID on the name of one of our interfaces: another namespace's interface of that
-        # name, not ours about to get its address.
-        foreign = {gid.netdev for gid in port.gids if gid.type == ROCE_V2 and routable(gid.ip)}
-        for netdev in sorted((named & up) - foreign):
-            state = "is still initialising" if port.state != ACTIVE else "has no own GID yet"
-            sentences.append(f"{decision.label} on {netdev} {state}")
-            break
-    return tuple(sentences)
+    up = frozenset(interface.name for interface in facts.interfaces if interface.up)
+    late = [(port, netdev) for port in selection.ports if (netdev := _without_gid(port, up)) is not None]
+    # The rate of a port that is not ACTIVE yet says nothing.
+    active = [port.label for port, _ in late if port.port.state == ACTIVE]
+    stay = would_stay(facts, constraints, active) if active else frozenset()
+    return tuple(
+        f"{port.label} on {netdev} {'has no own GID yet' if port.label in stay else 'is still initialising'}"
+        for port, netdev in late
+        if port.label in stay or port.label not in active
+    )
+
+
+def _without_gid(decision: PortDecision, up: frozenset[str]) -> str | None:
+    """Return the interface that is up here, of a port whose device opens without an own GID, else ``None``."""
+    hca, port = decision.hca, decision.port
+    if hca.verbs_answer != "ok" or decision.reason not in (Reason.NO_OWN_GID, Reason.PORT_NOT_ACTIVE):
+        return None
+    named = {gid.netdev for gid in port.gids if gid.netdev} | set(hca.netdevs)
+    # A foreign GID on the name of one of our interfaces: another namespace's interface of that
+    # name, not ours about to get its address.
+    foreign = {gid.netdev for gid in port.gids if gid.type == ROCE_V2 and routable(gid.ip)}
+    return min((named & up) - foreign, default=None)
 
 
 def _signature(selection: Selection) -> tuple[object, ...]:

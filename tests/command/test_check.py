@@ -347,9 +347,12 @@ def test_every_warning_and_failure_has_a_remedy(run: Run) -> None:
 
 @pytest.mark.parametrize("name", sorted(PACKAGED))
 def test_packaged_snapshots_pass(run: Run, name: str) -> None:
+    """A pair of machines on one cable works with what it has; nothing else is to be said of the other nodes."""
     ran = run("--snapshot", name, "--check=json", *MODEL)
     assert ran.code == 0
-    assert {item["status"] for item in ran.document["items"]} == {"ok", "skip"}
+    assert {item["status"] for item in ran.document["items"]} - {"warn"} == {"ok", "skip"}
+    warned = {item["name"] for item in ran.document["items"] if item["status"] == "warn"}
+    assert warned == ({"gid", "link"} if name == "gb10" else set())
     live = [item for item in ran.document["items"] if item["evidence"] == "needs the live node"]
     assert len(live) == 3
 

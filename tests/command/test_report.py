@@ -82,6 +82,16 @@ def test_worker_on_the_pod_snapshot(run: Run) -> None:
     assert [(port["device"], port["reason"]) for port in unused] == [("mlx5_0", "NO_VERBS")]
 
 
+def test_two_machines_on_one_cable(run: Run) -> None:
+    """Both ports of the cable are up; one has 169.254/16 of the cable, the other none, which is said by name."""
+    said = run("--snapshot", "gb10", "--dry-run", *MODEL).out
+    assert "  rocep1s0f1:1  200   enp1s0f1np1  3      169.254.35.63\n" in said
+    assert "WARNING LINK_LOCAL_FABRIC: no port has another address than a link-local one (rocep1s0f1:1" in said
+    assert "WARNING RAIL_WITHOUT_ADDRESS: roceP2p1s0f1:1 is up and as fast as the used ports" in said
+    assert "fix: give enP2p1s0f1np1 an address" in said
+    assert said.endswith("A launch would go ahead (2 warnings).\n")
+
+
 def test_the_callers_variables_win(run: Run) -> None:
     environ = {"LWS_WORKER_INDEX": "1", "LWS_GROUP_SIZE": "4"}
     document = run("--snapshot", "h20-roce", "--dry-run=json", *MODEL, environ=environ).document
