@@ -11,18 +11,18 @@ from ipaddress import ip_address
 from time import monotonic, sleep
 from typing import Any
 
-from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy, within
+from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import answering, wire
 from sglang_roce_entry.group.meeting.caller import Called, Caller, Met, There
 from sglang_roce_entry.group.meeting.card import Card
-from sglang_roce_entry.group.meeting.comparison.compare import Rules, judge
-from sglang_roce_entry.group.meeting.comparison.reach import judge_reach
+from sglang_roce_entry.group.meeting.comparison.compare import Rules
+from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
-from sglang_roce_entry.group.meeting.missing import AHEAD, Lookups, Names, pod_names, sentence
+from sglang_roce_entry.group.meeting.missing import Lookups, Names, pod_names
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import Awaited, LeaderName
@@ -32,15 +32,7 @@ from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
 from sglang_roce_entry.plan.plan import Plan, rendezvous_port
-from sglang_roce_entry.problems import (
-    CONFIGURATION,
-    DEADLINE,
-    EntryError,
-    Problem,
-    error,
-    errors_first,
-    warning,
-)
+from sglang_roce_entry.problems import CONFIGURATION, EntryError
 from sglang_roce_entry.report.rehearsal import document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
@@ -164,8 +156,8 @@ class Gathering:
         names = Names(names_of, lookups.known, lookups.ask, lookups.addresses)
         terms = Terms(self.identity.size, self._group, nonce, self.remaining_s, self._patience_s)
 
-        def conclude(gathered: Gathered) -> Concluded:
-            return self._conclude(self._with_new_card(gathered, nonce, door))
+        def concluded(gathered: Gathered) -> Concluded:
+            return self._concluded(self._with_new_card(gathered, nonce, door))
 
         try:
             listener = self._listener(at)
@@ -174,7 +166,7 @@ class Gathering:
                 door.close()
             raise
         held = MeetingLeader(
-            listener, terms, self.own_card(nonce, door), conclude, self.launch.log.say, names, door
+            listener, terms, self.own_card(nonce, door), concluded, self.launch.log.say, names, door
         )
         return held.hold(), held
 
@@ -201,7 +193,7 @@ class Gathering:
             commons={**gathered.commons, card.digest: card.common or {}},
         )
 
-    def _conclude(self, gathered: Gathered) -> Concluded:
+    def _concluded(self, gathered: Gathered) -> Concluded:
         verdict = self.verdict(gathered)
         self._concluded_from = gathered, verdict
         if self._kind == LAUNCH or self.identity.size > _WHOLE_TABLE:
@@ -238,23 +230,9 @@ class Gathering:
     def verdict(self, gathered: Gathered) -> Verdict:
         """Return the verdict on what was gathered."""
         settings = self.launch.request.settings
-        verdict = judge(gathered.members, gathered.commons, Rules(MUST_AGREE, SECRETS, settings.strict))
-        problems = [*verdict.problems, *judge_reach(gathered.edges, gathered.members)]
-        ahead = [one for one in gathered.absent if one.state == AHEAD]
-        if ahead:
-            problems.append(_went_ahead("; ".join(map(str, ahead))))
-        if gathered.overdue:
-            problems.append(self._incomplete(gathered, on_timeout_exec=settings.on_timeout == "exec"))
-        return replace(verdict, problems=errors_first(problems))
-
-    def _incomplete(self, gathered: Gathered, *, on_timeout_exec: bool) -> Problem:
-        message = (
-            f"the group did not meet{within(self._deadline_s)}: {sentence(gathered.absent, self.identity.size)}"
-        )
-        hint = "look at the missing pods: kubectl get pods -o wide, kubectl describe pod; longer: --wait-deadline"
-        if on_timeout_exec and self._kind == LAUNCH:
-            return warning("MEETING_INCOMPLETE", message, f"{hint}; launching anyway (on-timeout exec)")
-        return error("MEETING_INCOMPLETE", message, hint, DEADLINE)
+        rules = Rules(MUST_AGREE, SECRETS, settings.strict)
+        anyway = settings.on_timeout == "exec" and self._kind == LAUNCH
+        return conclude(gathered, rules, self.identity.size, self._deadline_s, anyway=anyway)
 
     # ------------------------------------------------------------------------------------ the port
 
@@ -278,11 +256,3 @@ class Gathering:
             return failure.cause
         with one:
             return answering.who_answers(one).detail
-
-
-def _went_ahead(who: str) -> Problem:
-    return warning(
-        "MEMBER_AHEAD",
-        f"started SGLang before this leader's launcher was restarted, and were not compared: {who}",
-        "nothing, if the group serves; else delete the leader's pod, so that all start again",
-    )
