@@ -77,6 +77,8 @@ RARE = {"server.probe.grpc", "server.probe.ranks", "server.probe.resolving", "se
 WRAPPERS = set().union(*THIRD_PARTY.values(), RARE)
 #: Where the forms of the command part: each imports its own stage, so that a probe loads nothing of a launch.
 FORMS = {"command.cli", "command.forms"}
+#: Where a document becomes a page to look at, which is loaded for that alone.
+PAGES = {"command.modes"}
 #: What comes before them: a signal counts from its first line on, so that it loads the rest late.
 START = "__main__"
 
@@ -240,12 +242,14 @@ def _words(module: Module) -> Iterator[str]:
 
 @every_module
 def test_imports_stand_at_the_top(module: Module) -> None:
-    """But for what only one stage needs: a module that wraps a package, and each form of the command."""
+    """But for what only one stage needs: a module that wraps a package, each form of the command, a page."""
     late = {name.removeprefix(f"{NAME}.") for name in module.imports_in_functions()}
     if module.name == START:
         late -= FORMS
     if module.name in FORMS:
         late = {name for name in late if not within(name, ("command", "launch.handover"))}
+    if module.name in PAGES:
+        late = {name for name in late if not within(name, ("report.page",))}
     if module.name == "launch.launch":
         late -= {"launch.meeting"}  # one node meets nobody
     assert late <= WRAPPERS, f"{module.name} imports {sorted(late - WRAPPERS)} in a function"

@@ -73,6 +73,7 @@ def web_server() -> Iterator[int]:
         (("--help",), set()),
         (("--snapshot", "h20-roce", "--print-env"), set()),
         (("--snapshot", "h20-roce", "--check"), set()),
+        (("--snapshot", "h20-roce", "--dry-run=html"), set()),
         (("--dry-run", "--model-path", "/m"), {"psutil"}),
         (("--dry-run", "--policy", "POLICY", "--model-path", "/m"), {"psutil", "yaml"}),
         (("--dry-run", "--model-path", "/m", "--config", "CONFIG"), {"psutil", "yaml"}),
@@ -88,6 +89,12 @@ def test_a_mode_loads_only_what_it_needs(tmp_path: Path, argv: tuple[str, ...], 
         (tmp_path / f"{name}.yaml").write_text(text)
     names, log = loaded(*(str(tmp_path / f"{word}.yaml") if word in files else word for word in argv))
     assert names & THIRD_PARTY == needed, log
+
+
+@pytest.mark.parametrize("form", ["text", "json", "html"])
+def test_only_a_page_loads_what_draws_it(form: str) -> None:
+    names, _ = loaded("--snapshot", "h20-roce", f"--dry-run={form}")
+    assert any(name.startswith(f"{NAME}.report.page") for name in names) == (form == "html")
 
 
 def test_a_probe_that_asks_a_server_loads_a_socket_and_no_more() -> None:

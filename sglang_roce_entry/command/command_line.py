@@ -17,11 +17,14 @@ from sglang_roce_entry.problems import UsageError
 from sglang_roce_entry.server.entry import launch_form, sglang_arguments
 from sglang_roce_entry.server.spellings import find_option
 
-#: Modes: the formats after "=", or the value that they need.
-_FORMATS = {
+#: Modes: the formats after "=", the first where there is none; or the value that they need.
+FORMATS = {
     "--print-env": ("shell", "json"),
-    **dict.fromkeys(("--dry-run", "--check", "--rehearse"), ("text", "json")),
+    "--dry-run": ("text", "json", "html"),
+    **dict.fromkeys(("--check", "--rehearse"), ("text", "json")),
 }
+#: Of these, what is a document also where no plan can be made: the failure is in it.
+DOCUMENTS = ("json", "html")
 #: The modes that print a page of text and look at nothing.
 PAGES = frozenset({"help", "version", "explain"})
 _EXPLAIN = "--explain"  # its value may be left out
@@ -188,8 +191,8 @@ def _takes_the_next(reader: _Reader, setting: Setting | None) -> bool:
 
 
 def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
-    if name in _FORMATS:
-        formats = _FORMATS[name]
+    if name in FORMATS:
+        formats = FORMATS[name]
         if equals and value not in formats:
             choices = " or ".join(f"{name}={choice}" for choice in formats)
             raise UsageError(f"{name}={value} is not a format", f"write {choices}")
@@ -227,7 +230,7 @@ def _check(invocation: Invocation) -> None:
         )
     if invocation.form == LAUNCH:
         _refuse_ours_among(invocation.rest)
-    elif invocation.rest[0] in _FORMATS.get(f"--{invocation.mode}", ()):
+    elif invocation.rest[0] in FORMATS.get(f"--{invocation.mode}", ()):
         mode, word = invocation.mode, invocation.rest[0]
         raise UsageError(
             f"{word} after --{mode} would be a program to run",

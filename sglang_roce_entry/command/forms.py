@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from sglang_roce_entry.command.command_line import PAGES, asked_mode, parse_command_line
+from sglang_roce_entry.command.command_line import DOCUMENTS, FORMATS, PAGES, asked_mode, parse_command_line
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
@@ -41,14 +41,17 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
         mode = asked_mode(arguments)
         if mode is None:
             return _start(failure, environ, log)
-        if mode == "--rehearse=json":
+        name, _, form = mode.partition("=")
+        if form not in DOCUMENTS or form not in FORMATS.get(name, ()):
+            raise
+        if name == "--rehearse":
             from sglang_roce_entry.command.rehearse import write_refused
 
             write_refused(failure)
-        elif mode.endswith("=json"):
+        else:
             from sglang_roce_entry.command.modes import write_refusal
 
-            write_refusal(mode.removeprefix("--").removesuffix("=json"), "json", failure, environ)
+            write_refusal(name.removeprefix("--"), form, failure, environ)
         raise
     if invocation.mode == "probe":
         from sglang_roce_entry.command.probing import give_verdict

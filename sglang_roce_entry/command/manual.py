@@ -40,7 +40,7 @@ usage
   Options count before the first argument that is not one of these; everything from there on is SGLang's.
 
 modes (print and exit)
-  --dry-run[=text|json]      the whole plan
+  --dry-run[=text|json|html] the whole plan; html: a page with a drawing of the node, for a browser
   --print-env[=shell|json]   the environment only
   --check[=text|json]        each known trap: ok, warn or fail, with evidence and remedy
   --rehearse[=text|json]     meet the launchers of the whole group, as a launch would, and compare all nodes; waits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from sglang_roce_entry.check.outcome import rendered
 from sglang_roce_entry.check.run import on_a_terminal, own_name_addresses, refusal, run_check
@@ -45,8 +46,10 @@ def write_refusal(mode: str, form: str, failure: EntryError, environ: Mapping[st
     """Write what a mode that cannot make a plan still has to say: its document, with the failure in it."""
     if mode == "check":
         write_stdout(rendered(refusal(failure), form, colour=on_a_terminal(environ)))
-    elif form == "json" and mode in ("dry-run", "print-env"):
-        write_stdout(as_json(refusal_document(failure) if mode == "dry-run" else {}))
+    elif mode == "dry-run" and form != "text":
+        write_stdout(_rendered(refusal_document(failure), form))
+    elif mode == "print-env" and form == "json":
+        write_stdout(as_json({}))
 
 
 def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
@@ -80,11 +83,20 @@ def _shown(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     plan, _ = look_and_plan(request, member, host)
     if invocation.mode == "print-env":
         _print_environment(plan, invocation.mode_value, log)
-    elif invocation.mode_value == "json":
-        write_stdout(as_json(as_document(plan)))
-    else:
+    elif invocation.mode_value == "text":
         write_stdout(as_text(plan))
+    else:
+        write_stdout(_rendered(as_document(plan), invocation.mode_value))
     return plan.exit_code
+
+
+def _rendered(document: Mapping[str, Any], form: str) -> str:
+    """Return the document of a dry run in the form that a program or a person reads."""
+    if form == "json":
+        return as_json(document)
+    from sglang_roce_entry.report.page.node import node_page
+
+    return node_page(document)
 
 
 def _print_environment(plan: Plan, form: str, log: Log) -> None:

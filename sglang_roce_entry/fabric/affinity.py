@@ -62,7 +62,7 @@ def distance(
 
 def shared_path(path: str, other: str) -> tuple[int, int]:
     """Return how much two real sysfs paths share from the top, host bridge included, and the longest rest."""
-    first, second = _chain(path), _chain(other)
+    first, second = pci_chain(path), pci_chain(other)
     common = 0
     for one, two in zip(first, second):  # noqa: B905 - the shorter one ends the comparison
         if one != two:
@@ -71,9 +71,11 @@ def shared_path(path: str, other: str) -> tuple[int, int]:
     return common, max(len(first), len(second)) - common
 
 
-def _chain(path: str) -> list[str]:
-    # pci0000:15 (the host bridge), then every function down to the device; anything that is not a PCI
-    # function (an mlx5_core.sf.4 below it) is skipped.
+def pci_chain(path: str) -> list[str]:
+    """Return what leads to a device: the host bridge (pci0000:15), then every PCI function down to its own.
+
+    Anything that is not a PCI function (an mlx5_core.sf.4 below it) is skipped.
+    """
     return [part for part in path.split("/") if part.startswith("pci") or is_pci_address(part)]
 
 

@@ -119,11 +119,8 @@ def _folded(texts: list[str]) -> str:
 
 
 def rails_of(plan: Plan, facts: CardFacts) -> tuple[Rail, ...]:
-    """Return the used ports in the order of the GPUs that they serve, then by name."""
-    by_gpu = [plan.affinity.hcas[column].name for columns in plan.affinity.assigned for column in columns]
-    place = {name: position for position, name in enumerate(dict.fromkeys(by_gpu))}
-    rows = sorted(plan.choice.used_rows, key=lambda row: place.get(row.decision.hca.name, len(place)))
-    return tuple(_rail(row, plan, facts) for row in rows)
+    """Return the rails of the plan as the card shows them."""
+    return tuple(_rail(row, plan, facts) for row in plan.rails)
 
 
 def _rail(row: PortRow, plan: Plan, facts: CardFacts) -> Rail:

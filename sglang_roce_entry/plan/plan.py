@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric import consumers, requirements
 from sglang_roce_entry.fabric.affinity import Affinity, pair
-from sglang_roce_entry.fabric.choice import Choice, choose
+from sglang_roce_entry.fabric.choice import Choice, PortRow, choose
 from sglang_roce_entry.fabric.constraints import with_given
 from sglang_roce_entry.fabric.consumers.sglang import TransferHcas
 from sglang_roce_entry.fabric.control import (
@@ -26,7 +26,7 @@ from sglang_roce_entry.fabric.topology import place
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.answers import Host
-from sglang_roce_entry.host.facts import HostFacts, Interface
+from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
 from sglang_roce_entry.host.installed import oldest_version
 from sglang_roce_entry.plan.bare_word import check_wrapped, shown_program
 from sglang_roce_entry.plan.inputs import (
@@ -94,6 +94,7 @@ class Plan:
     wait: WaitPlan | None
     problems: tuple[Problem, ...]
     gpus: GpuCount
+    gpu_devices: tuple[Gpu, ...] = ()  # in the order of the process; empty where that is not known
     #: A bare word of which a recording does not tell whether the node has it.
     unproven: str | None = None
     deepep: bool = False  # SGLang's arguments ask for it
@@ -102,6 +103,13 @@ class Plan:
     def facts(self) -> HostFacts:
         """The facts that the plan rests on, in the places that NCCL's topology file gives them."""
         return self.choice.facts
+
+    @property
+    def rails(self) -> tuple[PortRow, ...]:
+        """The used ports in the order of the GPUs that they serve, then by name."""
+        by_gpu = [self.affinity.hcas[column].name for columns in self.affinity.assigned for column in columns]
+        place = {name: position for position, name in enumerate(dict.fromkeys(by_gpu))}
+        return tuple(sorted(self.choice.used_rows, key=lambda row: place.get(row.decision.hca.name, len(place))))
 
     @property
     def first_error(self) -> Problem | None:
@@ -162,6 +170,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         wait=_wait_plan(request, member, command, facts.sglang_version),
         problems=_in_force(problems, request),
         gpus=visible.count,
+        gpu_devices=visible.devices,
         unproven=None if request.exec_known else shown_program(request.bare_word[0]),
         deepep=use.nvshmem,
     )

@@ -1,12 +1,19 @@
-"""A plan as the JSON contract of ``--dry-run=json`` and ``--print-env=json``, format 1."""
+"""A plan as the JSON contract of ``--dry-run=json`` and ``--print-env=json``, format 1.
+
+``node`` is what a drawing of the node needs beside the decision. ``path`` is what leads to a GPU or HCA: the host
+bridge, then the PCI functions down to its own; two that share all but the last two are behind one switch. ``null``
+is always "not known".
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from sglang_roce_entry.fabric.affinity import pci_chain
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.host.facts import Gpu, Hca
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import EntryError, Problem
 from sglang_roce_entry.report.fingerprint import fingerprint
@@ -31,7 +38,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
     return {
         "format": 1,
         "identity": identity_document(plan.identity) if plan.identity is not None else None,
-        "ports": [_port_document(row) for row in plan.choice.ports],
+        "ports": _ports_document(plan),
         "environment": environment_document(plan),
         "argv": list(shown_argv(plan)) if plan.argv is not None else None,
         "wait": {
@@ -47,6 +54,7 @@ def as_document(plan: Plan) -> dict[str, Any]:
         "gpus": gpus_document(plan.affinity),
         "affinity": affinity_document(plan.affinity),
         "fingerprint": fingerprint(plan),
+        "node": _node_document(plan),
     }
 
 
@@ -64,6 +72,7 @@ def refusal_document(failure: EntryError) -> dict[str, Any]:
         "gpus": [],
         "affinity": [],
         "fingerprint": None,
+        "node": None,
     }
 
 
@@ -78,8 +87,39 @@ def problem_document(problem: Problem | EntryError) -> dict[str, str]:
     return {"severity": severity, "code": problem.code, "message": problem.message, "hint": problem.hint}
 
 
-def _port_document(row: PortRow) -> dict[str, Any]:
-    decision = row.decision
+def _node_document(plan: Plan) -> dict[str, Any]:
+    facts, control = plan.facts, plan.choice.control
+    nccl = facts.nccl_versions
+    return {
+        "gpu_count": plan.gpus.count,
+        "gpu_count_source": plan.gpus.source,
+        "gpus": [
+            {"index": index, "model": gpu.model, **_place(gpu)} for index, gpu in enumerate(plan.gpu_devices)
+        ],
+        "hcas": [{"device": hca.name, "model": hca.model, **_place(hca)} for hca in facts.hcas],
+        "control": {
+            "interface": control.interface,
+            "address": str(control.address) if control.address is not None else None,
+            "reason": control.reason,
+        },
+        "rdma": plan.choice.constraints.rdma,
+        "notes": list(plan.choice.notes),
+        "versions": {"sglang": facts.sglang_version, "nccl": list(nccl) if nccl is not None else None},
+    }
+
+
+def _place(device: Gpu | Hca) -> dict[str, Any]:
+    path = pci_chain(device.path) if device.path is not None else None
+    return {"pci_address": device.pci_address, "numa_node": device.numa_node, "path": path}
+
+
+def _ports_document(plan: Plan) -> list[dict[str, Any]]:
+    positions = {row.decision.label: position for position, row in enumerate(plan.rails)}
+    return [_port_document(row, plan, positions.get(row.decision.label)) for row in plan.choice.ports]
+
+
+def _port_document(row: PortRow, plan: Plan, position: int | None) -> dict[str, Any]:
+    decision, network = row.decision, row.network
     return {
         "device": decision.hca.name,
         "port": decision.port.number,
@@ -90,6 +130,9 @@ def _port_document(row: PortRow) -> dict[str, Any]:
         "gid": row.gid,
         "netdev": row.netdev,
         "rate_gbps": decision.port.rate_gbps,
+        "network": str(network) if network is not None else None,
+        "mtu": plan.facts.mtu_of(row.netdev),
+        "rail": position,
     }
 
 

@@ -26,7 +26,7 @@ def test_dry_run_document_of_the_leader(run: Run) -> None:
     document = ran.document
     assert list(document) == [
         "format", "identity", "ports", "environment", "argv", "wait", "problems", "exit_code",
-        "gpus", "affinity", "fingerprint",
+        "gpus", "affinity", "fingerprint", "node",
     ]  # fmt: skip
     assert document["format"] == 1
     assert document["identity"] == {
@@ -42,6 +42,9 @@ def test_dry_run_document_of_the_leader(run: Run) -> None:
         "gid": "10.20.2.11",
         "netdev": "bond2",
         "rate_gbps": 200.0,
+        "network": "10.20.2.0/24",
+        "mtu": 4200,
+        "rail": 2,
     }
     assert document["argv"] == [
         "python3", "-m", "sglang.launch_server", "--tp-size", "16", "--nnodes", "2", "--node-rank", "0",
