@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
 from sglang_roce_entry.fabric.affinity import shared_path
-from sglang_roce_entry.host.check_facts import PEER_MODULE
+from sglang_roce_entry.host.further.peer_memory import AMD_PEERS, PEER_MODULE
 from sglang_roce_entry.host.installed import oldest_version, parse_version
 from sglang_roce_entry.host.rdma import pci_function_path
 from sglang_roce_entry.report.folding import shortest_names
@@ -17,6 +17,8 @@ from sglang_roce_entry.report.folding import shortest_names
 _WITHOUT = re.compile(r"\bGB10\b|\bGeForce\b")
 #: From here on ``ncclIbGdrSupport`` also looks at the module itself, not only for its registration.
 _SEES_MODULE = (2, 23)
+#: Up to here RCCL leaves DMA-BUF off unless it is told otherwise (``DmaBufEnable`` of its src/misc/rocmwrap.cc).
+_ASKS_FOR_DMA_BUF = (2, 27)
 _HOST_MEMORY = "data is copied through host memory"
 _TRANSLATED = ("DMA", "DMA-FQ")
 
@@ -29,7 +31,8 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
     if models and all(map(_WITHOUT.search, models)):
         what = "this SoC" if all("GB10" in model for model in models) else "these GPUs"
         return (ok("gpudirect", f"none on {what}, normal for {listed(sorted(models))}: {_HOST_MEMORY}"),)
-    return (_access(examined), *_iommu(examined))
+    access = _amd_access if examined.inspection.gpus.vendor == "amd" else _access
+    return (access(examined), *_iommu(examined))
 
 
 def _access(examined: Examined) -> CheckItem:
@@ -61,11 +64,47 @@ def _access(examined: Examined) -> CheckItem:
     )
 
 
-def _missing(examined: Examined) -> Iterator[str]:
-    """Return what DMA-BUF needs and this node or image lacks."""
+def _amd_access(examined: Examined) -> CheckItem:
+    """Return by which way RCCL reaches the memory of AMD's GPUs: peer memory, as it looks for it, or DMA-BUF."""
     inspection = examined.inspection
-    if "Open Kernel Module" not in (inspection.nvidia_driver or ""):
+    registered = next((path for path in AMD_PEERS if path in inspection.peer_memory), None)
+    if registered is not None:
+        return ok("gpudirect", f"amdgpu is registered as peer memory ({registered.rpartition('/')[0]})")
+    if inspection.takes_peers:
+        return ok(
+            "gpudirect", "the kernel takes peer memory (ib_register_peer_memory_client), as RCCL looks for it"
+        )
+    if inspection.takes_peers is None:
+        why = (
+            "/proc/kallsyms cannot be read" if examined.live else "the kernel's symbols are not in this recording"
+        )
+        return skip("gpudirect", f"amdgpu is not in the registry of peer memory, and {why}")
+    none = "no peer memory for amdgpu: neither memory_peers/amdkfd in /sys nor ib_register_peer_memory_client"
+    missing = list(_too_old(examined))
+    rccl = oldest_version(examined.plan.facts.nccl_versions)
+    if not missing and examined.environ.get("NCCL_DMABUF_ENABLE") != "1":
+        if rccl is None or rccl[:2] > _ASKS_FOR_DMA_BUF:
+            return skip("gpudirect", f"{none}; whether RCCL uses DMA-BUF instead is only in its log")
+        missing.append("NCCL_DMABUF_ENABLE=1, without which RCCL leaves it off up to 2.27")
+    if not missing:
+        return ok("gpudirect", "nothing stands against it by DMA-BUF: NCCL_DMABUF_ENABLE=1")
+    return warn(
+        "gpudirect",
+        f"{none}; DMA-BUF lacks {', '.join(missing)}: {_HOST_MEMORY}",
+        "on the node amdgpu-dkms beside an RDMA core with peer memory (OFED, or a kernel that has it), or "
+        "NCCL_DMABUF_ENABLE=1 on a kernel with CONFIG_DMABUF_MOVE_NOTIFY and CONFIG_PCI_P2PDMA",
+    )
+
+
+def _missing(examined: Examined) -> Iterator[str]:
+    """Return what DMA-BUF needs on NVIDIA's GPUs and this node or image lacks."""
+    if "Open Kernel Module" not in (examined.inspection.nvidia_driver or ""):
         yield "the open kernel module of the NVIDIA driver"
+    yield from _too_old(examined)
+
+
+def _too_old(examined: Examined) -> Iterator[str]:
+    inspection = examined.inspection
     kernel = parse_version(inspection.kernel)
     if kernel is not None and kernel < (5, 12):
         yield f"a kernel from 5.12 on (here {inspection.kernel})"

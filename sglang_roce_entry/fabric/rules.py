@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sglang_roce_entry.fabric.affinity import is_surplus, keeps_every_gpu, near_some_gpu
+from sglang_roce_entry.fabric.affinity import PIX, SYS, distances, is_surplus, keeps_every_gpu, near_some_gpu
 from sglang_roce_entry.fabric.candidates import Candidate, Rejection
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.host.facts import Gpus, Hca, Port
@@ -97,17 +97,22 @@ def management_nic(candidates: Sequence[Candidate], node: Node) -> dict[str, Rej
 def slower_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
     """Leave out a slower card that is known to be no rail: a degraded rail is reported, not dropped.
 
-    It is none if it is of another model or board, or comes on top of what the other GPUs have.
+    It is none if it is of another model or board, comes on top of what the other GPUs have, or is farther from
+    all GPUs than any of the others from its own (the storage card of NVIDIA/nccl#1277, the rails below switches).
     """
     fastest, slower = _slower(candidates)
-    fast_cards = {one.hca.card for one in candidates if one.port.rate_gbps == fastest}
+    fast = [one.hca for one in candidates if one.port.rate_gbps == fastest]
+    fast_cards = {hca.card for hca in fast}
     hcas = [one.hca for one in candidates]
+    places = [_to_nearest_gpu(hca, node.gpus) for hca in fast]
     found = {}
     for one, rate in slower:
         if _is_another_card(one, fast_cards):
             why = " on another card model"
         elif is_surplus(one.hca, hcas, node.gpus):
             why = " on a port more than the other GPUs have"
+        elif all(place < _to_nearest_gpu(one.hca, node.gpus, unknown=PIX) for place in places):
+            why = " and farther from every GPU"
         else:
             continue
         found[one.label] = Rejection(Reason.SLOWER_RATE, f"{rate:g} Gb/s{why}, others have {fastest:g} Gb/s")
@@ -131,6 +136,11 @@ def _slower(candidates: Sequence[Candidate]) -> tuple[float, list[tuple[Candidat
     known = [(one, one.port.rate_gbps) for one in candidates if one.port.rate_gbps is not None]
     fastest = max((rate for _, rate in known), default=0.0)
     return fastest, [(one, rate) for one, rate in known if rate < fastest]
+
+
+def _to_nearest_gpu(hca: Hca, gpus: Gpus, unknown: int = SYS) -> int:
+    """Return the class of an HCA to its nearest GPU, ``unknown`` where none is known."""
+    return min((one for one in distances(hca, gpus) if one is not None), default=unknown)
 
 
 def _is_another_card(one: Candidate, fast_cards: set[str | None]) -> bool:

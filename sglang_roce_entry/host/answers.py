@@ -17,6 +17,7 @@ from sglang_roce_entry.host.installed import (
     mooncake_version,
     nccl_files_in_order,
     nccl_versions,
+    rccl_net_plugin,
     rocm_version,
     sglang_version,
 )
@@ -120,9 +121,10 @@ class LiveAnswers:
         home = home or _passwd_home() or environ.get("HOME")
         return nccl_files_in_order(environ, version, [f"{home.rstrip('/')}/.nccl.conf"] if home else [])
 
-    def net_plugins(self) -> tuple[str, ...]:
-        """Return the folders of external NCCL net plugins that exist."""
-        return tuple(path for path in NET_PLUGIN_DIRECTORIES if os.path.isdir(self._root + path))
+    def net_plugins(self, environ: Mapping[str, str], vendor: str) -> tuple[str, ...]:
+        """Return the folders of external NCCL net plugins that exist; on AMD also the file that RCCL loads."""
+        folders = tuple(path for path in NET_PLUGIN_DIRECTORIES if os.path.isdir(self._root + path))
+        return (*folders, *rccl_net_plugin(environ)) if vendor == "amd" else folders
 
     def gpu_count(self) -> int | None:
         """Return ``None``: the device nodes are counted."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpus, Hca, Interface, IpAddress
+from sglang_roce_entry.host.further.peer_memory import peer_memory, takes_peers
 from sglang_roce_entry.host.further.providers import verbs_providers
 from sglang_roce_entry.host.further.routes import Way, ways_to_neighbours
 from sglang_roce_entry.host.gpus import read_gpus
@@ -23,12 +24,6 @@ from sglang_roce_entry.host.rdma import pci_function_path
 from sglang_roce_entry.host.tree import Tree, attribute_or_none, lines_or_empty, names_or_empty
 from sglang_roce_entry.natural import whole_number
 
-#: The files whose presence is NCCL's own test for peer memory (``ncclIbGdrSupport``): by the RDMA core's
-#: registry, and from 2.23 on also by the module itself. 2.18 to 2.21 knew a third name in the registry.
-REGISTERED_PEERS = tuple(
-    f"/sys/kernel/mm/memory_peers/{name}/version" for name in ("nv_mem", "nv_mem_nc", "nvidia-peermem")
-)
-PEER_MODULE = "/sys/module/nvidia_peermem/version"
 _IOMMU_GROUPS = "/sys/kernel/iommu_groups"
 _ARP = ("arp_ignore", "arp_announce", "arp_filter", "rp_filter")
 #: Documentation/networking/ip-sysctl.rst; both are those of this network namespace, for IPv6 as well.
@@ -101,7 +96,8 @@ class CheckFacts:
     kernel: str | None = None
     rdma_core: str | None = None
     verbs_providers: tuple[str, ...] | None = None
-    peer_memory: tuple[str, ...] = ()  # those of NCCL's files for it that exist
+    peer_memory: tuple[str, ...] = ()  # those of NCCL's and RCCL's files for it that exist
+    takes_peers: bool | None = None  # whether the kernel has the symbol that RCCL looks for; AMD only
     nvidia_driver: str | None = None  # the first line of /proc/driver/nvidia/version
     nvidia_options: Mapping[str, str] | None = None  # /proc/driver/nvidia/params
     gpus: Gpus = field(default_factory=Gpus)  # with their places
@@ -126,6 +122,7 @@ class CheckFacts:
             "packages": dict(self.packages) if self.packages is not None else None,
             "rdma_core": self.rdma_core,
             "net_plugin": self.net_plugin,
+            "takes_peers": self.takes_peers,
         }
         if self.ways:
             found["ways"] = {address: [way.interface, way.table] for address, way in self.ways.items()}
@@ -147,8 +144,8 @@ def read_check_facts(
     """
     tree, devices = host.tree, tuple(hcas)
     recorded, interfaces = host.answers.recorded_check(), host.answers.interfaces()
-    answers = _live_answers(environ, interfaces) if recorded is None else _recorded_answers(recorded)
     gpus = read_gpus(host, places=True)
+    answers = _live_answers(environ, interfaces, gpus.vendor) if recorded is None else _recorded_answers(recorded)
     functions = {hca.pci_address: pci_function_path(hca.path or "") for hca in devices if hca.pci_address}
     functions |= {gpu.pci_address: gpu.path for gpu in gpus.devices if gpu.pci_address}
     return CheckFacts(
@@ -156,9 +153,7 @@ def read_check_facts(
         distribution=_distribution(tree),
         kernel=attribute_or_none(tree, "/proc/sys/kernel/osrelease"),
         verbs_providers=verbs_providers(tree),
-        peer_memory=tuple(
-            path for path in (*REGISTERED_PEERS, PEER_MODULE) if attribute_or_none(tree, path) is not None
-        ),
+        peer_memory=peer_memory(tree),
         nvidia_driver=next(iter(lines_or_empty(tree, "/proc/driver/nvidia/version")), None),
         nvidia_options=_nvidia_options(tree),
         gpus=gpus,
@@ -172,7 +167,7 @@ def read_check_facts(
     )
 
 
-def _live_answers(environ: Mapping[str, str], interfaces: Sequence[Interface]) -> dict[str, Any]:
+def _live_answers(environ: Mapping[str, str], interfaces: Sequence[Interface], vendor: str) -> dict[str, Any]:
     total, free = _shared_memory()
     return {
         "ways": ways_to_neighbours(interfaces),
@@ -182,12 +177,14 @@ def _live_answers(environ: Mapping[str, str], interfaces: Sequence[Interface]) -
         "packages": distribution_versions(DISTRIBUTIONS),
         "proxy": _proxy(environ),
         "rdma_core": rdma_core_version(),
+        "takes_peers": takes_peers() if vendor == "amd" else None,
     }
 
 
 def _recorded_answers(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded answers that have the right form; others are not known."""
-    kinds = {"shm_bytes": int, "shm_free_bytes": int, "glibc": str, "rdma_core": str, "net_plugin": str}
+    kinds: dict[str, type] = dict.fromkeys(("shm_bytes", "shm_free_bytes"), int)
+    kinds |= {**dict.fromkeys(("glibc", "rdma_core", "net_plugin"), str), "takes_peers": bool}
     found: dict[str, Any] = {
         name: recorded[name] for name, kind in kinds.items() if isinstance(recorded.get(name), kind)
     }

@@ -65,7 +65,7 @@ def collect(
         sglang_installed=installed,
         mooncake_version=host.answers.mooncake() if len(hcas) > 1 else None,
         nccl_files=files,
-        net_plugin_paths=host.answers.net_plugins(),
+        net_plugin_paths=host.answers.net_plugins(environ, gpus.vendor),
         topology_file=_topology_file(host, environ, files) if len(hcas) > 1 else None,
         search_domains=search_domains(host.tree),
     )

@@ -62,6 +62,18 @@ def nccl_versions(environ: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
+#: What RCCL loads where NCCL_NET_PLUGIN names nothing else (``src/plugin/net.cc``), and where the loader looks.
+_RCCL_NET_PLUGIN = "librccl-net.so"
+_RCCL_DIRECTORIES = ("/opt/rocm/lib", *_LIBRARY_DIRECTORIES, "/usr/local/lib")
+
+
+def rccl_net_plugin(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the real path of RCCL's default net plugin, which tells what it is, or nothing."""
+    directories = [part for part in environ.get("LD_LIBRARY_PATH", "").split(":") if part]
+    paths = (f"{directory.rstrip('/')}/{_RCCL_NET_PLUGIN}" for directory in (*directories, *_RCCL_DIRECTORIES))
+    return tuple(os.path.realpath(path) for path in paths if os.path.isfile(path))[:1]
+
+
 #: First releases of ROCm with an RCCL cut from this release of NCCL (ROCm/rocm-systems, the changelog of
 #: projects/rccl). Its scan of the GID table is that release's (net_ib_rocm.cc is the same file, patched).
 _RCCL = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.host.further.peer_memory import takes_peers
 from tests.healthy import healthy
 
 if TYPE_CHECKING:
@@ -62,6 +63,56 @@ def test_gpus_without_gpudirect(run: Run, model: str, said: str) -> None:
     node.files["/proc/driver/nvidia/version"] = OPEN
     (line,) = lines(run, node, "gpudirect")
     assert line.startswith(said)
+
+
+AMDKFD = "/sys/kernel/memory_peers/amdkfd/version"
+
+
+@pytest.mark.parametrize(
+    ("rocm", "changes", "said"),
+    [
+        ("7.2.0", {"file": AMDKFD}, "ok amdgpu is registered as peer memory (/sys/kernel/memory_peers/amdkfd)"),
+        ("7.2.0", {"takes_peers": True}, "ok the kernel takes peer memory (ib_register_peer_memory_client)"),
+        ("7.2.0", {}, "skip amdgpu is not in the registry of peer memory, and the kernel's symbols are not in"),
+        (
+            "7.2.0",
+            {"takes_peers": False},
+            "warn no peer memory for amdgpu: neither memory_peers/amdkfd in /sys nor",
+        ),
+        (
+            "7.2.0",
+            {"takes_peers": False, "dma_buf": "1"},
+            "ok nothing stands against it by DMA-BUF: NCCL_DMABUF_EN",
+        ),
+        ("7.2.0", {"takes_peers": False, "dma_buf": "1", "kernel": "5.4.0"}, "warn no peer memory for amdgpu"),
+        ("7.14.0", {"takes_peers": False}, "skip no peer memory for amdgpu"),
+    ],
+)
+def test_gpudirect_on_amd(run: Run, rocm: str, changes: Mapping[str, Any], said: str) -> None:
+    """As RCCL looks for it: its registry, else the kernel's symbol, else DMA-BUF."""
+    node = healthy()
+    node.facts["open"] = {}
+    for path in [path for path in node.files if path.startswith("/proc/driver/nvidia")]:
+        del node.files[path]
+    node.amd_gpu(1, "0000:65:00.0").set(versions={"sglang": "0.5.23", "nccl": None, "rocm": rocm})
+    node.files["/proc/sys/kernel/osrelease"] = f"{changes.get('kernel', '6.8.0')}\n"
+    if "file" in changes:
+        node.files[changes["file"]] = "1.0\n"
+    node.facts["check"] = {**node.facts.get("check", {}), "takes_peers": changes.get("takes_peers")}
+    environ = {"NCCL_DMABUF_ENABLE": changes["dma_buf"]} if "dma_buf" in changes else {}
+    ran = run("--check=json", *MODEL, node=node, environ=environ)
+    (line,) = [f"{one['status']} {one['evidence']}" for one in ran.document["items"] if one["name"] == "gpudirect"]
+    assert line.startswith(said)
+
+
+def test_the_symbol_that_rccl_looks_for(tmp_path: Path) -> None:
+    symbols = tmp_path / "kallsyms"
+    assert takes_peers(str(symbols)) is None
+    symbols.write_text("0000000000000000 t ib_register_device\t[ib_core]\n")
+    assert takes_peers(str(symbols)) is False
+    with symbols.open("a") as more:
+        more.write("0000000000000000 T ib_register_peer_memory_client\t[ib_core]\n")
+    assert takes_peers(str(symbols)) is True
 
 
 def switched() -> Node:

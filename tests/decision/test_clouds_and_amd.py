@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.host.installed import rccl_as_nccl
+from sglang_roce_entry.host.installed import rccl_as_nccl, rccl_net_plugin
 from tests.decision.conftest import Decide, rail
 from tests.healthy import healthy
 from tests.planning import codes, message, names, plan_of, value
@@ -14,6 +14,7 @@ from tests.trees import V2, Node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 GIB = "/usr/local/gib"
 OFI = "/opt/amazon/ofi-nccl"
@@ -127,6 +128,35 @@ def test_amds_own_plugin_decides() -> None:
     plan = plan_of(_ionic(), "--model-path", "/m", environ={"NCCL_NET_PLUGIN": "librccl-anp.so"})
     assert plan.choice.plugin == "AMD ANP"
     assert value(plan, "NCCL_NET") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("/opt/amd-anp/build/librccl-anp.so", "AMD ANP"),
+        ("/opt/aws-ofi-rccl/lib/librccl-net.so", "aws-ofi-nccl"),
+        ("/opt/rocm/lib/librccl-net.so", "/opt/rocm/lib/librccl-net.so"),
+    ],
+)
+def test_the_plugin_that_rccl_loads_by_itself_decides(file: str, name: str) -> None:
+    """NCCL_NET=IB would keep it out."""
+    node = _ionic().set(net_plugins=[file])
+    plan = plan_of(node, "--model-path", "/m")
+    assert plan.choice.plugin == name
+    assert value(plan, "NCCL_NET") is None
+    assert plan.exit_code == 0
+    assert codes(plan) == []
+    for given in ({"NCCL_NET": "IB"}, {"NCCL_NET_PLUGIN": "none"}):
+        ours = plan_of(node, "--model-path", "/m", environ=given)
+        assert ours.choice.plugin is None
+        assert value(ours, "NCCL_IB_HCA") == "=ionic_0:1,ionic_1:1"
+
+
+def test_the_file_that_rccl_loads_is_found_where_its_loader_looks(tmp_path: Path) -> None:
+    (tmp_path / "librccl-anp.so").touch()
+    (tmp_path / "librccl-net.so").symlink_to("librccl-anp.so")
+    assert rccl_net_plugin({"LD_LIBRARY_PATH": f"/none:{tmp_path}/"}) == (str(tmp_path / "librccl-anp.so"),)
+    assert rccl_net_plugin({"LD_LIBRARY_PATH": "/none"}) == ()
 
 
 PREFILL = ("--model-path", "/m", "--disaggregation-mode", "prefill", "--disaggregation-transfer-backend")

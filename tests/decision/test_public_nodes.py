@@ -235,6 +235,25 @@ def test_a_card_with_the_chip_of_the_rails_is_no_further_rail(
     assert outcome.codes == []
 
 
+@pytest.mark.parametrize(("below_a_switch", "left"), [(False, {"mlx5_9:1": "SLOWER_RATE"}), (True, {})])
+def test_a_storage_card_at_its_own_root_is_no_degraded_rail(
+    decide: Decide, below_a_switch: bool, left: Mapping[str, str]
+) -> None:
+    """NVIDIA/nccl#1277: a switch for each GPU, a rail below every second one, storage at a root of its own."""
+    node = Node()
+    for number in range(8):
+        root = f"{0x10 + 0x10 * number:02x}"
+        node.gpu(f"0000:{0x16 + 0x10 * number:02x}:00.0", SWITCH.format(root, 2), number // 4, answer="ok")
+        if number % 2 == 0:
+            pci = f"0000:{0x14 + 0x10 * number:02x}:00.0"
+            rail(node, number, gbps=400, pci=pci, bridge=SWITCH.format(root, 1), numa=number // 4)
+    place = SWITCH.format("20", 1) if below_a_switch else "pci0000:90/0000:90:01.0"
+    rail(node, 9, gbps=200, pci="0000:91:00.0", bridge=place, numa=0)
+    outcome = decide(node)
+    assert outcome.left == left
+    assert outcome.codes == (["DEGRADED_LINK"] if below_a_switch else [])
+
+
 def test_boards_tell_cards_apart_where_places_do_not(decide: Decide) -> None:
     node = Node()
     for number, (gbps, board) in enumerate(((400, "MT_1"), (400, "MT_1"), (200, "MT_2"))):

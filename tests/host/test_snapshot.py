@@ -215,7 +215,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def test_packaged_names() -> None:
-    assert packaged_names() == ["cx7-pod", "h20-roce"]
+    assert packaged_names() == ["cx7-pod", "gb10", "h20-roce"]
 
 
 @pytest.mark.parametrize("name", sorted(PACKAGED))

@@ -27,7 +27,8 @@ _KNOWN = (
 def external_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...]) -> tuple[str, str] | None:
     """Return the name of a recognised external net plugin and how it was recognised, else ``None``.
 
-    A folder alone is not enough: the loader must be told to look there (``LD_LIBRARY_PATH``).
+    A folder alone is not enough: the loader must be told to look there (``LD_LIBRARY_PATH``). A file is what RCCL
+    loads by itself, librccl-net.so, under its real path.
     """
     for name in ("NCCL_NET", "NCCL_NET_PLUGIN"):
         given = decided.get(name)
@@ -41,6 +42,9 @@ def external_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...
         return None
     library_path = decided.get("LD_LIBRARY_PATH")
     searched = library_path.value.split(":") if library_path else []
+    for file in plugin_folders:
+        if file.endswith(".so") and not {"NCCL_NET", "NCCL_NET_PLUGIN"} & decided.keys():
+            return _known(file) or file, f"RCCL loads {file} as its librccl-net.so"
     for folder in plugin_folders:
         if any(part == folder or part.startswith(f"{folder}/") for part in searched):
             return _known(folder) or folder, f"{folder} in LD_LIBRARY_PATH"
@@ -65,7 +69,7 @@ def idle_plugin(decided: Mapping[str, Given], plugin_folders: tuple[str, ...]) -
         )
         return _GIB, gib[0], remedy
     for folder in plugin_folders:
-        if folder not in named.get("LD_LIBRARY_PATH", ""):
+        if not folder.endswith(".so") and folder not in named.get("LD_LIBRARY_PATH", ""):
             lib = f"{folder}/lib, on Ubuntu {folder}/lib/x86_64-linux-gnu"
             return _known(folder) or folder, folder, f"put its library folder into LD_LIBRARY_PATH: {lib}"
     return None

@@ -232,8 +232,8 @@ class RecordedAnswers:
         of_home = [path for path in self._document.strings("files") if path.endswith("/.nccl.conf")]
         return nccl_files_in_order(environ, version, of_home)
 
-    def net_plugins(self) -> tuple[str, ...]:
-        """Return the recorded folders of external NCCL net plugins."""
+    def net_plugins(self, environ: Mapping[str, str], vendor: str) -> tuple[str, ...]:  # noqa: ARG002 - recorded
+        """Return the recorded folders and files of external NCCL net plugins."""
         return tuple(str(path) for path in self._document.typed("net_plugins", list) or ())
 
     def gpu_count(self) -> int | None:

@@ -40,6 +40,7 @@ _NAMES = frozenset(
         "NCCL_DEBUG",
         "NCCL_DEBUG_FILE",
         "NCCL_DEBUG_SUBSYS",
+        "NCCL_DMABUF_ENABLE",
         "NCCL_IB_ADDR_FAMILY",
         "NCCL_IB_ADDR_RANGE",
         "NCCL_IB_DISABLE",
