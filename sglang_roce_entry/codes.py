@@ -345,11 +345,19 @@ _NCCL = Group(
         ),
         Entry(
             "HOST_IP_FOREIGN",
-            "SGLANG_HOST_IP or HOST_IP is not an address of this pod, often the node's status.hostIP.",
-            "SGLang puts its message queue on an address that nothing can reach: it hangs after NCCL has "
-            "succeeded, without a timeout.",
+            "SGLANG_HOST_IP, HOST_IP or SGLANG_ZMQ_SOURCE_IP is not an address of this pod, often the node's "
+            "status.hostIP.",
+            "SGLang puts its message queue on an address that nothing can reach, or calls from one it does not "
+            "have: it hangs after NCCL has succeeded, without a timeout.",
             "ip -br address",
             "Remove the variable; status.hostIP is the node's address, not the pod's.",
+        ),
+        Entry(
+            "PEERS_MALFORMED",
+            "SGLANG_ZMQ_ALLOWED_PEERS holds something that is no address: a name, a network, a port.",
+            "SGLang fails with a ValueError when it binds the first socket of attention DP.",
+            "echo $SGLANG_ZMQ_ALLOWED_PEERS",
+            "Write addresses with commas between them, or remove it: the meeting of the group fills it in.",
         ),
         Entry(
             "NCCL_CONF_FILE",
@@ -850,6 +858,14 @@ _MEETING = Group(
             "Mostly nothing; SGLang's list of allowed peers (0.5.23) refuses such connections silently.",
             "kubectl exec POD -- ss -tnp",
             "Keep the pods of a group off the proxy (sidecar.istio.io/inject), without source NAT between them.",
+        ),
+        Entry(
+            "PEERS_LEAVE_OUT",
+            "SGLANG_ZMQ_ALLOWED_PEERS is set on the leader, and has no address as which a member is seen. "
+            "An error with attention DP, whose sockets it closes; else a warning.",
+            "Nothing is said: what that member sends never arrives, and the group hangs for ten minutes.",
+            "sglang-roce-entry --rehearse",
+            "Remove the variable: the meeting fills it in. Or add every member's address, on every node.",
         ),
         Entry(
             "MEMBER_AHEAD",

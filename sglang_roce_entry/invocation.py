@@ -49,6 +49,7 @@ class Settings:
     dist_init: int = 20000
     wait_deadline: float = 1800.0
     meeting: str = "auto"
+    zmq_peers: str = "auto"
     on_timeout: str = "exit"
     gpus: int | None = None
     tp: str = "auto"

@@ -91,6 +91,7 @@ SAME_MEANING = {
     "card": "the card of a node: made of a plan, read and compared by group",
     "command": "SGLang's command: composed by server, a line of check",
     "names": "host names: resolved by group, a line of check",
+    "peers": "whom SGLang's sockets may accept: told by group, wanted by plan",
     "rdma": "HCAs and their ports: read by host, a line of check",
 }
 

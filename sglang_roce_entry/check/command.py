@@ -54,6 +54,7 @@ _PLACES = {
     "mtu": ("MTU_DIFFERS",),
     "nccl file": ("NCCL_CONF_FILE", "NCCL_FILE_CRLF", "NCCL_FILE_LINE"),
     "own address": ("HOST_IP_FOREIGN",),
+    "open ports": ("PEERS_MALFORMED",),
     "interface": (
         *("INTERFACE_MISSING", "INTERFACE_WITHOUT_ADDRESS", "LEADER_IS_LOOPBACK"),
         *("CONTROL_ON_LOOPBACK", "CONTROL_ADDRESS_NOT_FIRST"),

@@ -37,7 +37,7 @@ def _policy_text(path: str, key: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "off" if key in ("rdma", "tp", "meeting") else "no"
+        return "yes" if value else "off" if key in ("rdma", "tp", "meeting", "zmq_peers") else "no"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, str):

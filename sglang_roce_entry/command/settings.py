@@ -178,6 +178,12 @@ SETTINGS: tuple[Setting, ...] = (
         "compare a group's nodes before SGLang starts; off: only wait for its port (auto)",
     ),
     Setting(
+        "zmq_peers",
+        _one_of("auto", "off"),
+        "auto|off",
+        "whether SGLang's sockets (0.5.23) accept the meeting's members only (auto)",
+    ),
+    Setting(
         "on_timeout",
         _one_of("exit", "exec"),
         "exit|exec",

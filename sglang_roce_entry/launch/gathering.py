@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from time import monotonic, sleep
 from typing import Any
 
+from sglang_roce_entry.fabric.consumers.sglang import ALLOWED_PEERS, allowed_peers
 from sglang_roce_entry.group.attempts import NotYet, Surroundings, WaitPolicy
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.identity import Identity
@@ -19,20 +20,23 @@ from sglang_roce_entry.group.meeting.caller import Called, Caller, Met, There
 from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.compare import Rules
 from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
+from sglang_roce_entry.group.meeting.comparison.seen import check_given, peers_of
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
 from sglang_roce_entry.group.meeting.missing import Lookups, Names, pod_names
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
 from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
+from sglang_roce_entry.plan.peers import has_peers
 from sglang_roce_entry.plan.plan import Plan, rendezvous_port
-from sglang_roce_entry.problems import CONFIGURATION, EntryError
+from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem, errors_first
 from sglang_roce_entry.report.rehearsal import document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
@@ -62,6 +66,8 @@ class Gathering:
     ) -> None:
         self.launch, self.identity, self.plan = launch, identity, plan
         self._leader: Leader | None = None
+        self._peers: Peers | None = None
+        self._seen_as: str | None = None
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
         self._facts, self._read_at = facts, monotonic()
@@ -103,6 +109,7 @@ class Gathering:
         facts = read_card_facts(self.launch.host, rails)
         request, why = self.launch.request, self.refusal
         card = CardMaker(request, plan, facts, self._group, is_secret_variable, time.time, why).make(nonce)
+        self._seen_as = door.address if door is not None else card.own.address
         if door is None:
             return card
         return replace(card, own=replace(card.own, reach_address=door.address, reach_port=door.port))
@@ -118,13 +125,18 @@ class Gathering:
         awaited = Awaited(address, self.port, 0.0, only_ipv6, elsewhere)
         self._renew_facts()
         self._leader = found_leader(self.launch.member, (address,), self._facts, self.launch.host, awaited)
-        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader)
+        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
+
+    def accept(self, peers: Peers) -> None:
+        """Plan again with the members that SGLang's sockets may accept."""
+        self._peers = replace(peers, source=self._seen_as)
+        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
 
     def current_plan(self) -> Plan:
         """Return the plan as the facts are now: GIDs move while others are waited for."""
         if self._renew_facts() and self._leader is not None:
             self._leader = with_route(self._leader, self._facts, self.launch.host)
-            self.plan = self.launch.planned_again(self.plan, self._facts, self._leader)
+            self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
         return self.plan
 
     def _renew_facts(self) -> bool:
@@ -232,7 +244,21 @@ class Gathering:
         settings = self.launch.request.settings
         rules = Rules(MUST_AGREE, SECRETS, settings.strict)
         anyway = settings.on_timeout == "exec" and self._kind == LAUNCH
-        return conclude(gathered, rules, self.identity.size, self._deadline_s, anyway=anyway)
+        verdict = conclude(gathered, rules, self.identity.size, self._deadline_s, anyway=anyway)
+        problems = errors_first((*verdict.problems, *self._left_out(gathered)))
+        peers = peers_of(gathered.members, gathered.edges, self.identity.size)
+        return replace(verdict, problems=problems, peers=peers)
+
+    def _left_out(self, gathered: Gathered) -> list[Problem]:
+        """Return the members that this leader's own list of peers leaves out."""
+        given, command = self.plan.choice.constraints.given.get(ALLOWED_PEERS), self.plan.command
+        allowed = allowed_peers(given.value) if given is not None else None
+        if not allowed or not has_peers(self.plan.facts.sglang_version):
+            return []
+        endpoint = command.dist_init if command is not None else None
+        pinned = endpoint is not None and literal(endpoint.host) is not None
+        in_use = command is not None and command.attention_dp
+        return check_given(allowed, gathered.members, gathered.edges, pinned=pinned, in_use=in_use)
 
     # ------------------------------------------------------------------------------------ the port
 

@@ -11,10 +11,12 @@ from sglang_roce_entry.group.meeting.caller import There
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
 from sglang_roce_entry.group.meeting.leader import enough_descriptors
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import Awaited, life_ports
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.gathering import LAUNCH, Gathering
 from sglang_roce_entry.launch.steps import Launch, Refused, log_problems
+from sglang_roce_entry.plan.peers import has_peers
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import DEADLINE, EntryError
 from sglang_roce_entry.report.rehearsal import table_lines
@@ -87,6 +89,12 @@ class _Meeting:
         elif met.address is not None:
             launch.log.say(f"{met.ahead}: no meeting is held, this pod alone was restarted and starts by itself")
             one.plan_at(met.address, only_ipv6=met.only_ipv6)
+            one.accept(Peers(why="no meeting was held: this pod alone was restarted"))
+            if beside and has_peers(one.plan.facts.sglang_version):
+                launch.log.say(
+                    "the leader's SGLang accepts the addresses that have met: if this pod's is a new one, nothing "
+                    "of it arrives, and SGLang gives up after 600 s: delete the leader's pod, for a new group"
+                )
 
     def tell(self, linger_s: float) -> None:
         """Bring what keeps this node from starting to the meeting, for as long as it lingers anyway."""
@@ -136,6 +144,7 @@ class _Meeting:
         refused = Refused.by(verdict.problems, partial(self._stay, held) if held is not None else None)
         if refused is not None:
             raise refused
+        self.gathering.accept(verdict.peers)
         warnings = len(verdict.problems)
         said = f"{warnings} warning{'s' if warnings != 1 else ''}" if warnings else "all nodes agree"
         self._launch.log.say(f"the group of {self._identity.size} has met: {said}")

@@ -11,6 +11,7 @@ from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.group import wait as waiting
 from sglang_roce_entry.group.attempts import Surroundings, WaitPolicy
 from sglang_roce_entry.group.endpoint import literal
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
@@ -86,14 +87,16 @@ class Launch:
         """Return the facts of this node as they are now."""
         return read_facts(self.request, self.member, self.host)
 
-    def planned_again(self, before: Plan, facts: HostFacts, leader: Leader | None) -> Plan:
-        """Return the plan with what is now known of the leader; what has changed since ``before`` is logged."""
-        final = self._plan(facts, leader)
+    def planned_again(
+        self, before: Plan, facts: HostFacts, leader: Leader | None, peers: Peers | None = None
+    ) -> Plan:
+        """Return the plan with what is now known of leader and peers; what has changed is logged."""
+        final = self._plan(facts, leader, peers)
         self._log_changes(before, final)
         return final
 
-    def _plan(self, facts: HostFacts, leader: Leader | None) -> Plan:
-        return make_plan(self.request, self.member, facts, leader)
+    def _plan(self, facts: HostFacts, leader: Leader | None, peers: Peers | None = None) -> Plan:
+        return make_plan(self.request, self.member, facts, leader, peers)
 
     def _log_changes(self, before: Plan, after: Plan) -> None:
         """Log what moved during the wait: the leader's address can bring new problems as well."""

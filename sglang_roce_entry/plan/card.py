@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.fabric.choice import PortRow
+from sglang_roce_entry.fabric.consumers.sglang import OWN_ADDRESSES
 from sglang_roce_entry.fabric.requirements import roce_mtu
 from sglang_roce_entry.fabric.wishes import DISCOVERED
+from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed_digest, make
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
@@ -56,6 +58,7 @@ class CardMaker:
             namespace=keyed_digest(nonce, f"{boot} {namespace}") if boot and namespace else None,
             clock_s=self.clock(),
             rails=rails,
+            sources=_sources(self.plan),
         )
         return make(
             self.group,
@@ -91,6 +94,14 @@ class CardMaker:
             yield from comparable_arguments(tokens, digest).items()
         for name, value in _variables(plan).items():
             yield name, digest(value) if self.is_secret(name) or masked(value) != value else value
+
+
+def _sources(plan: Plan) -> tuple[str, ...]:
+    """Return the addresses of this node that variables in force name as SGLang's own."""
+    given, environment = plan.choice.constraints.given, plan.environment()
+    texts = [environment.get(name) or (given[name].value if name in given else "") for name in OWN_ADDRESSES]
+    own = {address.ip for interface in plan.facts.interfaces for address in interface.addresses}
+    return tuple(dict.fromkeys(str(one) for one in map(literal, texts) if one in own))
 
 
 def pod_name(request: Request) -> str:

@@ -24,6 +24,7 @@ from sglang_roce_entry.fabric.control import (
 from sglang_roce_entry.fabric.nccl.files import check_files, given_values
 from sglang_roce_entry.fabric.topology import place
 from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import life_ports
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import Gpu, HostFacts, Interface
@@ -40,6 +41,7 @@ from sglang_roce_entry.plan.inputs import (
 )
 from sglang_roce_entry.plan.leader_address import leader_problems
 from sglang_roce_entry.plan.merge import Variable, in_effect, merge
+from sglang_roce_entry.plan.peers import peer_wishes
 from sglang_roce_entry.problems import (
     OK,
     ConfigurationError,
@@ -126,8 +128,10 @@ class Plan:
         return {one.name: one.value for one in self.variables if one.value is not None}
 
 
-def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader | None) -> Plan:
-    """Return the plan, stage by stage; ``leader`` is ``None`` where there is no group."""
+def make_plan(
+    request: Request, member: Member, facts: HostFacts, leader: Leader | None, peers: Peers | None = None
+) -> Plan:
+    """Return the plan, stage by stage; ``leader`` is ``None`` without a group, ``peers`` before it has met."""
     settings, environ = request.settings, request.environ
     nccl = oldest_version(facts.nccl_versions)
     file_problems = check_files(facts.nccl_files, nccl, environ.get("NCCL_CONF_FILE"))
@@ -143,7 +147,9 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
     hcas = tuple({port.hca.name: port.hca for port in choice.used}.values())
     affinity = pair(visible.devices, hcas, use.gpus, placed.note)
     transfer = consumers.transfer_hcas(choice, use, affinity)
-    variables = merge(given, consumers.wishes(choice, use))
+    wait = _wait_plan(request, member, command, facts.sglang_version)
+    meets = wait is not None and wait.meets is not None
+    variables = merge(given, (*consumers.wishes(choice, use), *peer_wishes(request, choice, peers, meets=meets)))
     problems = (
         *member.problems,
         *visible.problems,
@@ -167,7 +173,7 @@ def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader
         variables=variables,
         command=command,
         argv=request.bare_word or (command.argv(request.executable) if command else None),
-        wait=_wait_plan(request, member, command, facts.sglang_version),
+        wait=wait,
         problems=_in_force(problems, request),
         gpus=visible.count,
         gpu_devices=visible.devices,

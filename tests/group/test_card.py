@@ -24,7 +24,13 @@ from sglang_roce_entry.group.meeting.card import (
     read_card,
     read_common,
 )
-from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict, write_verdict
+from sglang_roce_entry.group.meeting.comparison.verdict import (
+    BadVerdict,
+    Verdict,
+    read_verdict,
+    write_verdict,
+)
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.problems import Problem, config_error, warning
 from tests.group.members import group
 
@@ -164,3 +170,32 @@ def test_a_keyed_digest_means_something_in_one_meeting_only() -> None:
     assert keyed_digest("a", "secret") == keyed_digest("a", "secret")
     assert keyed_digest("a", "secret") != keyed_digest("b", "secret")
     assert keyed_digest("a", "secret") != keyed_digest("a", "Secret")
+
+
+def test_the_addresses_of_all_members_travel_with_the_verdict() -> None:
+    peers = Peers(("10.0.0.1", "10.0.0.2", "fd00::1"))
+    assert read_verdict(write_verdict(Verdict(peers=peers))).peers == peers
+    without = Peers(why=f"member 1 is seen as {RED}")
+    read = read_verdict(write_verdict(Verdict(peers=without))).peers
+    assert not read.addresses
+    assert read.why.isprintable()
+    # An older launcher's verdict has none, and that is said.
+    older = read_verdict(b'{"problems":[],"more":0}').peers
+    assert not older.addresses
+    assert older.why
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [
+        '{"addresses":["10.0.0.1","sglang-0"],"why":""}',
+        '{"addresses":["10.0.0.0/8"],"why":""}',
+        '{"addresses":7,"why":""}',
+        '{"why":""}',
+        "[]",
+        json.dumps({"addresses": [f"10.1.{one // 256}.{one % 256}" for one in range(4000)], "why": ""}),
+    ],
+)
+def test_what_is_no_list_of_addresses_is_no_verdict(peers: str) -> None:
+    with pytest.raises(BadVerdict):
+        read_verdict(b'{"problems":[],"more":0,"peers":%s}' % peers.encode())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.fabric.choice import Choice
@@ -23,7 +24,10 @@ from sglang_roce_entry.problems import Problem, config_value
 OPTION = "--disaggregation-ib-device"
 _MAP_RELEASES = "0.5.5.post3 to 0.5.8, and 0.5.13 and later"
 
-READS = ("SGLANG_HOST_IP", "HOST_IP")
+#: From 0.5.23 on: whom its ZeroMQ sockets accept, and from where it connects (``srt/utils/network.py``).
+ALLOWED_PEERS, SOURCE_IP = "SGLANG_ZMQ_ALLOWED_PEERS", "SGLANG_ZMQ_SOURCE_IP"
+OWN_ADDRESSES = (SOURCE_IP, "SGLANG_HOST_IP", "HOST_IP")
+READS = (*OWN_ADDRESSES, ALLOWED_PEERS)
 
 
 def wishes(choice: Choice, _use: Use) -> Sequence[Wish]:
@@ -91,7 +95,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
         if row.decision.hca.name not in used
     }
     devices = [hca.name for hca in choice.facts.hcas]
-    problems = [*_check_addresses(given, choice)]
+    problems = [*_check_addresses(given, choice), *_check_peers(given.get(ALLOWED_PEERS))]
     for named in use.named if devices else ():
         problems += check_named(named, use, devices, unusable if used else {})
     return problems
@@ -99,7 +103,7 @@ def check(given: Mapping[str, Given], choice: Choice, use: Use) -> Sequence[Prob
 
 def _check_addresses(given: Mapping[str, Given], choice: Choice) -> Iterator[Problem]:
     own = {str(address.ip) for interface in choice.facts.interfaces for address in interface.addresses}
-    for name in READS:
+    for name in OWN_ADDRESSES:
         one = given.get(name)
         # SGLANG_HOST_IP outranks HOST_IP, whether the pod's or ours.
         outranked = name == "HOST_IP" and (choice.control.address is not None or "SGLANG_HOST_IP" in given)
@@ -110,6 +114,25 @@ def _check_addresses(given: Mapping[str, Given], choice: Choice) -> Iterator[Pro
             f"{one} is not an address of this pod, but SGLang uses it as its own",
             f"remove {name}; status.hostIP is the node's address, not the pod's",
         )
+
+
+def allowed_peers(text: str) -> frozenset[str] | None:
+    """Return a list as SGLang compares it: addresses, compressed; ``None`` if it cannot read it, and fails."""
+    entries = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return frozenset(ip_address(entry).compressed for entry in entries)
+    except ValueError:
+        return None
+
+
+def _check_peers(given: Given | None) -> Iterator[Problem]:
+    if given is None or allowed_peers(given.value) is not None:
+        return
+    yield config_value(
+        "PEERS_MALFORMED",
+        f"{given.name} ({given.where}) is not a list of addresses: SGLang fails when it binds its first socket",
+        "write addresses with commas between them, no names, networks or ports; or remove it: it is filled in",
+    )
 
 
 def check_named(named: NamedHcas, use: Use, devices: Sequence[str], unusable: Mapping[str, str]) -> list[Problem]:

@@ -65,7 +65,8 @@ class Own:
 
     ``machine`` and ``namespace`` are digests of the kernel's boot id, and of it with the network namespace,
     keyed with the meeting's nonce; ``clock_s`` is the wall clock when the card was made; ``reach_address`` and
-    ``reach_port`` are where its neighbours dial it during the meeting.
+    ``reach_port`` are where its neighbours dial it during the meeting; ``sources`` are addresses from which its
+    SGLang may call besides.
     """
 
     address: str | None = None
@@ -76,6 +77,7 @@ class Own:
     rails: tuple[Rail, ...] = ()
     reach_address: str | None = None
     reach_port: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ def read_card(line: bytes) -> Card:
                 clock_s=_number_or_none(document, "clock_s", 0, 1e11),
                 reach_address=_address_or_none(document, "reach_address"),
                 reach_port=_whole_or_none(document, "reach_port", 1, MAX_PORT),
+                sources=tuple(shown(text) for text in _list(document, "sources") if isinstance(text, str)),
                 rails=tuple(_rail(one) for one in rails),
             ),
             refusal=_refusal(refused) if refused is not None else None,

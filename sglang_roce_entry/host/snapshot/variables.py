@@ -90,6 +90,8 @@ _NAMES = frozenset(
         "SGLANG_PORT",
         "SGLANG_RUST_SERVER",
         "SGLANG_TCP_STORE_PORT",
+        "SGLANG_ZMQ_ALLOWED_PEERS",
+        "SGLANG_ZMQ_SOURCE_IP",
         "SKYPILOT_NUM_NODES",
         "SLURM_STEP_NUM_NODES",
         "UCX_IB_GID_INDEX",

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from sglang_roce_entry.group.meeting.card import shown
+from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.problems import OK, Problem, deciding, errors_first, warning
 
 #: A verdict goes to every member: 16 KB to 10,000 of them are 160 MB, more would be felt.
 MOST_PROBLEMS, MESSAGE_CHARACTERS = 24, 600
 VERDICT_BYTES = 65536
+#: Of these, the addresses of all members: a thousand nodes. The kernel passes 128 KiB in one variable.
+MOST_PEERS_BYTES = 16384
 _VALUE_SHOWN = 120
+#: Of an older launcher that leads.
+UNTOLD = Peers(why="the leader's launcher does not tell the members' addresses")
 
 
 class BadVerdict(ValueError):
@@ -34,10 +40,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What all members are told: problems in the order in which they decide, and every difference."""
+    """What all members are told: problems in the order in which they decide, every difference, and the peers."""
 
     problems: tuple[Problem, ...] = ()
     differences: tuple[Difference, ...] = ()
+    peers: Peers = UNTOLD
 
     @property
     def exit_code(self) -> int:
@@ -60,7 +67,11 @@ def write_verdict(verdict: Verdict) -> bytes:
         for one in ordered[:MOST_PROBLEMS]
     ]
     while True:
-        document = {"problems": rows, "more": len(ordered) - len(rows)}
+        document = {
+            "problems": rows,
+            "more": len(ordered) - len(rows),
+            "peers": {"addresses": verdict.peers.addresses, "why": verdict.peers.why},
+        }
         line = json.dumps(document, separators=(",", ":")).encode()
         if len(line) <= VERDICT_BYTES:
             return line
@@ -75,12 +86,22 @@ def read_verdict(line: bytes) -> Verdict:
         document = json.loads(line)
         problems = [_problem(one) for one in document["problems"][:MOST_PROBLEMS]]
         more = int(document["more"])
+        peers = _peers(document.get("peers"))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError) as failure:
         raise BadVerdict(f"not a verdict: {type(failure).__name__}") from failure
     if more > 0:
         said = f"{more} more problems than are sent to every member"
         problems.append(warning("COMPARISON_INCOMPLETE", said, "see the log of the leader (index 0)"))
-    return Verdict(tuple(problems))
+    return Verdict(tuple(problems), peers=peers)
+
+
+def _peers(document: Any) -> Peers:
+    if document is None:
+        return UNTOLD
+    addresses = tuple(ip_address(text).compressed for text in document["addresses"] if isinstance(text, str))
+    if sum(len(one) + 1 for one in addresses) > MOST_PEERS_BYTES:
+        raise ValueError("too many addresses")
+    return Peers(addresses, shown(str(document["why"])))
 
 
 def _problem(document: Any) -> Problem:

@@ -1,0 +1,90 @@
+"""As whom the members of a group see each other: the addresses that SGLang's own sockets may accept. Pure.
+
+SGLang 0.5.23 compares the source of each connection, as text, with ``SGLANG_ZMQ_ALLOWED_PEERS``
+(``srt/utils/network.py``, ``restrict_zmq_peers``; libzmq writes it compressed). Whoever is not in it gets no
+error: its messages never arrive. So there is a list that is complete, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from ipaddress import ip_address
+
+from sglang_roce_entry.group.endpoint import literal, no_host
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.reach import Edge
+from sglang_roce_entry.group.meeting.comparison.verdict import MOST_PEERS_BYTES, listed
+from sglang_roce_entry.group.peers import Peers
+from sglang_roce_entry.problems import Problem, config_error, warning
+
+#: A process of a node calls its own node's sockets from these, or from an address of the node.
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+def peers_of(members: Sequence[Member], edges: Sequence[Edge], size: int) -> Peers:
+    """Return the addresses of all ``size`` members, the same on each of them, or why there is no list of them."""
+    if len({member.card.index for member in members}) < size:
+        return Peers(why="not all members came to the meeting")
+    known: set[str] = set(_LOOPBACK)
+    for member in members:
+        seen = _seen(member, edges)
+        own = member.card.own
+        strange = seen - {*_plain((own.address, own.reach_address, *(rail.gid for rail in own.rails)))}
+        mine = {*_plain((own.address, own.reach_address, *own.sources)), *seen}
+        if strange:
+            return Peers(
+                why=f"member {member.card.index} is seen as {min(strange)}, which is no address of its own: "
+                "a proxy or NAT is in between"
+            )
+        if not mine:
+            return Peers(why=f"the addresses of member {member.card.index} are not known")
+        known |= mine
+    addresses = tuple(str(one) for one in sorted(map(ip_address, known), key=lambda one: (one.version, int(one))))
+    if sum(len(one) + 1 for one in addresses) > MOST_PEERS_BYTES:
+        return Peers(why=f"the list of {size} nodes would be longer than {MOST_PEERS_BYTES >> 10} KiB")
+    return Peers(addresses)
+
+
+def _seen(member: Member, edges: Iterable[Edge]) -> set[str]:
+    """Return as whom the leader and the neighbours see a member."""
+    by_others = (edge.seen for edge in edges if edge.origin == member.card.index and edge.ok)
+    return {*_plain((member.address, *by_others))}
+
+
+def _plain(texts: Iterable[str | None]) -> Iterator[str]:
+    """Yield the addresses among ``texts`` as libzmq writes them; what no other node can have is left out."""
+    for text in texts:
+        address = literal(text) if text else None
+        if (
+            address is not None
+            and no_host(address) is None
+            and not (address.version == 6 and address.is_link_local)
+        ):
+            yield address.compressed
+
+
+def check_given(
+    allowed: Container[str], members: Sequence[Member], edges: Sequence[Edge], *, pinned: bool, in_use: bool
+) -> list[Problem]:
+    """Return the members that a list of the user's leaves out.
+
+    ``pinned``: SGLang connects to an address, and so from ``SGLANG_ZMQ_SOURCE_IP``; else the kernel chooses.
+    ``in_use``: such sockets are open beyond this node at all, which takes attention DP.
+    """
+    out = []
+    for member in members:
+        own = member.card.own
+        seen = _seen(member, edges) or {*_plain((own.address, own.reach_address))}
+        counted = {*seen, *_plain(own.sources)} if pinned else seen
+        if counted and not any(one in allowed for one in counted):
+            out.append((member.card.index, ", ".join(sorted(seen))))
+    if not out:
+        return []
+    pods = {member.card.index: member.card.pod for member in members}
+    shown = "; ".join(f"{listed([index], pods)} is {address}" for index, address in out[:4])
+    more = f" and {len(out) - 4} more" if len(out) > 4 else ""
+    message = f"SGLANG_ZMQ_ALLOWED_PEERS leaves members of this group out: {shown}{more}"
+    hint = "remove it: it is filled from the meeting; or add these addresses on every node"
+    if in_use:
+        return [config_error("PEERS_LEAVE_OUT", message, hint)]
+    return [warning("PEERS_LEAVE_OUT", message, hint)]
