@@ -78,7 +78,7 @@ WRAPPERS = set().union(*THIRD_PARTY.values(), RARE)
 #: Where the forms of the command part: each imports its own stage, so that a probe loads nothing of a launch.
 FORMS = {"command.cli", "command.forms"}
 #: Where a document becomes a page to look at, which is loaded for that alone.
-PAGES = {"command.modes"}
+PAGES = {"command.modes", "command.rehearse"}
 #: What comes before them: a signal counts from its first line on, so that it loads the rest late.
 START = "__main__"
 

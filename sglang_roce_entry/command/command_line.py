@@ -20,8 +20,8 @@ from sglang_roce_entry.server.spellings import find_option
 #: Modes: the formats after "=", the first where there is none; or the value that they need.
 FORMATS = {
     "--print-env": ("shell", "json"),
-    "--dry-run": ("text", "json", "html"),
-    **dict.fromkeys(("--check", "--rehearse"), ("text", "json")),
+    "--check": ("text", "json"),
+    **dict.fromkeys(("--dry-run", "--rehearse"), ("text", "json", "html")),
 }
 #: Of these, what is a document also where no plan can be made: the failure is in it.
 DOCUMENTS = ("json", "html")

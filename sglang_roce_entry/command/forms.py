@@ -47,7 +47,7 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
         if name == "--rehearse":
             from sglang_roce_entry.command.rehearse import write_refused
 
-            write_refused(failure)
+            write_refused(failure, form)
         else:
             from sglang_roce_entry.command.modes import write_refusal
 

@@ -43,7 +43,8 @@ modes (print and exit)
   --dry-run[=text|json|html] the whole plan; html: a page with a drawing of the node, for a browser
   --print-env[=shell|json]   the environment only
   --check[=text|json]        each known trap: ok, warn or fail, with evidence and remedy
-  --rehearse[=text|json]     meet the launchers of the whole group, as a launch would, and compare all nodes; waits
+  --rehearse[=text|json|html]
+                             meet the launchers of the whole group, as a launch would, and compare all nodes; waits
                              for them (--wait-deadline), ends with the launch's exit code, SGLang is not started
   --probe startup|readiness|liveness|ranks[,...] [-- SGLANG ARGUMENTS]
                              for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from sglang_roce_entry.command.command_line import DOCUMENTS
 from sglang_roce_entry.command.ending import end_launch
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import live_host
@@ -24,11 +26,11 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
         done = _rehearsed(invocation, environ, log)
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
         failure = as_failure(raised)
-        if invocation.mode_value == "json":
-            write_refused(failure)
+        if invocation.mode_value in DOCUMENTS:
+            write_refused(failure, invocation.mode_value)
         log.problem(failure)
         return end_launch(failure, (), 0.0, log)
-    write_stdout(as_json(done.shown) if invocation.mode_value == "json" else as_text(done.shown))
+    _write(done.shown, invocation.mode_value)
     refused = Refused.by(done.verdict.problems)
     return done.verdict.exit_code if refused is None else end_launch(refused, refused.others, 0.0, log)
 
@@ -40,6 +42,15 @@ def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> 
     return rehearse(read_request(invocation, settings, environ, host), host, log)
 
 
-def write_refused(failure: EntryError) -> None:
+def write_refused(failure: EntryError, form: str) -> None:
     """Write the document of a rehearsal that could not begin: nothing is known but the one problem."""
-    write_stdout(as_json(refusal_document(failure)))
+    _write(refusal_document(failure), form)
+
+
+def _write(shown: Mapping[str, Any], form: str) -> None:
+    if form == "html":
+        from sglang_roce_entry.report.page.rehearsed import group_page
+
+        write_stdout(group_page(shown))
+    else:
+        write_stdout(as_json(shown) if form == "json" else as_text(shown))

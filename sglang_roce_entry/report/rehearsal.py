@@ -18,12 +18,13 @@ from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.output import one_line, squeezed
 from sglang_roce_entry.plan.inputs import as_problem
 from sglang_roce_entry.problems import OK, EntryError
+from sglang_roce_entry.report.contract import is_rehearsal
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
 
 #: What the document says of releases, in this order.
 _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
-_TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
+TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
 PRESENT, REFUSED = "present", "refused"
 NOT_TRIED = "not_tried"
 _MOST_ROWS, _LONGEST_TEXT = 64, 2000
@@ -131,10 +132,9 @@ def received_document(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str
     try:
         received = {**_safe(json.loads(text)), "identity": own["identity"]}
         document = {name: received[name] for name in own}  # a newer leader knows more
-        as_text(document)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return own
-    return document
+    return document if is_rehearsal(document) else own
 
 
 def _safe(value: Any) -> Any:
@@ -204,7 +204,7 @@ def _cells_of_nobody() -> tuple[str, ...]:
         "RoCE MTU",
         "family",
         "GID index",
-        *(_TITLES.get(one, one) for one in _VERSIONS),
+        *(TITLES.get(one, one) for one in _VERSIONS),
     )
 
 
@@ -218,7 +218,7 @@ def _cells(node: Mapping[str, Any]) -> dict[str, str]:
         "RoCE MTU": _joined(str(rail["roce_mtu"]) for rail in rails if rail["roce_mtu"] is not None),
         "family": _joined("IPv6" if ":" in rail["gid"] else "IPv4" for rail in rails if rail["gid"]),
         "GID index": _joined(str(rail["gid_index"]) for rail in rails if rail["gid_index"] is not None),
-        **{_TITLES.get(name, name): node["versions"].get(name, "-") for name in _VERSIONS},
+        **{TITLES.get(name, name): node["versions"].get(name, "-") for name in _VERSIONS},
     }
 
 

@@ -12,6 +12,8 @@ from sglang_roce_entry.output import one_line
 from sglang_roce_entry.report.page.style import STYLE
 
 Inside = Element | str | None
+#: What no space may be seen behind.
+_LINES = frozenset({"head", "body", "meta", "title", "style", "li", "ul", "p", "dt", "dd", "rect", "text", "path"})
 
 
 def element(tag: str, *inside: Inside, **attributes: str | float | None) -> Element:
@@ -61,4 +63,8 @@ def as_page(title: str, body: Iterable[Inside]) -> str:
         element("body", *body),
         lang="en",
     )
+    for one in root.iter():
+        # Lines: a container's log and an editor take no line of a megabyte.
+        if one.tag in _LINES and not one.tail:
+            one.tail = "\n"
     return "<!DOCTYPE html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"

@@ -68,6 +68,39 @@ dd{margin:0}
 .table>li{display:grid;grid-template-columns:minmax(0,5fr) 150px minmax(0,5fr);gap:4px 16px;padding:6px 0;
 border-bottom:1px solid var(--rule)}
 .table .set{display:block}
+.table .odd{font-weight:600}
+.marks{display:flex;flex-wrap:wrap;gap:2px 22px;margin-bottom:8px}
+.mark{display:inline-block;min-width:1.5em;text-align:center;font-weight:700}
+.mark.proven::after,.chip.proven::after{content:"✓"}.mark.failed::after,.chip.failed::after{content:"✗"}
+.mark.lossy::after,.chip.lossy::after{content:"~"}.mark.not_tried::after,.chip.not_tried::after{content:"·"}
+.chip code{margin-right:5px}
+.mark.proven{color:var(--good)}.mark.lossy{color:var(--warn)}.mark.failed{color:var(--bad)}
+.mark.not_tried{color:var(--unused-ink)}
+.rows{border-top:1px solid var(--rule)}
+.row{padding:9px 0;border-bottom:1px solid var(--rule)}
+.who strong{margin-right:4px}
+.who .badge{margin-left:8px}
+.badge{display:inline-block;padding:0 8px;border-radius:9px;font-size:12.5px;
+background:var(--warn-fill);color:var(--warn)}
+.badge.info{background:var(--unused);color:var(--unused-ink)}
+.badge.error,.badge.missing,.badge.refused,.badge.left{background:var(--bad-fill);color:var(--bad)}
+.cells{display:flex;flex-wrap:wrap;gap:5px;margin-top:6px}
+.cells>li{max-width:100%}
+.cells>li:has([open]){flex-basis:100%}
+.chip{display:inline-block;max-width:100%;padding:2px 8px;border:1px solid;border-radius:5px}
+summary.chip{cursor:pointer;list-style:none}
+summary::-webkit-details-marker{display:none}
+summary.chip:hover{text-decoration:underline}
+:focus-visible{outline:3px solid var(--used-edge);outline-offset:2px}
+.chip.proven{background:var(--good-fill);color:var(--good)}
+.chip.lossy{background:var(--warn-fill);color:var(--warn)}
+.chip.failed{background:var(--bad-fill);color:var(--bad)}
+.chip.not_tried{background:var(--unused);color:var(--unused-ink)}
+.cells details>p{margin:4px 0 4px 10px}
+.members{margin-top:6px}
+.members summary{cursor:pointer;display:inline-block;color:var(--used-ink);text-decoration:underline}
+.members ul ul{padding-left:14px;font-size:12.5px;color:var(--soft)}
+.chip span{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 footer{margin-top:24px;padding-top:8px;border-top:1px solid var(--rule);color:var(--soft);font-size:12px}
 @media (min-width:1120px){.look{display:grid;grid-template-columns:760px minmax(0,1fr);gap:32px}}
 @media screen and (max-width:799px){body{padding:12px 14px}.drawing.wide{display:none}

@@ -11,9 +11,9 @@ from sglang_roce_entry.report.json import as_document
 from sglang_roce_entry.report.page.drawing import cells_of, folded
 from sglang_roce_entry.report.page.node import node_page
 from sglang_roce_entry.report.page.places import domains_of
-from tests.command.pages import Page, read
 from tests.healthy import healthy
 from tests.packaged import PACKAGED, h20_roce
+from tests.page.reading import Page, read
 from tests.planning import plan_of
 from tests.trees import Node
 
