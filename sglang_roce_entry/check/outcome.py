@@ -28,6 +28,8 @@ class Outcome:
     head_lines: Sequence[tuple[str, str]] = field(default=())
     #: What is said where nothing ends a launch.
     fine: str = "A launch would go ahead"
+    #: The RDMA of the server that runs here, ``None`` without one.
+    in_use: Mapping[str, Any] | None = None
 
 
 def rendered(outcome: Outcome, form: str, *, colour: bool) -> str:
@@ -43,6 +45,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
             {"name": one.name, "status": one.status, "evidence": one.evidence, "remedy": one.remedy}
             for one in outcome.items
         ],
+        "in_use": outcome.in_use,
         "exit_code": outcome.exit_code,
     }
 

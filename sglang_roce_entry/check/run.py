@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.check import command, environment, gpudirect, leader_path, loopback, names, rdma, versions
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
-from sglang_roce_entry.check.serving import communicators
+from sglang_roce_entry.check.serving import communicators, in_use
 from sglang_roce_entry.group.connect import ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.meeting.answering import Answer, who_greets
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.check_facts import read_check_facts
+from sglang_roce_entry.host.collect import IMEX_CHANNEL
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
+from sglang_roce_entry.host.further.queue_pairs import read_devices, read_queue_pairs
+from sglang_roce_entry.host.further.traffic import read_counters
 from sglang_roce_entry.invocation import Invocation, Settings
 from sglang_roce_entry.plan.inputs import identify, read_request
 from sglang_roce_entry.plan.plan import look_and_plan
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import go_ahead
+from sglang_roce_entry.server.probe.ask_ras import environment_of
 from sglang_roce_entry.server.probe.ranks import read_ranks
+from sglang_roce_entry.server.probe.sockets import family_of, may_be_read, open_files
+from sglang_roce_entry.server.processes import process_of
 from sglang_roce_entry.server.running import Found, running_here
 from sglang_roce_entry.verbs.looped import prove_loops
 
@@ -36,6 +43,8 @@ DEADLINE_S = 10.0
 _OWN_NAME_S = 1.5
 #: For NCCL's RAS, which takes a third of it where a rank is silent.
 _RANKS_S = 6.0
+#: Between the two readings of the counters of a port that a server uses.
+_TRAFFIC_S = 1.0
 
 
 def run_check(
@@ -59,6 +68,7 @@ def run_check(
     inspection = read_check_facts(host, plan.facts.hcas, environ, own_name_addresses(host))
     tried = loopback.rails(plan) if host.live else ()
     loops = prove_loops(tried, environ) if tried else []
+    seen = _seen(host, plan.facts, found) if servers else None
     examined = Examined(plan, environ, inspection, host.live, command.by_item(plan), loops)
     lines = [
         *command.items(examined),
@@ -69,6 +79,7 @@ def run_check(
         *names.items(examined),
         *environment.items(examined),
         *versions.items(examined),
+        *in_use.items(examined, seen),
         *communicators.items(read_ranks(found, _RANKS_S) if servers else None),
     ]
     written = {line.name for line in lines} | {command.LEADER}
@@ -83,7 +94,41 @@ def run_check(
         lines += leader_path.not_tried(examined)
     lines += command.rest(examined, written)
     top = head(examined, adopted[0].pid if adopted is not None else None)
-    return Outcome(tuple(lines), exit_code(lines, plan), top, head_lines(examined, top), go_ahead(plan))
+    return Outcome(
+        tuple(lines),
+        exit_code(lines, plan),
+        top,
+        head_lines(examined, top),
+        go_ahead(plan),
+        in_use.as_document(plan, seen),
+    )
+
+
+def _seen(host: Host, facts: HostFacts, found: Found) -> in_use.Seen:
+    """Return what the kernel tells of the RDMA of the servers here, with a second of counters."""
+    ports = [port for hca in facts.hcas for port in hca.ports]
+    try:
+        devices = read_devices()
+        before, started = read_counters(host.tree, devices, ports), monotonic()
+        sleep(_TRAFFIC_S)
+        after, seconds = read_counters(host.tree, devices, ports), monotonic() - started
+        pairs = read_queue_pairs(devices)
+    except (OSError, struct.error) as failure:
+        return in_use.Seen(why_not=getattr(failure, "strerror", None) or str(failure))
+    server = found.servers[0][0].pid
+    family = family_of([process.pid for process, _ in found.servers])
+    threads = {pair.thread: process_of(pair.thread) for pair in pairs if pair.thread is not None}
+    readable = all(map(may_be_read, family))
+    return in_use.Seen(
+        pairs,
+        {thread: pid for thread, pid in threads.items() if pid in family},
+        frozenset(os.path.basename(path) for pid in family for path in open_files(pid)) if readable else None,
+        environment_of(server).get("NCCL_IB_HCA", ""),
+        any(host.answers.open_node(path) == "ok" for path in host.answers.device_nodes(IMEX_CHANNEL)),
+        before,
+        after,
+        seconds,
+    )
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:

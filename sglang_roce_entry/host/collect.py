@@ -13,7 +13,7 @@ from sglang_roce_entry.host.rdma import read_hcas
 from sglang_roce_entry.named_file import NotAFileError
 from sglang_roce_entry.problems import ConfigurationError
 
-_IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel"
+IMEX_CHANNEL = "/dev/nvidia-caps-imex-channels/channel"
 _VIRTUAL_TOPOLOGY = "/var/run/nvidia-topologyd/virtualTopology.xml"
 
 
@@ -78,7 +78,7 @@ def _imex_channels(host: Host, hcas: tuple[Hca, ...]) -> dict[str, str]:
     """
     if any(hca.verbs_answer == "ok" for hca in hcas):
         return {}
-    return {path: host.answers.open_node(path) for path in host.answers.device_nodes(_IMEX_CHANNEL)}
+    return {path: host.answers.open_node(path) for path in host.answers.device_nodes(IMEX_CHANNEL)}
 
 
 def _nccl_files(

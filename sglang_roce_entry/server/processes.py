@@ -44,6 +44,13 @@ def parent_of(pid: int) -> int:
     return int(fields[1]) if len(fields) > 1 else 0
 
 
+def process_of(thread: int) -> int:
+    """Return the process of a thread, 0 if it is gone. /proc has threads too, unlisted (proc(5))."""
+    lines = read_process(thread, "status").splitlines()
+    text = next((line[5:].strip() for line in lines if line.startswith(b"Tgid:")), b"")
+    return int(text) if text.isdigit() else 0
+
+
 def read_process(pid: int, name: str) -> bytes:
     """Return what /proc has of a process, nothing of one that is gone or somebody else's."""
     try:

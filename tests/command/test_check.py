@@ -40,8 +40,9 @@ def _items(ran: Ran, name: str) -> list[dict[str, str]]:
 def test_a_healthy_node(run: Run) -> None:
     ran = run("--check=json", *MODEL, node=healthy())
     document = ran.document
-    assert list(document) == ["format", "head", "items", "exit_code"]
+    assert list(document) == ["format", "head", "items", "in_use", "exit_code"]
     assert document["format"] == 1
+    assert document["in_use"] is None
     assert ran.code == document["exit_code"] == 0
     assert ran.err == ""
     for item in document["items"]:
@@ -54,8 +55,9 @@ def test_a_healthy_node(run: Run) -> None:
         "leader port",
         "path mtu",
         "loopback",
+        "in use",
     }
-    assert all(by_status[name] == "skip" for name in ("leader port", "path mtu", "loopback"))
+    assert all(by_status[name] == "skip" for name in ("leader port", "path mtu", "loopback", "in use"))
     assert set(by_status) >= {
         "identity", "gpus", "command", "hca", "verbs", "gid", "link", "rate", "mtu", "pci link", "congestion",
         "memlock", "shm", "gpudirect", "dns", "hostname", "interface", "own address", "proxy", "variables",
@@ -80,7 +82,7 @@ def test_evidence_of_a_healthy_node(run: Run) -> None:
     assert lines[at - 1] == f"      nic          2 x {NIC}, {driver}: mlx5_[0-1]"
     assert all(line.startswith("ok    ") for line in lines[at + 1 : -3])
     assert lines[-3:] == [
-        "skip  not checked  loopback, leader port, path mtu: needs the live node", "", "A launch would go ahead; no warnings.",
+        "skip  not checked  loopback, in use, leader port, path mtu: needs the live node", "", "A launch would go ahead; no warnings.",
     ]  # fmt: skip
 
 
@@ -354,7 +356,7 @@ def test_packaged_snapshots_pass(run: Run, name: str) -> None:
     warned = {item["name"] for item in ran.document["items"] if item["status"] == "warn"}
     assert warned == ({"gid", "link"} if name == "gb10" else set())
     live = [item for item in ran.document["items"] if item["evidence"] == "needs the live node"]
-    assert len(live) == 3
+    assert len(live) == 4
 
 
 @pytest.mark.parametrize("argv", [(), MODEL, ("--rdma", "optional")])

@@ -58,6 +58,8 @@ def missing_part() -> str | None:
         "ip": "iproute2",
         "rdma": "iproute2",
         "ibv_rc_pingpong": "ibverbs-utils",
+        "ib_write_bw": "perftest",
+        "rping": "rdmacm-utils",
         "dpkg-deb": "dpkg",
         "apt-get": "apt",
     }

@@ -33,7 +33,7 @@ META_PACKAGE = "linux-image-amd64"
 # Loaded in this order, each after what its `depends=` names. The first line is the root file system.
 MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay"),
-    *("virtio_net", "crc32_generic", "ib_core", "ib_uverbs", "rdma_rxe"),
+    *("virtio_net", "crc32_generic", "ib_core", "ib_uverbs", "rdma_ucm", "rdma_rxe"),
     *("bonding", "8021q", "veth"),
 )
 

@@ -273,7 +273,7 @@ def carries_traffic(client: tuple[str, int], server: tuple[str, int]) -> bool:
     quiet: Mapping[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     listening = subprocess.Popen([*program, "-d", server[0], "-g", str(server[1])], **quiet)
     try:
-        until(lambda: listening.poll() is not None or _is_listening(PINGPONG_PORT), "ibv_rc_pingpong listens")
+        until(lambda: listening.poll() is not None or is_listening(PINGPONG_PORT), "ibv_rc_pingpong listens")
         calling = [*program, "-d", client[0], "-g", str(client[1]), "127.0.0.1"]
         try:
             status = subprocess.run(calling, check=False, timeout=20, **quiet).returncode
@@ -286,7 +286,8 @@ def carries_traffic(client: tuple[str, int], server: tuple[str, int]) -> bool:
         listening.wait()
 
 
-def _is_listening(port: int) -> bool:
+def is_listening(port: int) -> bool:
+    """Return whether a TCP port of this network namespace is listened on."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()

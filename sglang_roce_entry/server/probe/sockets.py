@@ -82,7 +82,7 @@ def holders(inodes: Collection[int], pids: Iterable[int]) -> dict[int, int]:
     for pid in pids:
         if not left:
             break
-        for link in _links(pid):
+        for link in open_files(pid):
             inode = left.pop(link, None)
             if inode is not None:
                 found[inode] = pid
@@ -94,7 +94,8 @@ def may_be_read(pid: int) -> bool:
     return os.access(f"/proc/{pid}/fd", os.R_OK | os.X_OK)
 
 
-def _links(pid: int) -> Iterator[str]:
+def open_files(pid: int) -> Iterator[str]:
+    """Yield the open files of a process (``/dev/null``, ``socket:[123]``); none where they may not be read."""
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)
