@@ -182,10 +182,11 @@ _RDMA = Group(
             "NVLINK_ONLY",
             "No verbs device opens in this pod, but an IMEX channel does (GB200, GB300): inside one NVLink domain "
             "NCCL moves its data over NVLink, so that RDMA is not required unless a setting says so.",
-            "The same; between NVLink domains NCCL uses TCP.",
+            "The same; between NVLink domains NCCL uses TCP, and within one if its cuMem buffers are off, as "
+            "SGLang before 0.5.23 has them.",
             "ls /dev/nvidia-caps-imex-channels /dev/infiniband",
-            "Nothing inside one NVLink domain. For groups over several racks request the RDMA resource, and set "
-            "--rdma required.",
+            "Inside one NVLink domain set NCCL_CUMEM_ENABLE=1 (SGLang 0.5.23 does by itself). For groups over "
+            "several racks request the RDMA resource, and set --rdma required.",
         ),
         Entry(
             "AMBIGUOUS_SUBNET",

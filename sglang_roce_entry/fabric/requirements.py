@@ -262,8 +262,8 @@ def _nvlink_only(choice: Choice) -> Iterator[Problem]:
             "NVLINK_ONLY",
             "no verbs device opens here, but an IMEX channel does: inside one NVLink domain NCCL needs no RDMA; "
             "nodes of different domains would talk over TCP",
-            "nothing, if all nodes of the group are in one NVLink domain (ComputeDomain); else request the RDMA "
-            "resource and set --rdma required",
+            "if all nodes of the group are in one NVLink domain (ComputeDomain), nothing but NCCL_CUMEM_ENABLE=1 "
+            "with an SGLang before 0.5.23; else request the RDMA resource and set --rdma required",
         )
 
 

@@ -34,6 +34,8 @@ OF_OTHER_CONTROLLERS = {
     *(f"rehearsal/{kind}" for kind in ("dra", "privileged", "shared-device-plugin", "sriov")),
     "prefill-decode/disaggregated-set",
 }
+#: Their nodes have other hardware than the containers' (AMD's GPUs, NVLink between nodes): recorded in tests/manifests.
+OF_OTHER_HARDWARE = {"roce-hostnetwork/amd", "dra/compute-domain"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _has_ipc_lock(spec: dict[str, Any]) -> bool:
     return bool(context.get("privileged")) or "IPC_LOCK" in added
 
 
-@pytest.mark.parametrize("variant", sorted({*VARIANTS} - OF_OTHER_CONTROLLERS))
+@pytest.mark.parametrize("variant", sorted({*VARIANTS} - OF_OTHER_CONTROLLERS - OF_OTHER_HARDWARE))
 def test_the_pods_of_a_manifest_start(networks: Enclosure, image: str, tmp_path: Path, variant: str) -> None:
     documents = _documents(variant)
     groups = _groups(documents)

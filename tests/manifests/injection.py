@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAMESPACE = "inference"
 # LeaderWorkerSet 0.6 and later put these before the user's own and drop user entries of these names.
 LWS_VARIABLES = ("LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX")
-GPU_RESOURCE = "nvidia.com/gpu"
+GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
 
 _REFERENCE = re.compile(r"\$(\$|\([^()]*\)|$|.)")
 
@@ -50,13 +50,14 @@ def lws_variables(leader_worker_set: Manifest, group: int, index: int) -> dict[s
 
 
 def gpu_count(container: Mapping[str, Any]) -> int:
-    """Return how many GPUs the container asks of NVIDIA's device plugin."""
-    return int(container.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0))
+    """Return how many GPUs the container asks of its vendor's device plugin."""
+    limits = container.get("resources", {}).get("limits", {})
+    return sum(int(limits.get(name, 0)) for name in GPU_RESOURCES)
 
 
 def plugin_variables(container: Mapping[str, Any]) -> dict[str, str]:
-    """Return what NVIDIA's device plugin adds: the UUIDs of the granted GPUs."""
-    count = gpu_count(container)
+    """Return what NVIDIA's device plugin adds: the UUIDs of the granted GPUs. AMD's adds nothing."""
+    count = int(container.get("resources", {}).get("limits", {}).get(GPU_RESOURCES[0], 0))
     uuids = [f"GPU-{number:08x}-0000-4000-8000-000000000000" for number in range(count)]
     return {"NVIDIA_VISIBLE_DEVICES": ",".join(uuids)} if count else {}
 

@@ -1,8 +1,8 @@
 """Recorded nodes that fit the pods of the manifests, and the launcher run on them.
 
-The host network's node is the one that the package carries. The pod networks are described here: SR-IOV
-functions whose physical functions the pod sees but cannot open, and NICs that a DRA driver moved into
-the pod. What a pod specification decides is written into the recording: whether the verbs devices open,
+The host network's node is the one that the package carries. The others are described here: SR-IOV
+functions whose physical functions the pod sees but cannot open, NICs that a DRA driver moved into
+the pod, a tray of GB200 with an NVLink channel and no RDMA, and a node of AMD's. What a pod specification decides is written into the recording: whether the verbs devices open,
 who the user is, whether IPC_LOCK is effective, what the leader's name resolves to.
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import sglang_roce_entry
 from tests.manifests.injection import container_arguments, container_environment, lws_variables
+from tests.trees import V2
 from tests.trees import Node as Tree
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(sglang_roce_entry.__file__).parent
 CONTAINERD_MEMLOCK_BYTES = 8 << 20  # what systemd gives a container runtime whose unit says nothing
 RAILS = 4
+AMD_RAILS = 8
 
 
 @dataclass
@@ -71,7 +73,7 @@ def grants_rdma(pod: PodTemplate) -> bool:
     limits = resources.get("limits", {})
     return bool(
         container.get("securityContext", {}).get("privileged")
-        or any(name.startswith("rdma/") or "_vf" in name for name in limits)
+        or any(name.startswith(("rdma/", "amd.com/nic")) or "_vf" in name for name in limits)
         or resources.get("claims")
     )
 
@@ -117,6 +119,48 @@ def _pod_network(*, functions: bool) -> Tree:
     )
 
 
+def _tray() -> Tree:
+    """Return a pod on a tray of GB200: four GPUs, a channel of its NVLink domain, NICs that it may not open."""
+    tree = Tree()
+    tree.interface("lo", "127.0.0.1/8", "::1/128", mtu=65536, gbps=0)
+    tree.interface("eth0", "10.244.2.23/24", mtu=1450, gbps=10)
+    tree.default_route("eth0")
+    for rail in range(RAILS):
+        hca = tree.hca(f"mlx5_{rail}", pci=f"000{rail}:03:00.0", device_id="0x1023", verbs="ENOENT")
+        hca.port(gbps=400).pair(f"2603:c020::{rail + 1}", f"rdma{rail}")
+        tree.gpu(f"000{rail}:06:00.0", f"pci000{rail}:05", rail // 2, model="NVIDIA GB200")
+    channel = {"/dev/nvidia-caps-imex-channels/channel0": "ok"}
+    return tree.set(
+        versions={"sglang": "0.5.10", "nccl": "2.28.3"},
+        open={**{f"/dev/nvidia{minor}": "ok" for minor in range(RAILS)}, **channel},
+        gpus=RAILS,
+        libibverbs="ok",
+    )
+
+
+def _amd_host() -> Tree:
+    """Return a node of MI355X with an AI NIC (Pollara) for each of its eight GPUs, whose tables have no v1 GIDs."""
+    tree = Tree()
+    tree.interface("lo", "127.0.0.1/8", "::1/128", mtu=65536, gbps=0)
+    tree.interface("eth0", "10.0.0.11/24", mtu=1500, gbps=25)
+    tree.default_route("eth0")
+    for rail in range(AMD_RAILS):
+        name, own = f"benic{rail + 1}p1", f"10.20.{rail}.11"
+        bridge = f"pci0000:{rail + 1:02x}/0000:{rail + 1:02x}:01.0"
+        hca = tree.hca(
+            f"ionic_{rail}",
+            pci=f"0000:{rail + 0x20:02x}:00.0",
+            bridge=f"{bridge}/0000:{rail + 0x10:02x}:00.0",
+            vendor="0x1dd8",
+            device_id="0x1002",
+            netdevs=(name,),
+        )
+        hca.port(gbps=400).gid(0, f"fe80::{rail + 1}", V2, name).gid(1, own, V2, name)
+        tree.interface(name, f"{own}/24", f"fe80::{rail + 1}/64", gbps=400)
+        tree.amd_gpu(rail + 2, f"0000:{rail + 0x30:02x}:00.0", f"{bridge}/0000:{rail + 0x10:02x}:01.0")
+    return tree.set(versions={"sglang": "0.5.15", "nccl": None, "rocm": "7.2.0"}, gpus=AMD_RAILS, libibverbs="ok")
+
+
 def recorded_nodes(folder: Path) -> dict[str, Node]:
     """Return the nodes by the network of the pods that they fit, unpacked below ``folder``."""
     with tarfile.open(PACKAGE / "snapshots" / "h20-roce.tar.gz") as archive:
@@ -125,11 +169,15 @@ def recorded_nodes(folder: Path) -> dict[str, Node]:
         "host": (next((folder / "host").rglob("facts.json")).parent, "10.0.0.11", "10.0.0.10"),
         "functions": (_pod_network(functions=True).write(folder / "functions"), "10.244.2.23", "10.244.1.17"),
         "claims": (_pod_network(functions=False).write(folder / "claims"), "10.244.2.23", "10.244.1.17"),
+        "tray": (_tray().write(folder / "tray"), "10.244.2.23", "10.244.1.17"),
+        "amd": (_amd_host().write(folder / "amd"), "10.0.0.11", "10.0.0.10"),
     }
     devices = {
         "host": [f"mlx5_bond_{rail}" for rail in range(RAILS)],
         "functions": [f"mlx5_{rail + 8}" for rail in range(RAILS)],
         "claims": [f"mlx5_{rail}" for rail in range(RAILS)],
+        "tray": [],
+        "amd": [f"ionic_{rail}" for rail in range(AMD_RAILS)],
     }
     return {
         name: Node(where, json.loads((where / "facts.json").read_text()), own, peer, devices[name])
@@ -138,10 +186,14 @@ def recorded_nodes(folder: Path) -> dict[str, Node]:
 
 
 def node_of(pod: PodTemplate, nodes: dict[str, Node]) -> Node:
-    """Return the recorded node that fits the pod's network."""
+    """Return the recorded node that fits the pod's network and what it asks for."""
+    claims = [claim["name"] for claim in pod.spec.get("resourceClaims", [])]
     if pod.spec.get("hostNetwork"):
-        return nodes["host"]
-    return nodes["claims" if pod.spec.get("resourceClaims") else "functions"]
+        limits = pod.containers[0].get("resources", {}).get("limits", {})
+        return nodes["amd" if "amd.com/gpu" in limits else "host"]
+    if claims == ["nvlink"]:
+        return nodes["tray"]
+    return nodes["claims" if claims else "functions"]
 
 
 @dataclass

@@ -143,6 +143,7 @@ CHANGES = {
     r"(path|value): /data/models/DeepSeek-R1$": r"\1: /mnt/m",
     r"claimName: sglang-model$": "claimName: weights",
     r"rdma/hca_shared_devices_a: 1$": "rdma/ib: 1",
+    r"amd\.com/nic: 8$": "rdma/ib: 1",
     r"nvidia\.com([/~]1?)roce_vf(: 4)?$": r"nvidia.com\1vf\2",
     r"(networks|netAttachDefName): roce-vf": r"\1: vf",
     r"(completions|parallelism|value): 2$": r"\1: 5",
@@ -316,18 +317,20 @@ def test_a_renamed_set_holds_together(copied: Path, variant: str) -> None:
         ("dra/sriov", "LeaderWorkerSet", "no ResourceClaimTemplate for claim 'roce'"),
         ("preflight/dra", "Job", "no ResourceClaimTemplate for claim 'roce'"),
         ("dra/dranet", "ResourceClaimTemplate", "no claim asks for DeviceClass second-roce-nic-b"),
+        ("dra/compute-domain", "LeaderWorkerSet", "no ResourceClaimTemplate for claim 'nvlink'"),
+        ("dra/compute-domain", "ComputeDomain", "no ResourceClaimTemplate for claim 'nvlink'"),
     ],
 )
 def test_a_reference_that_kustomize_is_not_told_of_is_seen(
     copied: Path, variant: str, kind: str, said: str
 ) -> None:
     """Each entry of the configuration is needed: without it, a rule speaks."""
-    file = copied / "components/group-name/name-reference.yaml"
-    configuration = yaml.safe_load(file.read_text())
-    for reference in configuration["nameReference"]:
-        reference["fieldSpecs"] = [spec for spec in reference["fieldSpecs"] if spec["kind"] != kind]
-    kept = [reference for reference in configuration["nameReference"] if reference["fieldSpecs"]]
-    file.write_text(yaml.safe_dump({"nameReference": kept}))
+    for file in (copied / "components").glob("*/name-reference.yaml"):
+        configuration = yaml.safe_load(file.read_text())
+        for reference in configuration["nameReference"]:
+            reference["fieldSpecs"] = [spec for spec in reference["fieldSpecs"] if spec["kind"] != kind]
+        kept = [reference for reference in configuration["nameReference"] if reference["fieldSpecs"]]
+        file.write_text(yaml.safe_dump({"nameReference": kept}))
     manifests = _overlay(copied, variant)
     sentences = [sentence for rule in RULES for sentence in rule(manifests)]
     assert any(said in sentence for sentence in sentences), sentences
@@ -352,6 +355,15 @@ def test_name_prefix_is_the_fault_that_it_is_held_for(copied: Path) -> None:
     (copied / HOST / "kustomization.yaml").write_text("resources: [sglang.yaml]\n")
     manifests = _overlay(copied, HOST, "namePrefix: second-\n")
     assert list(services_select_pods(manifests)) == ["Service/second-sglang-leader selects no pod"]
+
+
+def test_nvlink_comes_beside_the_nics_of_a_variant(copied: Path) -> None:
+    """As the head of dra/compute-domain says: both claims, each with its template."""
+    manifests = _overlay(copied, "dra/dranet", "components: [../components/compute-domain]\n")
+    (pod,) = serving_templates(manifests)
+    assert [claim["name"] for claim in pod.spec["resourceClaims"]] == ["roce", "nvlink"]
+    assert pod.containers[0]["resources"]["claims"] == [{"name": "roce"}, {"name": "nvlink"}]
+    assert [sentence for rule in RULES for sentence in rule(manifests)] == []
 
 
 def test_to_change_is_little() -> None:

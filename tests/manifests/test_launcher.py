@@ -60,7 +60,9 @@ def assert_member(pod: PodTemplate, index: int, outcome: Outcome, leader: str, n
     assert value(argv, "--nnodes") == str(size)
     assert value(argv, "--node-rank") == str(index)
     assert value(argv, "--dist-init-addr") == f"{leader}:20000"
-    assert value(argv, "--tp-size") == str(gpu_count(pod.containers[0]) * size) == str(8 * size)
+    assert (
+        value(argv, "--tp-size") == str(gpu_count(pod.containers[0]) * size) == str(node.recorded["gpus"] * size)
+    )
     assert value(argv, "--host") == "0.0.0.0"
     given = pod.containers[0]["args"]
     assert argv[-len(given) :] == given
@@ -75,14 +77,19 @@ def assert_member(pod: PodTemplate, index: int, outcome: Outcome, leader: str, n
     # One subnet for each rail, and on each port the pod's own address.
     own = {ports[device]["gid"] for device in node.devices}
     assert len(own) == len(node.devices)
-    if node.peer_address.startswith("10.244."):
+    if node.peer_address.startswith("10.244.") and own:
         assert {address.rsplit(".", 1)[1] for address in own} == {"173"}
     environment = plan["environment"]
+    assert environment["NCCL_SOCKET_IFNAME"]["value"] == "=eth0"
+    assert environment["SGLANG_HOST_IP"]["value"] == node.control_address
+    if not node.devices:  # NVLink between the nodes
+        assert environment["NCCL_IB_HCA"]["value"] is None
+        assert "NCCL_NET" not in environment
+        assert [problem["code"] for problem in plan["problems"]] == ["NVLINK_ONLY"]
+        return
     assert environment["NCCL_IB_HCA"]["value"] == "=" + ",".join(f"{device}:1" for device in node.devices)
     (index_of_all,) = {ports[device]["gid_index"] for device in node.devices}
     assert environment["NCCL_IB_GID_INDEX"]["value"] == str(index_of_all)
-    assert environment["NCCL_SOCKET_IFNAME"]["value"] == "=eth0"
-    assert environment["SGLANG_HOST_IP"]["value"] == node.control_address
 
 
 @pytest.mark.parametrize("variant", SERVING)
@@ -227,4 +234,4 @@ def test_router_arguments_are_the_router_s() -> None:
 def test_variants_are_all_looked_at() -> None:
     members: list[Manifest] = [m for v in variants() for m in built(K8S / v)]
     assert {m["kind"] for m in members} >= {"LeaderWorkerSet", "Job", "Deployment", "Service"}
-    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) + len(REHEARSALS) == 19
+    assert len(variants()) == len(SERVING) + len(PREFLIGHTS) + len(REHEARSALS) == 21

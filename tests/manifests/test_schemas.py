@@ -26,7 +26,9 @@ LWS_VERSIONS = ("v0.6.0", "v0.10.0")
 # The oldest Kubernetes that the manifests name, one in between, DRA's first, the newest schemas.
 KUBERNETES_VERSIONS = ("1.29", "1.32", "1.34", "1.37")
 DRA_SINCE = (1, 34)
+COMPUTE_DOMAINS_SINCE = (1, 32)
 HOST, DISAGGREGATED = "roce-hostnetwork/shared-device-plugin", "prefill-decode/disaggregated-set"
+COMPUTE_DOMAIN = "dra/compute-domain"
 
 
 @functools.cache
@@ -36,8 +38,8 @@ def _lws_schema(version: str, kind: str = "leaderworkerset") -> dict[str, Any]:
     return schema
 
 
-def lws_faults(group: Manifest, version: str) -> list[str]:
-    """Return what the CustomResourceDefinition of LWS ``version`` has against ``group``."""
+def custom_faults(group: Manifest, version: str) -> list[str]:
+    """Return what the CustomResourceDefinition of its kind and ``version`` has against ``group``."""
     validator = import_module("jsonschema").Draft202012Validator  # its types are another package
     errors = validator(_lws_schema(version, group["kind"].lower())).iter_errors(group)
     return [f"{error.json_path}: {error.message}" for error in errors]
@@ -73,22 +75,30 @@ def as_stateful_sets(group: Manifest) -> list[Manifest]:
 
 
 def oldest(manifests: list[Manifest]) -> tuple[int, int]:
-    """Return the oldest Kubernetes that a variant says it needs."""
+    """Return the oldest Kubernetes that a variant says it needs: a ComputeDomain's driver makes the claims itself."""
     needs_dra = any(m["apiVersion"] == "resource.k8s.io/v1" for m in manifests)
-    return DRA_SINCE if needs_dra else (1, 29)
+    claims = any(m["kind"] == "ComputeDomain" for m in manifests)
+    return DRA_SINCE if needs_dra else COMPUTE_DOMAINS_SINCE if claims else (1, 29)
 
 
 @pytest.mark.parametrize("version", LWS_VERSIONS)
 def test_groups_fit_leader_worker_set(manifests: list[Manifest], version: str) -> None:
-    faults = [fault for group in leader_worker_sets(manifests) for fault in lws_faults(group, version)]
+    faults = [fault for group in leader_worker_sets(manifests) for fault in custom_faults(group, version)]
     assert faults == []
 
 
 def test_a_disaggregated_set_fits_its_own_schema() -> None:
     (both,) = [m for m in built(K8S / DISAGGREGATED) if m["kind"] == "DisaggregatedSet"]
-    assert lws_faults(both, "v0.10.0") == []
+    assert custom_faults(both, "v0.10.0") == []
     both["spec"]["roles"][0]["spec"]["leaderWorkerTemplate"]["sizes"] = 2
-    assert lws_faults(both, "v0.10.0") != []
+    assert custom_faults(both, "v0.10.0") != []
+
+
+def test_a_compute_domain_fits_its_own_schema() -> None:
+    (domain,) = [m for m in built(K8S / COMPUTE_DOMAIN) if m["kind"] == "ComputeDomain"]
+    assert custom_faults(domain, "v1beta1") == []
+    domain["spec"]["channel"]["resourceClaimTemplateName"] = "sglang-nvlink"
+    assert custom_faults(domain, "v1beta1") != []
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
@@ -99,6 +109,7 @@ def test_documents_fit_kubernetes(manifests: list[Manifest], version: str, varia
     for manifest in manifests:
         groups = list(leader_worker_sets([manifest]))
         parts = [part for group in groups for part in as_stateful_sets(group)] if groups else [manifest]
+        parts = [part for part in parts if part["kind"] != "ComputeDomain"]
         for part in parts:
             try:
                 faults += kubernetes_faults(part, version)
@@ -146,12 +157,12 @@ def test_plain_files_have_no_anchors() -> None:
 @pytest.mark.parametrize("version", LWS_VERSIONS)
 def test_lws_schema_catches(version: str, place: tuple[str, ...], value: object) -> None:
     group = next(m for m in built(K8S / HOST) if m["kind"] == "LeaderWorkerSet")
-    assert lws_faults(group, version) == []
+    assert custom_faults(group, version) == []
     node = group["spec"]
     for step in place[:-1]:
         node = node[step]
     node[place[-1]] = value
-    assert lws_faults(group, version) != []
+    assert custom_faults(group, version) != []
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)

@@ -140,6 +140,8 @@ def process_namespace_is_one(manifests: list[Manifest]) -> Iterator[str]:
 def claims_are_declared(manifests: list[Manifest]) -> Iterator[str]:
     """Find claims that the pod does not declare, or that have no template in the variant."""
     templates = {m["metadata"]["name"] for m in of_kind(manifests, "ResourceClaimTemplate")}
+    channels = (domain["spec"]["channel"] for domain in of_kind(manifests, "ComputeDomain"))
+    templates |= {channel["resourceClaimTemplate"]["name"] for channel in channels}  # its driver makes it
     for pod, container in containers(manifests):
         declared = {claim["name"]: claim for claim in pod.spec.get("resourceClaims", [])}
         for claim in container.get("resources", {}).get("claims", []):
