@@ -38,6 +38,7 @@ KNOWN_SECURITY_FIELDS = frozenset(
         "allowPrivilegeEscalation",
         "capabilities",
         "privileged",
+        "readOnlyRootFilesystem",
         "runAsGroup",
         "runAsNonRoot",
         "runAsUser",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.manifests.manifest_set import K8S, LEVELS, Manifest, PodTemplate, built, pod_templates
+from tests.manifests.manifest_set import K8S, LEVELS, Manifest, PodTemplate, built, pod_templates, variants
 from tests.manifests.pod_security import level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAMED = re.compile(r"Pod Security level: (\w+)")
 
@@ -85,3 +90,29 @@ def test_unknown_security_field_is_not_passed_over() -> None:
     pod.spec["securityContext"]["sysctls"] = [{"name": "kernel.msgmax", "value": "1"}]
     with pytest.raises(ValueError, match="sysctls"):
         level(pod)
+
+
+def _adds_ipc_lock(pod: PodTemplate) -> bool:
+    contexts = [container.get("securityContext", {}) for container in pod.containers]
+    return any("IPC_LOCK" in context.get("capabilities", {}).get("add", []) for context in contexts)
+
+
+#: The rows of the README's table of least privilege, by how they begin.
+BEYOND_THE_LEAST: dict[str, Callable[[PodTemplate], bool]] = {
+    "capability `IPC_LOCK`": _adds_ipc_lock,
+    "host network": lambda pod: bool(pod.spec.get("hostNetwork")),
+    "hostPath": lambda pod: any("hostPath" in volume for volume in pod.spec.get("volumes", [])),
+    "`privileged`": lambda pod: any(one.get("securityContext", {}).get("privileged") for one in pod.containers),
+}
+
+
+def test_the_table_of_least_privilege_is_true() -> None:
+    text = (K8S / "README.md").read_text()
+    rows = text[text.index("| What | Which variants | Why |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(rows) == len(BEYOND_THE_LEAST)
+    for (begins, has), row in zip(BEYOND_THE_LEAST.items(), rows, strict=True):
+        what, which = [cell.strip() for cell in row.strip("|").split("|")][:2]
+        assert what.startswith(begins)
+        patterns = re.findall(r"`([^`]+)`", which)
+        named = {one for one in variants() if any(fnmatch(one, pattern) for pattern in patterns)}
+        assert named == {one for one in variants() if any(map(has, pod_templates(built(K8S / one))))}, begins

@@ -16,7 +16,7 @@ from tests.sglang.servers import SERVES_S, D, Group, Member, listens, request
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.process.nodes import Cluster
+    from tests.process.nodes import Cluster, Node
     from tests.sglang.environment import Environment
 
 pytestmark = pytest.mark.sglang
@@ -124,17 +124,6 @@ def test_a_worker_that_is_restarted_alone_says_that_the_group_must_be(
 CHEAP_HEALTH = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
 
 
-def test_attention_data_parallel_after_a_meeting(cluster: Cluster, environment: Environment, entry: Path) -> None:
-    group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
-    group.publish_leader()
-    leader, worker = group.start(0, CHEAP_HEALTH), group.start(1, CHEAP_HEALTH)
-    group.wait_said(leader, MET)
-    group.wait_healthy()
-    for member in (leader, worker):
-        member.send(signal.SIGTERM)
-    group.wait_ended([leader, worker])
-
-
 def test_attention_data_parallel_does_not_deadlock(
     cluster: Cluster, environment: Environment, entry: Path
 ) -> None:
@@ -156,3 +145,62 @@ def test_attention_data_parallel_does_not_deadlock(
     for member in (leader, worker):
         member.send(signal.SIGTERM)
     group.wait_ended([leader, worker])
+
+
+# Pushes a pickle that makes a folder where it is read; says what libzmq's handshake came to.
+PUSH = """
+import os, pickle, sys, zmq
+from zmq.utils.monitor import recv_monitor_message
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, (sys.argv[2],)
+
+context = zmq.Context()
+push = context.socket(zmq.PUSH)
+ends = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+monitor = push.get_monitor_socket(ends)
+push.connect(sys.argv[1])
+event = recv_monitor_message(monitor)["event"]
+print("accepted" if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else "refused", flush=True)
+push.send(pickle.dumps(Payload()))
+context.destroy(linger=5000)
+"""
+DETOKENIZER = D + 2  # listens as soon as the leader's processes are there
+
+
+def pushed(group: Group, outsider: Node, environment: Environment, mark: Path) -> str:
+    """Return what the leader's socket makes of somebody who is no member."""
+    endpoint = f"tcp://{group.members[0].node.address}:{DETOKENIZER}"
+    launch = outsider.start(["-c", PUSH, endpoint, str(mark)], command=[str(environment.python)])
+    return launch.wait_for_line("accepted|refused", SERVES_S).text
+
+
+def test_only_members_reach_the_queues_of_attention_dp(
+    cluster: Cluster, environment: Environment, entry: Path, tmp_path: Path
+) -> None:
+    """With our variables the group serves and an outsider is refused; without, its pickle is read."""
+    outsider = cluster.add_node("outsider")
+    group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
+    group.publish_leader()
+    members = [group.start(index, CHEAP_HEALTH) for index in (0, 1)]
+    group.wait_healthy()
+    lists = {member.environment["SGLANG_ZMQ_ALLOWED_PEERS"] for member in members}
+    assert len(lists) == 1
+    assert {member.node.address for member in members} <= set(lists.pop().split(","))
+    assert "refused" in pushed(group, outsider, environment, tmp_path / "closed")
+    assert [member.health for member in members] == [200, 200]
+    for member in members:
+        member.send(signal.SIGTERM)
+    group.wait_ended(members)
+    assert not (tmp_path / "closed").exists()
+
+    group.members.clear()
+    open_variables = {**CHEAP_HEALTH, "SGLANG_ROCE_ZMQ_PEERS": "off"}
+    members = [group.start(index, open_variables) for index in (0, 1)]
+    group.wait_until("open", lambda: DETOKENIZER in listens(members[0].node))
+    assert "accepted" in pushed(group, outsider, environment, tmp_path / "open")
+    group.wait_until("read", (tmp_path / "open").exists, 60.0)
+    for member in members:
+        member.send(signal.SIGKILL)
+    group.wait_ended(members)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.manifests.broken import promised, refused, silent
+from tests.manifests.broken import closed, promised, refused, silent
 
-CASES = (*refused.CASES, *silent.CASES, *promised.CASES)
+CASES = (*refused.CASES, *silent.CASES, *promised.CASES, *closed.CASES)

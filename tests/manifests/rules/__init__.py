@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.manifests.rules import promised, refused, silent
+from tests.manifests.rules import closed, promised, refused, silent
 
-RULES = (*refused.RULES, *silent.RULES, *promised.RULES)
+RULES = (*refused.RULES, *silent.RULES, *promised.RULES, *closed.RULES)
