@@ -15,7 +15,8 @@ from sglang_roce_entry.check import command, environment, gpudirect, leader_path
 from sglang_roce_entry.check.head import head, head_lines
 from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
-from sglang_roce_entry.check.serving import communicators, in_use
+from sglang_roce_entry.check.serving import communicators, in_use, open_ports
+from sglang_roce_entry.fabric.consumers.sglang import ALLOWED_PEERS
 from sglang_roce_entry.group.connect import ConnectOutcome, connect_any, port_is_free
 from sglang_roce_entry.group.meeting.answering import Answer, who_greets
 from sglang_roce_entry.group.names import NotResolved, Resolver
@@ -33,7 +34,14 @@ from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.report.text import go_ahead
 from sglang_roce_entry.server.probe.ask_ras import environment_of
 from sglang_roce_entry.server.probe.ranks import read_ranks
-from sglang_roce_entry.server.probe.sockets import family_of, may_be_read, open_files
+from sglang_roce_entry.server.probe.sockets import (
+    all_listening,
+    family_of,
+    holders,
+    may_be_read,
+    open_files,
+    read_tables,
+)
 from sglang_roce_entry.server.processes import process_of
 from sglang_roce_entry.server.running import Found, running_here
 from sglang_roce_entry.verbs.looped import prove_loops
@@ -81,6 +89,7 @@ def run_check(
         *versions.items(examined),
         *in_use.items(examined, seen),
         *communicators.items(read_ranks(found, _RANKS_S) if servers else None),
+        *open_ports.items(examined, _opened(servers[0][0].pid) if servers else None),
     ]
     written = {line.name for line in lines} | {command.LEADER}
     if host.live:
@@ -129,6 +138,14 @@ def _seen(host: Host, facts: HostFacts, found: Found) -> in_use.Seen:
         after,
         seconds,
     )
+
+
+def _opened(server: int) -> open_ports.Opened:
+    """Return what a server's processes listen on; nothing where their open files may not be read."""
+    listening = {one.inode: (one.address, one.port) for one in all_listening(read_tables())}
+    own = {listening[inode] for inode in holders(listening, family_of((server,)))}
+    peers = environment_of(server).get(ALLOWED_PEERS, "").split(",")
+    return open_ports.Opened(tuple(sorted(own)), tuple(part.strip() for part in peers if part.strip()))
 
 
 def own_name_addresses(host: Host) -> tuple[IpAddress, ...] | None:

@@ -43,6 +43,7 @@ class Command:
     ports: tuple[Listener, ...] = ()
     #: The ranks of the whole group that join torch's store; ``None`` if that is not known.
     ranks: int | None = None
+    has_key: bool = False  # clients must show one
 
     def argv(self, executable: str) -> tuple[str, ...]:
         """Return the whole command."""
@@ -136,6 +137,7 @@ def build_command(
         problems=tuple(problems),
         ports=bound,
         ranks=tp * user.number("pp_size", 1) if tp is not None else None,
+        has_key="api_key" in user.values,
     )
 
 

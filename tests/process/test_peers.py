@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,3 +105,21 @@ def test_a_worker_that_was_restarted_alone_says_what_its_new_address_means(clust
     assert not {PEERS, SOURCE} & set(environment)
     assert "if this pod's is a new one, nothing of it arrives" in launch.text()
     assert "no meeting was held: this pod alone was restarted" in launch.text()
+
+
+def test_the_check_of_a_running_server_shows_whom_its_sockets_accept(cluster: Cluster) -> None:
+    nodes = nodes_of(cluster, 2)
+    behaviour = f"listen:{DIST_PORT} listen:{DIST_PORT + 2} listen:30000 sigterm:0"
+    launches = [node.start(ARGUMENTS, lws(index), behaviour=behaviour) for index, node in enumerate(nodes)]
+    environments(launches)
+    checked = nodes[0].start(["--check=json"], lws(0))
+    checked.wait_exit(MEETS_S)
+    items = json.loads(checked.text("stdout"))["items"]
+    (line,) = [item for item in items if item["name"] == "open ports"]
+    assert line["status"] == "ok"
+    for said in (
+        "30000 for clients",
+        f"{DIST_PORT} for the group",
+        f"{DIST_PORT + 2} for the group, take pickles from 4 ",
+    ):
+        assert said in line["evidence"]

@@ -33,15 +33,23 @@ class Socket:
 
 def sockets_at(port: int, tables: Iterable[str]) -> tuple[Socket, ...]:
     """Return who listens on a local port, and the connections to it, of ``/proc/net/tcp`` and ``tcp6``."""
-    wanted = f":{port:04X}"
+    return _rows(tables, f":{port:04X}", (_ESTABLISHED, _LISTEN))
+
+
+def all_listening(tables: Iterable[str]) -> tuple[Socket, ...]:
+    """Return who listens on any port, of the same tables."""
+    return _rows(tables, "", (_LISTEN,))
+
+
+def _rows(tables: Iterable[str], ending: str, states: Collection[str]) -> tuple[Socket, ...]:
     found = []
     for table in tables:
         for line in table.splitlines():
             fields = line.split()
-            if len(fields) < 10 or not fields[1].endswith(wanted) or fields[3] not in (_ESTABLISHED, _LISTEN):
+            if len(fields) < 10 or not fields[1].endswith(ending) or fields[3] not in states:
                 continue
-            address, remote = _address(fields[1].partition(":")[0]), int(fields[2].rpartition(":")[2], 16)
-            found.append(Socket(address, port, remote, fields[3] == _LISTEN, int(fields[9])))
+            (address, port), remote = fields[1].split(":"), int(fields[2].rpartition(":")[2], 16)
+            found.append(Socket(_address(address), int(port, 16), remote, fields[3] == _LISTEN, int(fields[9])))
     return tuple(found)
 
 
