@@ -1106,6 +1106,17 @@ _OWN = Group(
             do="Name a writable place, or - for stdout.",
         ),
         Entry(
+            "MEETING_FILE",
+            "The saved meeting cannot be read, is damaged, or is of a newer release.",
+            see="head -c 300 FILE",
+            do="Name a file that --rehearse --save-meeting wrote, by this release or an earlier one.",
+        ),
+        Entry(
+            "MEETING_WRITE",
+            "The meeting cannot be saved there. Nothing else of the rehearsal is lost.",
+            do="Name a writable place: in a pod a volume.",
+        ),
+        Entry(
             "OUTPUT",
             "stdout is closed or full.",
             do="Send it to a file or pipe that can be written.",

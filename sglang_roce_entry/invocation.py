@@ -29,6 +29,8 @@ class Invocation:
     form: str = LAUNCH
     replaced: tuple[str, ...] = ()
     keep_identifiers: bool = False
+    save_meeting: str | None = None  # of "rehearse": the file to write
+    meeting_file: str | None = None  # of "rehearse": the file to replay
 
 
 @dataclass(frozen=True, slots=True)

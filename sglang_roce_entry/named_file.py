@@ -1,10 +1,11 @@
-"""Files whose names a user writes: read if they are files, and not larger than such a file can be."""
+"""Files whose names a user writes: read if they are files, not larger than such a file can be; and written."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from typing import BinaryIO
 
 #: A ConfigMap holds no more.
 MOST_BYTES = 1 << 20
@@ -43,3 +44,20 @@ def read_in(folder: str | None, path: str) -> str:
     if folder is None and not os.path.isabs(path):
         raise OSError(errno.ENOENT, "it is relative to the server's working directory, which is not known here")
     return read_named(os.path.abspath(os.path.join(folder or "/", path)))
+
+
+def open_to_write(path: str, mode: int) -> BinaryIO:
+    """Return the file that a user has named, content kept for now, a new one in ``mode``. Raises ``OSError``."""
+    # A FIFO that nobody reads is an error, not a wait.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags, mode)
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb")
+
+
+def write_over(file: BinaryIO, data: bytes) -> None:
+    """Write ``data`` in the place of what was in ``file``, and close it. Raises ``OSError``."""
+    with file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            os.ftruncate(file.fileno(), 0)
+        file.write(data)

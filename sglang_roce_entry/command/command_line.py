@@ -30,7 +30,8 @@ PAGES = frozenset({"help", "version", "explain"})
 _EXPLAIN = "--explain"  # its value may be left out
 _KEEP = "--keep-identifiers"  # of --save-snapshot
 _VALUE_MODES = {"--save-snapshot": "FILE", "--probe": "startup|readiness|liveness|ranks, or several with commas"}
-_VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME"}
+_SAVE, _REPLAY = "--save-meeting", "--meeting-file"  # of --rehearse
+_VALUE_OPTIONS = {"--policy": "FILE", "--snapshot": "FILE or NAME", _SAVE: "FILE", _REPLAY: "FILE"}
 _OURS = frozenset({*BY_FLAG, *MODES, *_VALUE_OPTIONS, _KEEP})
 
 #: SGLang's abbreviations of other options; their values show which is meant.
@@ -106,6 +107,8 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
         form=form,
         replaced=replaced,
         keep_identifiers=_KEEP in places,
+        save_meeting=places.get(_SAVE),
+        meeting_file=places.get(_REPLAY),
     )
     _check(invocation)
     return invocation
@@ -216,13 +219,7 @@ def _check(invocation: Invocation) -> None:
         raise UsageError(f"{_KEEP} belongs to --save-snapshot", f"write --save-snapshot FILE {_KEEP}")
     if invocation.mode == "probe" and invocation.snapshot is not None:
         raise UsageError("--probe asks a running server; a snapshot has none", "leave out --snapshot")
-    if invocation.mode == "rehearse" and invocation.snapshot is not None:
-        raise UsageError("--rehearse meets the other nodes; a snapshot has none", "leave out --snapshot")
-    if invocation.mode == "rehearse" and invocation.form == BARE_WORD:
-        raise UsageError(
-            f"{invocation.rest[0]} after --rehearse is not an argument of SGLang",
-            "rehearse with SGLang's arguments, as the launch has them, or without any",
-        )
+    _check_rehearsal(invocation)
     if invocation.mode == "probe" and invocation.form == BARE_WORD:
         raise UsageError(
             f"{_hidden(invocation.rest[0])} after --probe is not an argument of SGLang",
@@ -247,6 +244,27 @@ def _check(invocation: Invocation) -> None:
         raise UsageError(
             "no SGLang arguments were given",
             "put them in the container's args (--model-path ...), or look with --dry-run or --help",
+        )
+
+
+def _check_rehearsal(invocation: Invocation) -> None:
+    saved, replayed = invocation.save_meeting, invocation.meeting_file
+    if invocation.mode != "rehearse":
+        if saved is not None or replayed is not None:
+            name = _SAVE if saved is not None else _REPLAY
+            raise UsageError(f"{name} belongs to --rehearse", f"write {name} FILE --rehearse")
+        return
+    if invocation.snapshot is not None:
+        raise UsageError("--rehearse meets the other nodes; a snapshot has none", "leave out --snapshot")
+    if replayed is not None and (saved is not None or invocation.rest):
+        more = _SAVE if saved is not None else "what follows"
+        raise UsageError(f"{_REPLAY} replays what was saved, {more} is of a meeting", f"leave out {more}")
+    if saved in ("-", ""):
+        raise UsageError(f"{_SAVE} needs a file: stdout has the result", f"write {_SAVE} meeting.json")
+    if invocation.form == BARE_WORD:
+        raise UsageError(
+            f"{invocation.rest[0]} after --rehearse is not an argument of SGLang",
+            "rehearse with SGLang's arguments, as the launch has them, or without any",
         )
 
 

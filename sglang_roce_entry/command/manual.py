@@ -46,6 +46,8 @@ modes (print and exit)
   --rehearse[=text|json|html]
                              meet the launchers of the whole group, as a launch would, and compare all nodes; waits
                              for them (--wait-deadline), ends with the launch's exit code, SGLang is not started
+      [--save-meeting FILE]  beside it: cards and results in a file; the leader's (index 0) has those of all nodes
+      [--meeting-file FILE]  instead of meeting: the same comparison of a saved meeting, on any machine
   --probe startup|readiness|liveness|ranks[,...] [-- SGLANG ARGUMENTS]
                              for exec probes and HEALTHCHECK: 0 or 1, and one line that gives the reason;
                              ranks: which ones NCCL considers dead, by its RAS in this pod

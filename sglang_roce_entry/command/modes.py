@@ -16,6 +16,7 @@ from sglang_roce_entry.host.snapshot.variables import is_recorded
 from sglang_roce_entry.host.snapshot.write import pack, record
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
+from sglang_roce_entry.named_file import open_to_write, write_over
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import identify, libibverbs_of, look_up_leader, read_request
@@ -108,10 +109,6 @@ def _print_environment(plan: Plan, form: str, log: Log) -> None:
         write_stdout(as_shell(plan))
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)  # a FIFO that nobody reads is an error, not a wait
-
-
 def _save(
     invocation: Invocation,
     host: Host,
@@ -137,9 +134,7 @@ def _save(
         write_stdout(archive)
     else:
         try:
-            with open(target, "wb", opener=_open_at_once) as file:
-                os.set_blocking(file.fileno(), True)
-                file.write(archive)
+            write_over(open_to_write(target, 0o666), archive)
         except OSError as failure:
             raise EntryError(
                 "SNAPSHOT_WRITE",

@@ -214,6 +214,11 @@ class Gathering:
         return Concluded(verdict, text if len(text) <= wire.MOST_OF_A_TABLE else None)
 
     @property
+    def gathered(self) -> Gathered | None:
+        """What the verdict of the meeting that this node has held was made of."""
+        return self._concluded_from[0] if self._concluded_from is not None else None
+
+    @property
     def document(self) -> Mapping[str, Any] | None:
         """The document of the meeting that this node has held; of 10,000 nodes it takes seconds."""
         return document(self.identity, *self._concluded_from) if self._concluded_from is not None else None

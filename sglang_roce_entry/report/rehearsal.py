@@ -12,6 +12,7 @@ from typing import Any
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import shown as safe_text
 from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.saved import Saved
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent, runs_of
 from sglang_roce_entry.group.meeting.terms import Gathered
@@ -135,6 +136,16 @@ def received_document(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str
     except (ValueError, TypeError, KeyError, RecursionError):
         return own
     return document if is_rehearsal(document) else own
+
+
+def replayed_document(saved: Saved) -> Mapping[str, Any]:
+    """Return the document that a member had saved, safe to show. Raises ``MeetingFileError`` where it is none."""
+    nothing = document(saved.identity, Gathered((), {}, (), (), overdue=False), Verdict())
+    shown = received_document(json.dumps(saved.document).encode(), nothing)
+    code = shown["exit_code"]
+    if shown is nothing or isinstance(code, bool) or not isinstance(code, int) or not 0 <= code <= 255:
+        raise saved.damaged("its document is none of a rehearsal")
+    return shown
 
 
 def _safe(value: Any) -> Any:

@@ -418,3 +418,33 @@ def test_a_rehearsal_that_cannot_begin_has_its_document(
     assert (ran.code, shown["exit_code"], ran.codes) == (code, code, [problem])
     assert shown.keys() == run("--rehearse=json", "--rdma", "off", environ={"LWS_GROUP_SIZE": "2"}).document.keys()
     assert f"[{problem}]" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "is not JSON"),
+        (b'{"format": 2}', "newer sglang-roce-entry"),
+        (b'{"format": 1, "members": [{"card": {"rails": [[]]}}]}', "the card of members[0]"),
+        (b"[" * 3_000_000, "is larger than any meeting"),
+    ],
+    ids=["absent", "empty", "newer", "damaged", "large"],
+)
+def test_a_file_that_is_no_meeting(run: Run, tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "meeting.json").write_bytes(content)
+    ran = run("--meeting-file", "meeting.json", "--rehearse=json")
+    assert (ran.code, ran.codes) == (78, ["MEETING_FILE"])
+    assert said in ran.document["problems"][0]["message"]
+
+
+def test_a_place_where_no_meeting_can_be_saved_is_said_before_anybody_is_waited_for(
+    run: Run, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    group = {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "127.0.0.1"}
+    for place in ("none/meeting.json", ".", "fifo"):
+        ran = run("--save-meeting", place, "--rehearse=json", environ=group)
+        assert (ran.code, ran.codes) == (2, ["MEETING_WRITE"])
+        assert repr(place) in ran.document["problems"][0]["message"]

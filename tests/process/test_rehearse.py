@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.process.command import START_S
+from tests.process.command import START_S, base_environment, run_entry
 from tests.process.group import (
     ATTENTION_DP,
     DIST_PORT,
@@ -25,6 +26,7 @@ from tests.process.group import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.process.nodes import Cluster, Launch
 
@@ -227,6 +229,53 @@ def test_eight_nodes_that_agree_are_a_few_lines(cluster: Cluster) -> None:
     assert "8 of 8 nodes" in text
     assert text.count("\n") < 10
     assert text.rstrip().endswith("The group would start."), text
+
+
+SECRET = "s3cr3t-of-the-group"
+
+
+def test_a_saved_meeting_is_compared_again_without_a_network(cluster: Cluster, tmp_path: Path) -> None:
+    """The leader's file has all cards, a worker's what it was told; no file has a secret, and none is others' to read."""
+    nodes = nodes_of(cluster, 3)
+    launches = []
+    for index, node in enumerate(nodes):
+        sglang = (*MODEL, "--dtype", "half" if index == 2 else "auto", "--api-key", f"{SECRET}-{index}")
+        words = rehearsal("--save-meeting", "meeting.json", sglang=sglang)
+        secrets = {"SGLANG_OF_LATER_TOKEN": SECRET, "HF_TOKEN": SECRET}
+        launches.append(node.start(words, {**lws(index, 3), **secrets, "MC_URL": f"https://user:{SECRET}@store/"}))
+    shown = [document(launch) for launch in launches]
+    assert shown[0]["exit_code"] == 78
+    files = [node.directory / "meeting.json" for node in nodes]
+    alone = base_environment(tmp_path, sglang=None)
+    for index, file in enumerate(files):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert SECRET not in file.read_text()
+        ran = run_entry(["--meeting-file", str(file), "--rehearse=json"], alone, cwd=tmp_path)
+        assert (ran.code, ran.json()) == (78, shown[index])
+    text = run_entry(["--meeting-file", str(files[0]), "--rehearse"], alone, cwd=tmp_path)
+    assert "--dtype is half on 2 (sglang-0-2)" in text.stdout.decode()
+    assert "saved by the leader with launcher 0.1.0: 3 cards compared again" in text.stderr
+    assert "saved 3 cards in meeting.json" in launches[0].text()
+    assert "saved what this node was told (the leader's file has the cards)" in launches[1].text()
+
+
+def test_a_group_that_did_not_meet_is_saved_as_well(cluster: Cluster, tmp_path: Path) -> None:
+    leader, _ = nodes_of(cluster, 2)
+    launch = leader.start(rehearsal("--wait-deadline", "2", "--save-meeting", "meeting.json"), lws(0))
+    shown = document(launch)
+    assert codes(shown) == ["MEETING_INCOMPLETE"]
+    file = str(leader.directory / "meeting.json")
+    ran = run_entry(
+        ["--meeting-file", file, "--rehearse=json"], base_environment(tmp_path, sglang=None), cwd=tmp_path
+    )
+    assert (ran.code, ran.json()) == (124, shown)
+
+
+def test_a_meeting_that_cannot_be_saved_in_the_end_is_shown_all_the_same(cluster: Cluster) -> None:
+    launch = cluster.add_node("alone").start(rehearsal("--save-meeting", "/dev/full"))
+    assert launch.wait_exit(MEETS_S) == 2
+    assert json.loads(launch.text("stdout"))["exit_code"] == 0
+    assert "[MEETING_WRITE]" in launch.text()
 
 
 def test_one_node_rehearses_alone(cluster: Cluster) -> None:

@@ -56,11 +56,11 @@ def judge_reach(edges: Sequence[Edge], members: Sequence[Member]) -> list[Proble
     """Return what the ring's gaps say: of one member where all that dialled it, or all that it dialled, failed."""
     pods = {member.card.index: member.card.pod for member in members}
     gaps = [edge for edge in edges if not edge.ok]
-    problems = [_filtered(f"{listed([index], pods)} is not reached", of, pods) for index, of in _by_target(edges)]
-    told = {index for index, _ in _by_target(edges)}
+    unreached = dict(_by_target(edges))
+    problems = [_filtered(f"{listed([index], pods)} is not reached", of, pods) for index, of in unreached.items()]
     by_origin: dict[int, list[Edge]] = {}
     for edge in gaps:
-        if edge.target not in told:
+        if edge.target not in unreached:
             by_origin.setdefault(edge.origin, []).append(edge)
     for origin, of in by_origin.items():
         targets = listed([edge.target for edge in of], pods)
@@ -70,10 +70,12 @@ def judge_reach(edges: Sequence[Edge], members: Sequence[Member]) -> list[Proble
 
 def _by_target(edges: Sequence[Edge]) -> Iterator[tuple[int, list[Edge]]]:
     """Yield each member that nobody reached who tried, with those edges."""
-    for target in sorted({edge.target for edge in edges if not edge.ok}):
-        of = [edge for edge in edges if edge.target == target]
-        if not any(edge.ok for edge in of):
-            yield target, of
+    by_target: dict[int, list[Edge]] = {}
+    for edge in edges:
+        by_target.setdefault(edge.target, []).append(edge)
+    for target in sorted(by_target):
+        if not any(edge.ok for edge in by_target[target]):
+            yield target, by_target[target]
 
 
 def _filtered(who: str, edges: Sequence[Edge], pods: Mapping[int, str], origin: str = "") -> Problem:

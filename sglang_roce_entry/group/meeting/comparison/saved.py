@@ -1,0 +1,288 @@
+"""A meeting as a file: what a rehearsal has gathered, to be compared again elsewhere. Bytes and values, no file.
+
+The leader knows every card, its file is all of the meeting. Another member was told a document and no card: its
+file holds that document. Cards are as they travelled, with digests in the place of secrets and without the nonce
+that keyed them. Unknown keys are ignored, a missing one is not known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sglang_roce_entry import __version__
+from sglang_roce_entry.group.identity import Identity
+from sglang_roce_entry.group.meeting.card import MOST_KEYS, VALUE_CHARACTERS, BadCard, read_card, shown
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.reach import Edge
+from sglang_roce_entry.group.meeting.comparison.verdict import MESSAGE_CHARACTERS, MOST_PROBLEMS
+from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.terms import COMMONS, Gathered
+from sglang_roce_entry.problems import ConfigurationError, Problem
+
+FORMAT = 1
+#: A group of 10,000 with eight rails takes 20 MB and 250,000 objects and lists.
+MOST_BYTES, _MOST_OBJECTS, _MOST_NODES = 64 << 20, 1_000_000, 16_384
+_LARGEST_GROUP, _LONGEST_S, _LAST_CLOCK_S = 1_000_000, 1e9, 1e11
+_MOST_DIGITS = 24
+
+_PROBLEM = ("severity", "code", "message", "hint", "exit_code")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a rehearsal leaves: ``gathered`` on the leader, elsewhere only the ``document`` that was shown.
+
+    ``further`` are problems that do not come of what was gathered but of the leader itself. ``deadline_s`` and
+    ``strict`` are those of its settings, ``launcher`` its release; ``name``: the file's.
+    """
+
+    identity: Identity | None
+    gathered: Gathered | None
+    document: Mapping[str, Any] | None
+    deadline_s: float
+    strict: bool
+    further: tuple[Problem, ...] = ()
+    launcher: str = __version__
+    name: str = ""
+
+    def damaged(self, why: str) -> MeetingFileError:
+        """Return the error for a part that only its reader can judge."""
+        return MeetingFileError(self.name, f"is damaged: {why}")
+
+
+class MeetingFileError(ConfigurationError):
+    """A file that holds no meeting, or must not be read."""
+
+    def __init__(
+        self, name: str, reason: str, hint: str = "name a file that --rehearse --save-meeting wrote"
+    ) -> None:
+        super().__init__("MEETING_FILE", f"the meeting {name!r} {reason}", hint)
+
+
+# ----------------------------------------------------------------------------------------- writing
+
+
+def write_saved(saved: Saved) -> bytes:
+    """Return the file: one JSON object."""
+    who = saved.identity
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "launcher": saved.launcher,
+        "identity": {"leader": who.leader, "size": who.size, "index": who.index, "source": who.source}
+        if who is not None
+        else None,
+        "deadline_s": saved.deadline_s,
+        "strict": saved.strict,
+    }
+    gathered = saved.gathered
+    if gathered is None:
+        document["document"] = saved.document
+    else:
+        document |= {
+            "members": [
+                {
+                    "address": member.address,
+                    "greeted_at_s": member.greeted_at_s,
+                    "received_at_s": member.received_at_s,
+                    "card": json.loads(member.card.line()),
+                }
+                for member in gathered.members
+            ],
+            "commons": {digest: dict(common) for digest, common in gathered.commons.items()},
+            "absent": [
+                {"index": one.index, "pod": one.pod, "state": one.state, "known": one.known}
+                for one in gathered.absent
+            ],
+            "reach": [
+                {"from": one.origin, "to": one.target, "ok": one.ok, "detail": one.detail, "seen": one.seen}
+                for one in gathered.edges
+            ],
+            "overdue": gathered.overdue,
+            "problems": [{name: getattr(one, name) for name in _PROBLEM} for one in saved.further[:MOST_PROBLEMS]],
+        }
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+# ----------------------------------------------------------------------------------------- reading
+
+
+def read_saved(name: str, data: bytes) -> Saved:
+    """Return the meeting in ``data``, the content of the file ``name``, its texts safe to show.
+
+    Raises :class:`MeetingFileError`.
+    """
+    file = _Part(name, "the file", _parsed(name, data))
+    version = file.value("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise MeetingFileError(
+            name,
+            f"was saved by a newer sglang-roce-entry (format {version}, this program reads {FORMAT})",
+            "replay it with the release that wrote it, or a later one",
+        )
+    if version != FORMAT or isinstance(version, bool):
+        raise MeetingFileError(name, f"has format {shown(repr(version), 32)}, this program reads format {FORMAT}")
+    members = file.parts("members", _MOST_NODES)
+    document = file.value("document")
+    if not members and not isinstance(document, dict):
+        raise MeetingFileError(name, "holds neither cards nor a document")
+    return Saved(
+        identity=_identity(file),
+        gathered=_gathered(file, members) if members else None,
+        document=document if not members else None,
+        deadline_s=file.number("deadline_s", _LONGEST_S) or 0.0,
+        strict=file.typed("strict", bool) or False,
+        further=tuple(_problem(one) for one in file.parts("problems", MOST_PROBLEMS)),
+        launcher=file.text("launcher"),
+        name=name,
+    )
+
+
+def _parsed(name: str, data: bytes) -> dict[str, Any]:
+    if len(data) > MOST_BYTES or data.count(b"{") + data.count(b"[") > _MOST_OBJECTS:
+        raise MeetingFileError(name, "is larger than any meeting")
+    try:
+        document = json.loads(data, parse_int=_whole, parse_constant=_no_number)
+    except (ValueError, RecursionError) as failure:
+        raise MeetingFileError(name, f"is not JSON: {shown(str(failure), 100)}") from failure
+    if not isinstance(document, dict):
+        raise MeetingFileError(name, "is not a JSON object")
+    return document
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(name)  # NaN, Infinity
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One object of the file, read key by key; ``what`` is how an error calls it."""
+
+    name: str
+    what: str
+    values: Mapping[str, Any]
+
+    def value(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def bad(self, key: str) -> MeetingFileError:
+        return MeetingFileError(self.name, f"is damaged: {key!r} of {self.what} is missing, or of another kind")
+
+    def typed(self, key: str, kind: type[_T]) -> _T | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, kind):
+            raise self.bad(key)
+        return value
+
+    def text(self, key: str) -> str:
+        return shown(self.typed(key, str) or "")
+
+    def number(self, key: str, most: float) -> float | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise self.bad(key)
+        return float(value)
+
+    def whole(self, key: str, lowest: int = 0) -> int:
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _LARGEST_GROUP:
+            raise self.bad(key)
+        return value
+
+    def part(self, key: str) -> _Part | None:
+        value: dict[str, Any] | None = self.typed(key, dict)
+        return _Part(self.name, key, value) if value is not None else None
+
+    def parts(self, key: str, most: int) -> list[_Part]:
+        values: list[Any] = self.typed(key, list) or []
+        if len(values) > most or not all(isinstance(one, dict) for one in values):
+            raise self.bad(key)
+        return [_Part(self.name, f"{key}[{place}]", one) for place, one in enumerate(values)]
+
+
+def _identity(file: _Part) -> Identity | None:
+    one = file.part("identity")
+    if one is None:
+        return None
+    size = one.whole("size", 1)
+    leader = one.text("leader") if one.value("leader") is not None else None
+    return Identity(leader, size, one.whole("index"), one.text("source"))
+
+
+def _gathered(file: _Part, members: Sequence[_Part]) -> Gathered:
+    return Gathered(
+        members=[_member(one) for one in members],
+        commons=_commons(file),
+        absent=tuple(
+            Absent(one.whole("index"), one.text("pod"), one.text("state"), one.text("known"))
+            for one in file.parts("absent", _MOST_NODES)
+        ),
+        edges=tuple(
+            Edge(
+                one.whole("from"),
+                one.whole("to"),
+                one.typed("ok", bool) or False,
+                one.text("detail"),
+                one.text("seen") if one.value("seen") is not None else None,
+            )
+            for one in file.parts("reach", 2 * _MOST_NODES)
+        ),
+        overdue=file.typed("overdue", bool) or False,
+    )
+
+
+def _problem(one: _Part) -> Problem:
+    severity, exit_code = one.text("severity"), one.whole("exit_code")
+    if severity not in ("error", "warning") or exit_code > 255:
+        raise one.bad("severity")
+    code, message, hint = (
+        shown(one.typed(key, str) or "", MESSAGE_CHARACTERS) for key in ("code", "message", "hint")
+    )
+    return Problem(severity, code, message, hint, exit_code)
+
+
+def _member(one: _Part) -> Member:
+    card = one.typed("card", dict)
+    try:
+        read = read_card(json.dumps(card, separators=(",", ":")).encode())
+    except BadCard as failure:
+        raise MeetingFileError(one.name, f"is damaged: the card of {one.what}: {failure}") from failure
+    now_s = read.own.clock_s or 0.0
+    greeted, received = (one.number(key, _LAST_CLOCK_S) for key in ("greeted_at_s", "received_at_s"))
+    return Member(
+        read,
+        one.text("address"),
+        greeted if greeted is not None else now_s,
+        received if received is not None else now_s,
+    )
+
+
+def _commons(file: _Part) -> dict[str, dict[str, str]]:
+    """Return the texts by their digest, which is taken as a name: a value may have been edited to try it out."""
+    found = file.part("commons")
+    commons: Mapping[str, Any] = found.values if found is not None else {}
+    if len(commons) > COMMONS + 1:
+        raise file.bad("commons")
+    for common in commons.values():
+        if not isinstance(common, dict) or len(common) > MOST_KEYS:
+            raise file.bad("commons")
+        if not all(isinstance(value, str) for value in common.values()):
+            raise file.bad("commons")
+    return {
+        shown(digest): {shown(key): shown(value, VALUE_CHARACTERS) for key, value in common.items()}
+        for digest, common in commons.items()
+    }
