@@ -13,7 +13,7 @@ import pytest
 
 VARIABLE = "SGLANG_ROCE_TESTS_REQUIRE"
 #: The markers of pyproject.toml, and what needs something without having one.
-MARKED = ("netns", "manifests", "container", "consumers", "nccl", "torch", "kernel", "sglang")
+MARKED = ("netns", "manifests", "container", "consumers", "nccl", "torch", "kernel", "sglang", "browser")
 LAYERS = (*MARKED, "group", "server", "verbs", "instructions")
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from sglang_roce_entry.command.settings import SETTINGS
 from sglang_roce_entry.problems import EXIT_CODES
+from sglang_roce_entry.report.page.style import DRAWING
 from tests.nccl.wheels import RELEASES as NCCL_RELEASES
 from tests.sglang.releases import RELEASES as SGLANG_RELEASES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+#: What the README shows of a page: it can be drawn again anywhere, and is then the same.
+PICTURE = ROOT / "tests" / "page" / "h20-roce.svg"
 
 #: Of the dry run, the lines that the README shows, by what they contain.
 SHOWN = (
@@ -89,6 +92,18 @@ def _benchmark() -> str:
     return (ROOT / "tests" / "benchmarks" / "startup.md").read_text(encoding="utf-8").rstrip()
 
 
+def drawn() -> str:
+    """Return the drawing of the page of ``h20-roce`` as a picture of its own."""
+    page = _run(["--snapshot", "h20-roce", "--dry-run=html", "--model-path", "/models/deepseek"])
+    found = re.search(r'<svg class="drawing wide"(.*?)</svg>', page, re.DOTALL)
+    if found is None:
+        raise ValueError("the page has no drawing")
+    attributes, _, inside = found[1].partition(">")
+    sheet = '<rect class="sheet" width="100%" height="100%"/>'
+    style = f"<style>{DRAWING}.sheet{{fill:var(--page)}}</style>"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing"{attributes}>{style}{sheet}{inside}</svg>\n'
+
+
 #: By document: each block's name and what writes it.
 BLOCKS = {
     README: {"dry-run cx7-pod": _dry_run, "tested with": _tested_with},
@@ -130,3 +145,4 @@ def written(document: Path) -> str:
 if __name__ == "__main__":
     for path in BLOCKS:
         path.write_text(written(path), encoding="utf-8")
+    PICTURE.write_text(drawn(), encoding="utf-8")

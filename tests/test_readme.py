@@ -14,7 +14,7 @@ import yaml
 
 from sglang_roce_entry.group.evidence import lines_of
 from sglang_roce_entry.problems import EXIT_CODES
-from tests.readme import BLOCKS, README, ROOT, SHOWN, docker_run, written
+from tests.readme import BLOCKS, PICTURE, README, ROOT, SHOWN, docker_run, drawn, written
 from tests.sources import PACKAGE
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ def test_generated_parts_are_up_to_date(document: Path) -> None:
     assert document.read_text(encoding="utf-8") == written(document), "run: python -m tests.readme"
 
 
+def test_the_picture_of_the_first_screen_is_what_the_page_draws() -> None:
+    assert "][picture]" in TEXT.partition("\n## ")[0]
+    assert PICTURE.read_text(encoding="utf-8") == drawn(), "run: python -m tests.readme"
+
+
 def test_it_is_short() -> None:
     assert len(LINES) <= 150
     assert [line for line in LINES if len(line) > 120] == []
@@ -72,7 +77,7 @@ def test_every_link_is_absolute_and_leads_to_a_file_of_the_checkout() -> None:
         assert target.startswith(URL), target
         if path == "issues":
             continue
-        assert _leads_somewhere(ROOT / path.removeprefix("blob/main/"), heading), target
+        assert _leads_somewhere(ROOT / re.sub(r"^(blob|raw)/main/", "", path), heading), target
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docker/README.md", "k8s/README.md", "tests/README.md"])

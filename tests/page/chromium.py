@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -102,7 +103,25 @@ class Chromium:
         done = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(done["data"])
 
-    def paper(self) -> bytes:
-        """Return the page as it is printed, as PDF."""
+    def press(self, key: str, text: str) -> None:
+        """Press a key of the keyboard."""
+        for kind in ("keyDown", "keyUp"):
+            down = {"text": text} if kind == "keyDown" else {}
+            self.ask(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=ord(text), **down
+            )
+
+    def sheets(self) -> int:
+        """Return on how many sheets the page is printed."""
         done = self.ask("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
-        return base64.b64decode(done["data"])
+        return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(done["data"])))
+
+    def asked_for(self) -> list[str]:
+        """Return the addresses of all requests since the page was opened."""
+        sent = [one["params"] for one in self.events if one["method"] == "Network.requestWillBeSent"]
+        return [one["request"]["url"] for one in sent]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Return what the page has logged, and what the browser complains of."""
+        kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        return [one for one in self.events if one["method"] in kinds]

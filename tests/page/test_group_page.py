@@ -14,13 +14,12 @@ from sglang_roce_entry.report.page.rows import rows_of
 from sglang_roce_entry.report.rehearsal import received_document
 from tests.group.members import group
 from tests.page.groups import UNWELL, proven, rehearsed, unlike, unwell, well
+from tests.page.nodes import spoilt
 from tests.page.reading import read
 from tests.readme import ROOT
 
 if TYPE_CHECKING:
     from tests.command.conftest import Run
-
-HOSTILE = "<script>alert(1)</script>\"'&amp;\n\u202e\u2066\x1b[2J" + "x" * 300
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
@@ -102,15 +101,6 @@ def test_one_node_rehearses_itself(run: Run) -> None:
     html, document = (run(f"--rehearse={form}", *options).out for form in ("html", "json"))
     assert html == group_page(json.loads(document))
     assert "A group of one node" in read(html).texts
-
-
-def spoilt(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        named = key in ("values", "versions")
-        return {f"{name}{HOSTILE}" if named else name: spoilt(one, name) for name, one in value.items()}
-    if isinstance(value, list):
-        return [spoilt(one, key) for one in value]
-    return f"{value}{HOSTILE}" if isinstance(value, str) else value
 
 
 @pytest.mark.parametrize("shown", [well(2), unwell(), unlike()], ids=["well", "unwell", "unlike"])

@@ -17,9 +17,9 @@ from sglang_roce_entry.report.page.places import Domain, Switch, domains_of
 
 #: The height of a line of text, the space between a frame and what is in it, and between two boxes.
 _LINE, _INSET, _BETWEEN = 16, 8, 6
-#: Of the reason why a port is not used, the drawing shows this many lines; the table below it has all.
+#: Of the reason why a port is left out, the drawing shows this many lines; the table below it has all.
 _MOST_LINES = 3
-#: Ports of one switch that are not used for one cause are one box, if that saves so many boxes.
+#: Ports of one switch that are left out for one cause are one box, if that saves so many boxes.
 _MANY = 3
 #: The widest letter of the fonts that the style names, in their size.
 _LETTER = 0.612
@@ -162,11 +162,12 @@ def _draw_control(sheet: Sheet, control: Mapping[str, Any], top: float) -> float
 
 
 def _gpu_lines(gpu: Mapping[str, Any], distance: str, paper: Paper) -> list[Line]:
-    lines = [Line(f"GPU {gpu['index']}", "name", distance)]
+    name, place = f"GPU {gpu['index']}", gpu["pci_address"] or ""
+    if paper is not PAPERS[0]:
+        return _laid_out([Line(name, "name", distance), *([Line(place)] if place else [])], paper.cells(paper.gpu))
     # AMD's driver has no name for a GPU, but a number.
-    named = gpu["model"] and not gpu["model"].isdecimal() and paper is PAPERS[0]
-    lines += [Line(text) for text in (gpu["model"] if named else None, gpu["pci_address"]) if text]
-    return _laid_out(lines, paper.cells(paper.gpu))
+    model = gpu["model"] if gpu["model"] and not gpu["model"].isdecimal() else ""
+    return _laid_out([Line(name, "name", model), Line(place, "plain", distance)], paper.cells(paper.gpu))
 
 
 def _used_lines(port: Mapping[str, Any], paper: Paper) -> list[Line]:
@@ -180,7 +181,7 @@ def _used_lines(port: Mapping[str, Any], paper: Paper) -> list[Line]:
 
 
 def _unused_lines(ports: Sequence[Mapping[str, Any]], paper: Paper) -> list[list[Line]]:
-    """Return the boxes of ports that are not used: one for all of one cause, where these are many."""
+    """Return the boxes of ports that are left out: one for all of one cause, where these are many."""
     rows = [(_label(port), port["reason"] or "", port["detail"]) for port in ports]
     folded_up = folded_rows(rows)
     if len(ports) - len(folded_up) < _MANY:
@@ -193,7 +194,7 @@ def _unused(row: tuple[str, ...], facts: Iterable[str | None], paper: Paper) -> 
     name, reason, detail = row
     about = folded(filter(None, facts), cells, 2, " · ")
     sentence = folded(detail.split(), cells, _MOST_LINES)
-    lines = [Line(name, "name", "not used"), *(Line(text) for text in (*about, reason, *sentence))]
+    lines = [Line(name, "name", "left out"), *(Line(text) for text in (*about, reason, *sentence))]
     return _laid_out(lines, cells)
 
 
@@ -227,12 +228,15 @@ def _column_height(boxes: Sequence[Sequence[Line]]) -> float:
 
 def _frame(sheet: Sheet, kind: str, place: tuple[float, float, float, float], title: str) -> None:
     x, y, width, height = place
-    made = [
-        element("rect", class_=kind, x=x + 0.5, y=y + 0.5, width=width - 1, height=height - 1, rx=6),
-        _text(x + _INSET, y + _LINE, Line(title, "title"), sheet.paper),
+    frame = element("rect", class_=kind, x=x + 0.5, y=y + 0.5, width=width - 1, height=height - 1, rx=6)
+    sheet.frames.insert(0 if kind == "domain" else len(sheet.frames), frame)
+    (line,) = _laid_out([Line(title, "title")], sheet.paper.cells(width))
+    # A line may come by here: it passes behind the title.
+    plate = cells_of(line.text) * sheet.paper.font * _LETTER
+    sheet.boxes += [
+        element("rect", class_=f"plate {kind}", x=x + _INSET, y=y + 4, width=plate, height=_LINE - 1),
+        _text(x + _INSET, y + _LINE, line, sheet.paper),
     ]
-    sheet.frames[:0] = made if kind == "domain" else []
-    sheet.frames += made if kind != "domain" else []
 
 
 def _box(sheet: Sheet, kind: str, place: tuple[float, float, float], lines: Sequence[Line]) -> float:

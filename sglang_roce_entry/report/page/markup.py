@@ -13,7 +13,26 @@ from sglang_roce_entry.report.page.style import STYLE
 
 Inside = Element | str | None
 #: What no space may be seen behind.
-_LINES = frozenset({"head", "body", "meta", "title", "style", "li", "ul", "p", "dt", "dd", "rect", "text", "path"})
+_LINES = frozenset(
+    {
+        "head",
+        "body",
+        "meta",
+        "title",
+        "style",
+        "li",
+        "ul",
+        "p",
+        "div",
+        "details",
+        "summary",
+        "dt",
+        "dd",
+        "rect",
+        "text",
+        "path",
+    }
+)
 
 
 def element(tag: str, *inside: Inside, **attributes: str | float | None) -> Element:

@@ -14,8 +14,8 @@ from sglang_roce_entry.report.shell import as_words
 
 _LINES = {
     "near": "a GPU and its nearest HCA",
-    "across": "the same, across NUMA domains",
-    "unsure": "the same, by order: how near is not known",
+    "across": "a GPU and its nearest HCA, across NUMA domains",
+    "unsure": "a GPU and its HCA by order: how near is not known",
 }
 
 
@@ -28,7 +28,7 @@ def node_page(shown: Mapping[str, Any]) -> str:
         _verdict(shown),
         *problem_list(shown["problems"]),
         element(
-            "section",
+            "div",
             element("figure", *(drawing(shown, paper) for paper in PAPERS)),
             element("dl", *_facts(shown)),
             class_="look",
@@ -117,7 +117,7 @@ def _fact(title: str, *texts: str) -> Iterable[Element]:
 
 
 def _legend(shown: Mapping[str, Any]) -> Iterable[Element]:
-    boxes = {"gpu": "a GPU", "used": "a port that NCCL will use", "unused": "a port that is not used, and why"}
+    boxes = {"gpu": "a GPU", "used": "a port that NCCL will use", "unused": "a port that is left out, and why"}
     node = shown["node"] or {"gpus": [], "control": {"interface": None}}
     uses = {port["used"] for port in shown["ports"]}
     present = [("gpu", bool(node["gpus"])), ("used", True in uses), ("unused", False in uses)]
@@ -181,7 +181,7 @@ def _left_out(ports: Sequence[Mapping[str, Any]]) -> list[Inside]:
         )
         for count, (names, reason, detail) in folded_rows(rows)
     ]
-    return [element("h2", "Ports that are not used"), element("ul", *lines, class_="table")]
+    return [element("h2", "Ports left out"), element("ul", *lines, class_="table")]
 
 
 def _environment(variables: Mapping[str, Mapping[str, Any]]) -> Element:
@@ -216,4 +216,7 @@ def _breakable(text: str) -> Iterable[Inside]:
 def _command(argv: Sequence[str] | None) -> Element:
     if argv is None:
         return element("p", "none: no SGLang arguments were given, or a problem above prevents it", class_="soft")
-    return element("pre", element("bdi", as_words(argv)))
+    words: list[Inside] = []
+    for word in argv:
+        words += [element("span", as_words([word])), " "]
+    return element("pre", element("bdi", *words[:-1]))

@@ -64,8 +64,8 @@ def _by_rail(port: Mapping[str, Any]) -> tuple[bool, int, Any]:
     return not port["used"], port["rail"] or 0, natural_key(f"{port['device']}:{port['port']}")
 
 
-def _by_first(switch: Switch) -> tuple[bool, bool, int, Any]:
+def _by_first(switch: Switch) -> tuple[bool, bool, int, str]:
     """Return what switches are ordered by: their first GPU, else their first rail, else their address."""
     gpus = [gpu["index"] for gpu in switch.gpus]
     rails = [port["rail"] for port in switch.ports if port["used"]]
-    return switch.title is None, not (gpus or rails), min(gpus or rails or [0]), natural_key(switch.title or "")
+    return switch.title is None, not (gpus or rails), min(gpus or rails or [0]), switch.title or ""

@@ -205,7 +205,7 @@ def _row(row: Row) -> Element:
             class_="who",
         ),
         element("p", f"{refusal['code']}: ", element("bdi", _short(refusal["message"]))) if refusal else None,
-        element("ul", *(_chip(cell, opens=alone) for cell in row.cells[0]), class_="cells")
+        element("div", *(_chip(cell, opens=alone) for cell in row.cells[0]), class_="cells")
         if row.cells[0]
         else None,
         None if alone else _members(row),
@@ -222,9 +222,9 @@ def _chip(cell: Cell, *, opens: bool) -> Element:
         None if _unwell(cell) else element("span", _WORDS[cell.status]),
     ]
     if not opens:
-        return element("li", element("span", *head, class_=f"chip {cell.status}"))
+        return element("div", *head, class_=f"chip {cell.status}")
     details = [element("p", element("bdi", text)) for text in _details(cell)]
-    return element("li", element("details", element("summary", *head, class_=f"chip {cell.status}"), *details))
+    return element("details", element("summary", *head, class_=f"chip {cell.status}"), *details)
 
 
 def _unwell(cell: Cell) -> bool:

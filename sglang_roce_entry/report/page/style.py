@@ -22,6 +22,7 @@ DRAWING = """
 .drawing .used text{fill:var(--used-ink)}
 .drawing .unused text{fill:var(--unused-ink)}
 .drawing .title{fill:var(--soft)}
+.drawing .plate{stroke:none}
 .drawing .box .name{font-weight:700}
 .drawing .right{text-anchor:end}
 .drawing .line{fill:none;stroke:var(--used-edge);stroke-width:1.8}
@@ -41,6 +42,7 @@ p{margin:4px 0}
 code,pre,.mono{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:12.5px}
 pre{margin:0;padding:10px 12px;white-space:pre-wrap;background:var(--domain);
 border:1px solid var(--rule);border-radius:6px}
+pre span{display:inline-block;max-width:100%}
 ul{list-style:none;margin:0;padding:0}
 .soft{color:var(--soft)}
 bdi{unicode-bidi:isolate}
@@ -85,8 +87,8 @@ background:var(--warn-fill);color:var(--warn)}
 .badge.info{background:var(--unused);color:var(--unused-ink)}
 .badge.error,.badge.missing,.badge.refused,.badge.left{background:var(--bad-fill);color:var(--bad)}
 .cells{display:flex;flex-wrap:wrap;gap:5px;margin-top:6px}
-.cells>li{max-width:100%}
-.cells>li:has([open]){flex-basis:100%}
+.cells>*{max-width:100%}
+.cells>[open]{flex-basis:100%}
 .chip{display:inline-block;max-width:100%;padding:2px 8px;border:1px solid;border-radius:5px}
 summary.chip{cursor:pointer;list-style:none}
 summary::-webkit-details-marker{display:none}
@@ -107,7 +109,7 @@ footer{margin-top:24px;padding-top:8px;border-top:1px solid var(--rule);color:va
 .drawing.narrow{display:block}.look dl{margin-top:16px}
 .table>li{grid-template-columns:minmax(0,1fr)}h1{font-size:20px}}
 @page{size:A4;margin:9mm}
-@media print{body{padding:0;max-width:none;font-size:9px;line-height:1.3;print-color-adjust:exact;
+@media print{body{padding:0;max-width:none;font-size:9px;line-height:1.3;
 -webkit-print-color-adjust:exact}h1{font-size:15px}h2{font-size:11px;margin:9px 0 3px}
 code,pre,.mono{font-size:8.5px}
 .look{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,3fr);gap:14px;margin-top:6px}
