@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import BinaryIO
+from io import BufferedWriter
 
 #: A ConfigMap holds no more.
 MOST_BYTES = 1 << 20
@@ -46,7 +46,7 @@ def read_in(folder: str | None, path: str) -> str:
     return read_named(os.path.abspath(os.path.join(folder or "/", path)))
 
 
-def open_to_write(path: str, mode: int) -> BinaryIO:
+def open_to_write(path: str, mode: int) -> BufferedWriter:
     """Return the file that a user has named, content kept for now, a new one in ``mode``. Raises ``OSError``."""
     # A FIFO that nobody reads is an error, not a wait.
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -55,7 +55,7 @@ def open_to_write(path: str, mode: int) -> BinaryIO:
     return os.fdopen(descriptor, "wb")
 
 
-def write_over(file: BinaryIO, data: bytes) -> None:
+def write_over(file: BufferedWriter, data: bytes) -> None:
     """Write ``data`` in the place of what was in ``file``, and close it. Raises ``OSError``."""
     with file:
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):

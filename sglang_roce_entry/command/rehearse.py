@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from io import BufferedWriter
+from typing import Any
 
 from sglang_roce_entry.command.command_line import DOCUMENTS
 from sglang_roce_entry.command.ending import end_launch
@@ -36,7 +37,7 @@ _FILE_MODE = 0o600
 
 def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
     """Rehearse the launch of the group and return its exit code. Raises ``EntryError`` or ``Interrupted``."""
-    target: BinaryIO | None = None
+    target: BufferedWriter | None = None
     try:
         if invocation.meeting_file is not None:
             return _replayed(invocation.meeting_file, invocation, environ, log)
@@ -94,14 +95,14 @@ def _replayed(name: str, invocation: Invocation, environ: Mapping[str, str], log
     return int(shown["exit_code"])
 
 
-def _opened(name: str) -> BinaryIO:
+def _opened(name: str) -> BufferedWriter:
     try:
         return open_to_write(name, _FILE_MODE)
     except OSError as failure:
         raise _not_written(name, failure) from failure
 
 
-def _saved(target: BinaryIO, saved: Saved, name: str, log: Log) -> bool:
+def _saved(target: BufferedWriter, saved: Saved, name: str, log: Log) -> bool:
     """Write the file, and return whether that was possible; why not is logged."""
     data = write_saved(saved)
     try:
