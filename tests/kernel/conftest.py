@@ -103,16 +103,18 @@ def guest(
     command = installed_command
     asked_for = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     out = tmp_path_factory.mktemp("guest")
-    missing_parts = {}
-    if "nccl_transfer" in asked_for and shutil.which("nm") is None:
-        missing_parts["nccl_transfer"] = "needs the package binutils"
-    elif "nccl_transfer" in asked_for:
+    missing_parts: dict[str, str] = {}
+    with_nccl = asked_for & {"nccl_transfer", "in_use_by_nccl"}
+    if with_nccl and shutil.which("nm") is None:
+        missing_parts |= dict.fromkeys(with_nccl, "needs the package binutils")
+    elif with_nccl:
         try:
             fetched = [fetch(release, download=is_required("kernel")) for release in NCCL_RELEASES]
             releases = [{**asdict(one), "plugin_abi": one.plugin_abi} for one in fetched]
             (out / "nccl-releases.json").write_text(json.dumps(releases, default=str))
         except WheelUnavailableError as error:
-            missing_parts["nccl_transfer"] = f"needs a wheel of nvidia-nccl-cu12: {error}{_how()}"
+            needed = f"needs a wheel of nvidia-nccl-cu12: {error}{_how()}"
+            missing_parts |= dict.fromkeys(with_nccl, needed)
     names = [name for name in SCENARIOS if name in asked_for and name not in missing_parts]
     interpreter = command.parent / "python"
     job = [str(interpreter), "-m", "tests.kernel.scenarios", str(command), *names]

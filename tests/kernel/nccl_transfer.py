@@ -1,10 +1,11 @@
 """A released NCCL sends messages between two HCAs of this node, over the real verbs stack.
 
-    nccl_transfer.py '{"library": ..., "net_table_offset": ..., "plugin_abi": ...}'
+    nccl_transfer.py '{"library": ..., "net_table_offset": ..., "plugin_abi": ...}' [stay]
 
 Runs in the guest, in the environment that is under test. Prints as JSON NCCL's device table and, for
 each direction that was tried, NCCL's result and whether the receiver holds what was sent; the second
-direction is not tried if the first fails. NCCL's own log goes where NCCL_DEBUG_FILE says.
+direction is not tried if the first fails. NCCL's own log goes where NCCL_DEBUG_FILE says. With `stay` it then leaves
+/out/nccl-stays and waits to be killed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.nccl.worker import HANDLE_BYTES, Net
@@ -90,7 +93,7 @@ class Transfer(Net):
         return -1 if time.monotonic() > self._deadline else 0
 
 
-def main(release: dict[str, Any]) -> None:
+def main(release: dict[str, Any], *, stays: bool) -> None:
     library = ctypes.CDLL(release["library"], mode=os.RTLD_NOW | os.RTLD_LOCAL)
     net = Transfer(library, release["net_table_offset"], release["plugin_abi"])
     rc = net.init()
@@ -101,9 +104,12 @@ def main(release: dict[str, Any]) -> None:
         if messages[0] == (0, True):
             messages.append(net.message(1, 0))
     print(json.dumps({"rc": rc, "devices": devices, "messages": messages}), flush=True)
+    if stays:
+        Path("/out/nccl-stays").touch()
+        signal.pause()
     # NCCL's threads wait for events that never come: leave without asking them.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), stays=sys.argv[2:] == ["stay"])

@@ -23,7 +23,7 @@ from tests.kernel.node import OUT, Command, clean, write_standin_sglang
 from tests.kernel.pods import exclusive_pods, shared_pod
 from tests.kernel.proofs import exchanges, loopback
 from tests.kernel.tools import tools
-from tests.kernel.traffic import in_use, in_use_by_threads
+from tests.kernel.traffic import in_use, in_use_by_nccl, in_use_by_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,7 @@ SCENARIOS: dict[str, Callable[[Command], Result]] = {
         loopback,
         exchanges,
         in_use,
+        in_use_by_nccl,
         in_use_by_threads,
     )
 }

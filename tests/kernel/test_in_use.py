@@ -71,7 +71,16 @@ def test_a_group_over_sockets_is_found_out(in_use: Result) -> None:
     assert lines(in_use["sockets"]) == [
         "warn no process of the server has a queue pair: NCCL runs over TCP, or has not connected yet"
     ]
-    assert in_use["sockets"]["document"]["exit_code"] == 0
+
+
+def test_queue_pairs_of_nccl_are_seen_on_both_rails(in_use_by_nccl: Result) -> None:
+    by_device = rails(in_use_by_nccl)
+    assert {device: said(rail) for device, rail in by_device.items()} == {
+        device: of_the_server(in_use_by_nccl, device) for device in DEVICES
+    }
+    for device in DEVICES:
+        assert {(kind, state) for _, kind, state in said(by_device[device])} == {("RC", "RTS")}
+    assert [line[:2] for line in lines(in_use_by_nccl)] == ["ok", "ok"]
 
 
 def test_another_network_namespace_reads_the_same_without_privilege(in_use: Result) -> None:

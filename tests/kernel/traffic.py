@@ -63,6 +63,19 @@ def in_use(command: Command) -> Result:
     return result
 
 
+def in_use_by_nccl(command: Command) -> Result:
+    """Check beside a server whose NCCL has sent a message each way between the two HCAs."""
+    lay_routed_fabric()
+    release = json.loads((OUT / "nccl-releases.json").read_text())[-1]
+    plan = command.dry_run(nccl=release["version"])
+    ours = {name: row["value"] for name, row in plan["environment"].items() if row["value"] is not None}
+    words = (_python(command), "-m", "tests.kernel.nccl_transfer", json.dumps(release), "stay")
+    with _server(command, **{**ours, "NCCL_SOCKET_IFNAME": "=lo", "NCCL_CONF_FILE": "/dev/null"}) as server:
+        _start(server, words)
+        until((OUT / "nccl-stays").exists, "NCCL has sent its messages", 60)
+        return _checked(command, server)
+
+
 def in_use_by_threads(command: Command) -> Result:
     """Check beside a server whose queue pairs were made by a thread that goes on, and by one that has ended."""
     lay_routed_fabric()
@@ -162,14 +175,14 @@ def _start(server: subprocess.Popen[bytes], words: Sequence[str]) -> None:
 
 
 @contextmanager
-def _server(command: Command) -> Iterator[subprocess.Popen[bytes]]:
+def _server(command: Command, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a stand-in SGLang of a group of two that starts what it is told to."""
     package = OUT / "serving" / "sglang"
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "launch_server.py").write_text(SERVER)
-    environment = command.environment()
+    environment = command.environment(**variables)
     checkout = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = f"{package.parent}:{checkout}:{environment['PYTHONPATH']}"
     words = (_python(command), "-m", "sglang.launch_server", *ARGUMENTS)
