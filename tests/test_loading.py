@@ -18,7 +18,7 @@ from tests.process.command import install_standin
 
 NAME = "sglang_roce_entry"
 THIRD_PARTY = {"psutil", "pyudev", "requests", "tenacity", "yaml"}  # requests: of the tests alone
-NOT_FOR_A_PROBE = ("launch", "plan", "fabric", "check", "report", "host.snapshot")
+NOT_FOR_A_PROBE = ("launch", "plan", "fabric", "check", "report", "host.snapshot", "host.further")
 #: What settings are made of, whoever reads them.
 VALUES = {
     *("plan", "plan.settings", "fabric", "fabric.constraints", "fabric.wishes"),
@@ -149,6 +149,7 @@ def test_a_launch_asks_libibverbs_and_loads_nothing_of_it(tmp_path: Path) -> Non
     ours = {name.removeprefix(f"{NAME}.") for name in names if name.startswith(f"{NAME}.verbs.")}
     assert ours == {"verbs.listed", "verbs.supervise"}
     assert "ctypes" not in names
+    assert not names & {f"{NAME}.host.further.queue_pairs", f"{NAME}.host.further.traffic"}, "of --check alone"
 
 
 def test_only_hardware_that_is_awaited_loads_pyudev(tmp_path: Path) -> None:

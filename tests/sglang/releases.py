@@ -24,6 +24,11 @@ COMPANIONS = {
     "transformers-4.48": ("transformers==4.48.3", "tokenizers==0.21.4", "huggingface-hub==0.28.1"),
     "transformers-4.57": ("transformers==4.57.1", "tokenizers==0.22.1", "huggingface-hub==0.36.0"),
     "transformers-5.12": ("transformers==5.12.1", "tokenizers==0.22.2"),
+    # What `--smg-grpc-mode` starts.
+    "grpc": (
+        *("smg-grpc-servicer==0.14.1", "smg-grpc-proto==0.4.28", "grpcio==1.85.3", "protobuf==7.36.2"),
+        *("grpcio-reflection==1.85.1", "grpcio-health-checking==1.85.1"),
+    ),
 }
 
 RELEASES = (

@@ -108,16 +108,18 @@ class Group:
         *arguments: str,
         family: int = 4,
         options: Sequence[str] = (),
+        beside: Sequence[str] = (),
     ) -> None:
         self._cluster = cluster
         self._nodes = [cluster.add_node(name, (family,)) for name in ("sglang-0", "sglang-0-1")]
         model = environment.folders["model"]
         ours = (str(entry), *options, "--rdma", "off")
         self._command = [*ours, "--model-path", str(model), *ARGUMENTS, *arguments]
+        first = (entry.parents[1], *(environment.folders[name] for name in beside))
         # One core for each rank of the group, also where there is one core.
         cores = sorted(os.sched_getaffinity(0))
         self._variables = {
-            **environment.variables(SERVER, entry.parents[1], mocked=("torchvision", "sgl_kernel")),
+            **environment.variables(SERVER, *first, mocked=("torchvision", "sgl_kernel")),
             "PYTHONPYCACHEPREFIX": "",  # the environment is compiled where it lies
             "SGLANG_USE_CPU_ENGINE": "1",
             "SGLANG_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[-1]}",

@@ -13,8 +13,8 @@ liveness
 
 A gRPC server in the place of HTTP (``--grpc-mode``, ``--smg-grpc-mode``) is asked by gRPC's standard health
 protocol, which SGLang's has (``srt/grpc/health_servicer.py``): NOT_SERVING while it starts or drains. One that
-accepts and gives no word on its health is taken for ready and alive. A worker of 0.5.23 has HTTP (``engine.py``),
-an earlier one nothing.
+accepts and gives no word on its health is taken for ready and alive. A worker of 0.5.23 has that service too
+(smg-grpc-servicer 0.14.1) or HTTP (``engine.py``), an earlier one nothing.
 
 ``/health`` and all that begins so needs no key with ``--api-key``; ``/ping``, which liveness asks, does,
 and the refusal is an answer (``srt/utils/auth.py``, ``decide_request_auth``).
