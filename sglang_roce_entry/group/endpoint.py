@@ -77,6 +77,7 @@ def parse_host(text: str) -> str:
     """
     if "://" in text:
         raise EndpointError("has a scheme", f"write only the host: {_after_scheme(text)}")
+    _refuse_user(text)
     if any(character.isspace() for character in text):
         raise EndpointError("has spaces", "write only the host name or address")
     if text.startswith("["):
@@ -91,8 +92,15 @@ def parse_host(text: str) -> str:
     return _plain_host(text)
 
 
+def _refuse_user(text: str) -> None:
+    if "@" in text:
+        raise EndpointError(
+            "has a user or a password in it", f"write what is behind it: {text.rpartition('@')[2]}"
+        )
+
+
 def _after_scheme(text: str) -> str:
-    return text.partition("://")[2].partition("/")[0].partition(":")[0] or "sglang-0.sglang"
+    return text.partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0] or "sglang-0.sglang"
 
 
 def _bracketed_host(text: str) -> str:
@@ -125,7 +133,10 @@ def _plain_host(text: str) -> str:
 def parse_endpoint(text: str) -> Endpoint:
     """Return the endpoint of ``host:port``. Raises :class:`EndpointError`."""
     if "://" in text:
-        raise EndpointError("has a scheme", f"write {text.partition('://')[2] or 'host:20000'}")
+        raise EndpointError(
+            "has a scheme", f"write {text.rpartition('://')[2].rpartition('@')[2] or 'host:20000'}"
+        )
+    _refuse_user(text)
     host_text, colon, port_text = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
         raise EndpointError("has no port", f"write {text}:20000")

@@ -54,6 +54,7 @@ from sglang_roce_entry.problems import (
 from sglang_roce_entry.server.command import Command, build_command
 from sglang_roce_entry.server.gpu_count import GpuCount, VisibleGpus, see_gpus
 from sglang_roce_entry.server.ports import overridden
+from sglang_roce_entry.server.redaction import masked_quotes
 from sglang_roce_entry.server.transfer import read_use
 from sglang_roce_entry.server.traps import check_ipv6, check_override
 
@@ -193,9 +194,11 @@ def look_and_plan(
 
 def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
     """Return the problems as ``strict`` makes them; a bare word is only stopped where it cannot be executed."""
-    if not request.bare_word:
-        return hardened(tuple(problems), strict=request.settings.strict)
-    return tuple(one if one is request.not_executed else replace(one, severity="warning") for one in problems)
+    if request.bare_word:
+        found = [one if one is request.not_executed else replace(one, severity="warning") for one in problems]
+    else:
+        found = [*hardened(tuple(problems), strict=request.settings.strict)]
+    return tuple(replace(one, message=masked_quotes(one.message)) for one in found)
 
 
 def _bare_word_problems(request: Request, member: Member) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ import re
 from functools import cache
 from typing import Any
 
-from sglang_roce_entry.server.spellings import find_option
+from sglang_roce_entry.server.spellings import begins_secret, find_option
 
 HIDDEN = "***"
 #: Words that make a name secret wherever they stand in it, and those that do as its last one: --max-total-tokens,
@@ -73,9 +73,25 @@ def redacted(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_secret_option(name: str) -> bool:
-    # SGLang refuses --api_key and --hf-token, but their values are still keys.
-    option = find_option(name.replace("_", "-"))
-    return option.secret if option is not None else is_secret_name(name)
+    # SGLang refuses --api_key, --API-KEY, --hf-token, and a beginning that several options have; their values are
+    # still keys.
+    plain = "--" + name.lstrip("-").lower().replace("_", "-")
+    option = find_option(plain)
+    return option.secret if option is not None else is_secret_name(name) or begins_secret(plain)
+
+
+def masked_quotes(sentence: str) -> str:
+    """Return a sentence of ours without the credentials in the values that it quotes."""
+    lowered = sentence.lower()
+    if not any(mark in lowered for mark in _MARKS):
+        return sentence
+    return _quoted().sub(lambda quote: f"{quote[0][0]}{masked(quote[0][1:-1])}{quote[0][-1]}", sentence)
+
+
+@cache
+def _quoted() -> re.Pattern[str]:
+    """Return the pattern of a value as ``repr`` quotes it."""
+    return re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
 def masked(text: str) -> str:

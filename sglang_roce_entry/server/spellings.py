@@ -105,6 +105,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("watermark_config", (("--watermark-config", "--wate"),), secret=True),
 )
 
+#: A path, and an option by itself.
+_KEY_FILE = "--ssl-keyfile"
 #: Only this exact token makes SGLang read a file; ``--config=F`` and ``--conf F`` are accepted and ignored.
 CONFIG = "--config"
 _CONFIG_PREFIX = "--conf"
@@ -121,6 +123,12 @@ def find_option(token: str) -> Option | None:
             if spelling.startswith(token) and token.startswith(shortest):
                 return option
     return None
+
+
+def begins_secret(token: str) -> bool:
+    """Return whether a secret option begins with ``token``, which is no option of the table for certain."""
+    spellings = (spelling for option in OPTIONS if option.secret for spelling, _ in option.spellings)
+    return len(token) > 2 and token != _KEY_FILE and any(one.startswith(token) for one in spellings)
 
 
 def is_value(token: str) -> bool:

@@ -132,7 +132,7 @@ GIVEN = {
     "map without GPU 1": ('{"0":"mlx5_0"}', "0.5.23", "has no HCA for GPU 1"),
     "no JSON": ('{"0":mlx5_0}', "0.5.23", "is not JSON"),
     "empty map": ("{}", "0.5.23", "is not a JSON object of GPU numbers"),
-    "map of words": ('{"gpu0":"mlx5_0"}', "0.5.23", "maps 'gpu0' to 'mlx5_0'"),
+    "map of words": ('{"gpu0":"mlx5_0"}', "0.5.23", "has 'gpu0'"),
     "map of lists": ('{"0":["mlx5_0"]}', "0.5.23", "keys are GPU numbers"),
     "file that is not there": ("/etc/ib.json", "0.5.23", "is a file that cannot be read"),
     "deep": ("{" * 100_000, "0.5.23", "is not JSON"),

@@ -199,6 +199,6 @@ def _mapping(text: str, file_text: str | None) -> dict[int, str] | str:
     found: dict[int, str] = {}
     for key, value in document.items():
         if (gpu := whole_number(key)) is None or not isinstance(value, str):
-            return f"maps {key!r} to {value!r}: keys are GPU numbers, values are names with commas"
+            return f"has {key!r}: keys are GPU numbers, values are names with commas"
         found[gpu] = value
     return found
