@@ -12,13 +12,8 @@ from typing import Any
 from sglang_roce_entry.command.command_line import DOCUMENTS
 from sglang_roce_entry.command.ending import end_launch
 from sglang_roce_entry.command.settings import read_settings
-from sglang_roce_entry.group.meeting.comparison.saved import (
-    MOST_BYTES,
-    MeetingFileError,
-    Saved,
-    read_saved,
-    write_saved,
-)
+from sglang_roce_entry.group.meeting.comparison.parts import MOST_BYTES, MeetingFileError
+from sglang_roce_entry.group.meeting.comparison.saved import Saved, read_saved, write_saved
 from sglang_roce_entry.host.answers import live_host
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.launch.rehearsing import Rehearsed, rehearse, replay

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import Refusal
-from sglang_roce_entry.group.meeting.comparison import saved as file_format
 from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
+from sglang_roce_entry.group.meeting.comparison.parts import MOST_BYTES, MeetingFileError
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
-from sglang_roce_entry.group.meeting.comparison.saved import MeetingFileError, Saved, read_saved, write_saved
+from sglang_roce_entry.group.meeting.comparison.saved import Saved, read_saved, write_saved
 from sglang_roce_entry.group.meeting.missing import Absent
 from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.launch.rehearsing import replay
@@ -187,4 +187,4 @@ def test_whatever_one_part_holds_is_compared_or_refused(data: st.DataObject) -> 
 def test_the_largest_group_fits() -> None:
     """A card of eight rails takes less than a ten-thousandth of what is read."""
     one = len(write_saved(saved(group(2)))) - len(write_saved(saved(group(1))))
-    assert one * 10_000 < file_format.MOST_BYTES / 2
+    assert one * 10_000 < MOST_BYTES / 2

@@ -10,27 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import MOST_KEYS, VALUE_CHARACTERS, BadCard, read_card, shown
 from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.parts import MeetingFileError, Part, read_file
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.comparison.verdict import MESSAGE_CHARACTERS, MOST_PROBLEMS
 from sglang_roce_entry.group.meeting.missing import Absent
 from sglang_roce_entry.group.meeting.terms import COMMONS, Gathered
-from sglang_roce_entry.problems import ConfigurationError, Problem
+from sglang_roce_entry.problems import Problem
 
 FORMAT = 1
-#: A group of 10,000 with eight rails takes 20 MB and 250,000 objects and lists.
-MOST_BYTES, _MOST_OBJECTS, _MOST_NODES = 64 << 20, 1_000_000, 16_384
-_LARGEST_GROUP, _LONGEST_S, _LAST_CLOCK_S = 1_000_000, 1e9, 1e11
-_MOST_DIGITS = 24
-
+_MOST_NODES, _LONGEST_S, _LAST_CLOCK_S = 16_384, 1e9, 1e11
 _PROBLEM = ("severity", "code", "message", "hint", "exit_code")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +48,6 @@ class Saved:
     def damaged(self, why: str) -> MeetingFileError:
         """Return the error for a part that only its reader can judge."""
         return MeetingFileError(self.name, f"is damaged: {why}")
-
-
-class MeetingFileError(ConfigurationError):
-    """A file that holds no meeting, or must not be read."""
-
-    def __init__(
-        self, name: str, reason: str, hint: str = "name a file that --rehearse --save-meeting wrote"
-    ) -> None:
-        super().__init__("MEETING_FILE", f"the meeting {name!r} {reason}", hint)
 
 
 # ----------------------------------------------------------------------------------------- writing
@@ -116,7 +102,7 @@ def read_saved(name: str, data: bytes) -> Saved:
 
     Raises :class:`MeetingFileError`.
     """
-    file = _Part(name, "the file", _parsed(name, data))
+    file = read_file(name, data)
     version = file.value("format")
     if isinstance(version, int) and version > FORMAT:
         raise MeetingFileError(
@@ -142,79 +128,7 @@ def read_saved(name: str, data: bytes) -> Saved:
     )
 
 
-def _parsed(name: str, data: bytes) -> dict[str, Any]:
-    if len(data) > MOST_BYTES or data.count(b"{") + data.count(b"[") > _MOST_OBJECTS:
-        raise MeetingFileError(name, "is larger than any meeting")
-    try:
-        document = json.loads(data, parse_int=_whole, parse_constant=_no_number)
-    except (ValueError, RecursionError) as failure:
-        raise MeetingFileError(name, f"is not JSON: {shown(str(failure), 100)}") from failure
-    if not isinstance(document, dict):
-        raise MeetingFileError(name, "is not a JSON object")
-    return document
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(name)  # NaN, Infinity
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One object of the file, read key by key; ``what`` is how an error calls it."""
-
-    name: str
-    what: str
-    values: Mapping[str, Any]
-
-    def value(self, key: str) -> Any:
-        return self.values.get(key)
-
-    def bad(self, key: str) -> MeetingFileError:
-        return MeetingFileError(self.name, f"is damaged: {key!r} of {self.what} is missing, or of another kind")
-
-    def typed(self, key: str, kind: type[_T]) -> _T | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, kind):
-            raise self.bad(key)
-        return value
-
-    def text(self, key: str) -> str:
-        return shown(self.typed(key, str) or "")
-
-    def number(self, key: str, most: float) -> float | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-            raise self.bad(key)
-        return float(value)
-
-    def whole(self, key: str, lowest: int = 0) -> int:
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _LARGEST_GROUP:
-            raise self.bad(key)
-        return value
-
-    def part(self, key: str) -> _Part | None:
-        value: dict[str, Any] | None = self.typed(key, dict)
-        return _Part(self.name, key, value) if value is not None else None
-
-    def parts(self, key: str, most: int) -> list[_Part]:
-        values: list[Any] = self.typed(key, list) or []
-        if len(values) > most or not all(isinstance(one, dict) for one in values):
-            raise self.bad(key)
-        return [_Part(self.name, f"{key}[{place}]", one) for place, one in enumerate(values)]
-
-
-def _identity(file: _Part) -> Identity | None:
+def _identity(file: Part) -> Identity | None:
     one = file.part("identity")
     if one is None:
         return None
@@ -223,7 +137,7 @@ def _identity(file: _Part) -> Identity | None:
     return Identity(leader, size, one.whole("index"), one.text("source"))
 
 
-def _gathered(file: _Part, members: Sequence[_Part]) -> Gathered:
+def _gathered(file: Part, members: Sequence[Part]) -> Gathered:
     return Gathered(
         members=[_member(one) for one in members],
         commons=_commons(file),
@@ -245,7 +159,7 @@ def _gathered(file: _Part, members: Sequence[_Part]) -> Gathered:
     )
 
 
-def _problem(one: _Part) -> Problem:
+def _problem(one: Part) -> Problem:
     severity, exit_code = one.text("severity"), one.whole("exit_code")
     if severity not in ("error", "warning") or exit_code > 255:
         raise one.bad("severity")
@@ -255,7 +169,7 @@ def _problem(one: _Part) -> Problem:
     return Problem(severity, code, message, hint, exit_code)
 
 
-def _member(one: _Part) -> Member:
+def _member(one: Part) -> Member:
     card = one.typed("card", dict)
     try:
         read = read_card(json.dumps(card, separators=(",", ":")).encode())
@@ -271,7 +185,7 @@ def _member(one: _Part) -> Member:
     )
 
 
-def _commons(file: _Part) -> dict[str, dict[str, str]]:
+def _commons(file: Part) -> dict[str, dict[str, str]]:
     """Return the texts by their digest, which is taken as a name: a value may have been edited to try it out."""
     found = file.part("commons")
     commons: Mapping[str, Any] = found.values if found is not None else {}
