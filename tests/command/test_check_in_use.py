@@ -86,7 +86,7 @@ def seen(*pairs: QueuePair, **facts: Any) -> Seen:
             [
                 f"ok mlx5_0:1 1 queue pair (RC RTS) of process 201; {NO_RATES}",
                 "ok mlx5_1:1 1 queue pair (RC RTS) of process 202; 4 packets/s sent",
-                "warn packets are lost or sent again, within 2.0 s: mlx5_1:1 out_of_sequence +2",
+                "warn packets are lost, sent again or out of order, within 2.0 s: mlx5_1:1 out_of_sequence +2",
             ],
         ),
         (

@@ -30,7 +30,7 @@ from sglang_roce_entry.server.probe.ask import (
     ask,
 )
 from sglang_roce_entry.server.probe.kinds import probe
-from sglang_roce_entry.server.processes import RunningProcess, processes_here
+from sglang_roce_entry.server.processes import RunningProcess, process_of, processes_here
 from sglang_roce_entry.server.running import Found, is_launcher, pick
 from tests.layers import skip_or_fail
 
@@ -569,6 +569,18 @@ def test_a_process_is_read_as_the_kernel_shows_it(tmp_path: Path) -> None:
     assert found.argv == (sys.executable, "-c", code, "a b", "", "\udcff")
     assert (found.parent, found.cwd) == (os.getpid(), str(tmp_path))
     assert found.mount_namespace == os.readlink("/proc/self/ns/mnt")
+
+
+def test_a_thread_is_of_its_process() -> None:
+    goes_on = threading.Event()
+    thread = threading.Thread(target=goes_on.wait)
+    thread.start()
+    number = thread.native_id or 0
+    assert number != os.getpid()
+    assert process_of(number) == process_of(os.getpid()) == os.getpid()
+    goes_on.set()
+    thread.join()
+    assert process_of(1 << 22) == 0  # no kernel gives such a number
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:

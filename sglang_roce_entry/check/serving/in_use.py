@@ -173,7 +173,7 @@ def _lossy(found: Sequence[Rail], seen: Seen) -> Iterator[CheckItem]:
     if moved:
         yield warn(
             _NAME,
-            f"packets are lost or sent again, within {seen.seconds:.1f} s: {listed(moved)}",
+            f"packets are lost, sent again or out of order, within {seen.seconds:.1f} s: {listed(moved)}",
             "check PFC and ECN on NIC and switches, and that NCCL_IB_TC names the lossless class; on a shared HCA "
             "it may be another pod's traffic",
         )
