@@ -215,13 +215,15 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
 
 
 def _lost_rails(choice: Choice) -> Iterator[Problem]:
-    for row in lost_rails(choice):
+    lost = lost_rails(choice)
+    all_of_them = ",".join(row.decision.label for row in lost)
+    for row in lost:
         label = row.decision.label
         yield warning(
             "RAIL_WITHOUT_ADDRESS",
             f"{label} is up and as fast as the used ports, but is not used: {row.decision.detail}",
-            f"give {row.netdev} an address as the other rails have one (ip -br address), or leave the port out "
-            f"on purpose: --hca ^={label}",
+            f"give {row.netdev} an address as the other rails have one (ip -br address), or leave it out on "
+            f"purpose: --hca ^={all_of_them}",
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sglang_roce_entry.report.folding import folded_problems
 from tests.decision.conftest import Decide, rail
 from tests.healthy import healthy
 from tests.planning import codes, message, plan_of
@@ -46,10 +47,22 @@ def test_it_is_in_the_log_of_a_launch_with_a_remedy_in_the_readers_world() -> No
     problem = next(one for one in plan.problems if one.code == LOST)
     assert (problem.severity, plan.exit_code) == ("warning", 0)
     assert problem.hint == (
-        "give net1 an address as the other rails have one (ip -br address), or leave the port out on purpose: "
+        "give net1 an address as the other rails have one (ip -br address), or leave it out on purpose: "
         "--hca ^=mlx5_1:1"
     )
     assert codes(plan_of(node, "--hca", "^=mlx5_1:1", "--model-path", "/m")) == []
+
+
+def test_several_are_one_line_with_what_leaves_all_of_them_out() -> None:
+    node = healthy(rails=4)
+    for name in ("net1", "net2", "net3"):
+        node.facts["interfaces"][name]["addresses"] = [f"fe80::{int(name[-1]) + 1}/64"]
+    problems = plan_of(node, "--model-path", "/m").problems
+    assert [one.code for one in problems] == [LOST] * 3
+    (folded,) = folded_problems(problems)
+    assert folded.message.startswith("mlx5_[1-3]:1 is up and as fast as the used ports")
+    assert folded.hint.startswith("give net[1-3] an address")
+    assert folded.hint.endswith("--hca ^=mlx5_1:1,mlx5_2:1,mlx5_3:1")
 
 
 def test_a_rail_with_an_address_of_the_other_family(decide: Decide) -> None:
