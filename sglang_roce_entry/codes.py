@@ -282,10 +282,11 @@ _NCCL = Group(
         ),
         Entry(
             "HCA_UNUSABLE",
-            "NCCL_IB_HCA also selects a port that cannot be used; the message gives the reason.",
-            "NCCL does not look at GIDs or addresses: it takes the port, and connections over it fail.",
+            "NCCL_IB_HCA also selects a port that would be left out; the message gives the reason.",
+            "NCCL does not look at addresses: it takes the port with what its GID table has, a link-local GID at "
+            "least. Between two machines on one cable that works, over a router it does not.",
             _DRY_RUN,
-            "Remove NCCL_IB_HCA, or exclude that port.",
+            "Give the port's interface an address as the others have, exclude the port, or remove NCCL_IB_HCA.",
         ),
         Entry(
             "HCA_LIST_TOO_LONG",

@@ -187,7 +187,7 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
     GIDs are this pod's: a rail that lost its address, or the other port of a card whose owner gave only one of
     them an address.
     No rail are the ports that a selector or a family setting leaves out, and the physical function of a used
-    virtual one.
+    virtual one. What the pod's own NCCL_IB_HCA selects is used all the same, and said there.
     """
     constraints = choice.constraints
     rates: dict[str | None, float] = {}
@@ -209,7 +209,7 @@ def lost_rails(choice: Choice) -> Sequence[PortRow]:
         if hca.pci_address in physical or not any((gid.netdev, gid.ip) in here for gid in port.gids):
             return False
         selector = constraints.selector
-        return selector is None or selector.matches(hca.name, port.number)
+        return selector is None or (not constraints.selector_final and selector.matches(hca.name, port.number))
 
     return [row for row in choice.ports if row.decision.reason in reasons and looks_like_a_rail(row)]
 

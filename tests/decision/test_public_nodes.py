@@ -77,7 +77,8 @@ def test_no_index_where_the_users_selector_has_a_port_without_it(decide: Decide)
     assert outcome.used == {"rocep1s0f1:1": 3}
     assert outcome.value("NCCL_IB_GID_INDEX") is None
     assert "index 3 is no RoCE v2 GID on roceP2p1s0f1:1" in outcome.variables["NCCL_IB_GID_INDEX"].reason
-    assert outcome.codes[0] == "HCA_UNUSABLE"
+    assert outcome.codes == ["HCA_UNUSABLE"]
+    assert "roceP2p1s0f1:1, which NCCL will use as it is: only link-local" in outcome.problem("HCA_UNUSABLE")
     # Before 2.21 NCCL would use index 0 on both: the index is better.
     assert decide(node, environ=named, nccl=(2, 20, 5)).value("NCCL_IB_GID_INDEX") == "3"
     assert decide(node, hca="rocep1s0f1,roceP2p1s0f1").value("NCCL_IB_GID_INDEX") == "3"

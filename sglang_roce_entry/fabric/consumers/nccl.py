@@ -206,8 +206,9 @@ def _check_selector(given: Given | None, choice: Choice) -> list[Problem]:
     said.extend(
         rdma_value(
             "HCA_UNUSABLE",
-            f"{given} also selects {port.label}, which NCCL will use although it cannot work: {port.detail}",
-            "remove NCCL_IB_HCA, or exclude that port",
+            f"{given} also selects {port.label}, which NCCL will use as it is: {port.detail}",
+            "give its interface an address as the others have, or exclude that port (between two machines on one "
+            "cable its link-local GID works)",
         )
         for port in broken
     )
