@@ -870,6 +870,93 @@ _MEETING = Group(
             "Remove the variable: the meeting fills it in. Or add every member's address, on every node.",
         ),
         Entry(
+            "RAIL_NO_WAY",
+            "RDMA packets between two ports do not arrive, neither in a first try nor within 10 s in a second. "
+            "The message names the node, or the two, and the direction.",
+            "NCCL: `Got completion from peer ... status=12` (retries exceeded), without a name, minutes later.",
+            "ping -I OWN PEER; ip neigh; on the switch: ACLs of UDP port 4791",
+            "Let UDP port 4791 pass in both directions; look at VLAN, cabling and routes behind the leaf.",
+        ),
+        Entry(
+            "RAIL_LARGE_LOST",
+            "64 bytes pass between two ports, full packets do not: a hop has a smaller MTU than both ends.",
+            "NCCL connects, and hangs or ends with status=12 at the first large message.",
+            "ping -M do -s 4100 -I OWN PEER",
+            "Give every switch and link on the way the MTU of the interfaces; 4200 carries RoCE MTU 4096.",
+        ),
+        Entry(
+            "RAIL_NO_NEIGHBOUR",
+            "The kernel finds no neighbour for the peer's rail address (ARP, ND), tried several times.",
+            "NCCL: `ibv_modify_qp failed with 110 Connection timed out`.",
+            "ip neigh show dev NETDEV; ip -br address",
+            "Look at VLAN and switch port of this rail, at its gateway, and whether the peer has its address.",
+        ),
+        Entry(
+            "RAIL_NO_ROUTE",
+            "There is no route from a rail's address to its peer's.",
+            "NCCL: `ibv_modify_qp failed with 101 Network is unreachable`, or 110 after a second.",
+            "ip route get PEER from OWN; ip rule",
+            "Give the rail a route, or a policy rule with a table, to the networks of its peers.",
+        ),
+        Entry(
+            "RAIL_GID_REFUSED",
+            "The kernel refuses to connect the GIDs of the two ends: their families or types differ, or the "
+            "interface of one is gone.",
+            "NCCL: `ibv_modify_qp failed with 22 Invalid argument`.",
+            "show_gids; ip -br address",
+            "Let both ends use RoCE v2 GIDs of one family: addresses of the rails, NCCL_IB_GID_INDEX.",
+        ),
+        Entry(
+            "RAIL_LOSSY",
+            "A rail carries RDMA, but loses packets, or carried everything only at a second, patient try.",
+            "NCCL runs at a fraction of the rail's speed, or ends with status=12 under load.",
+            "ethtool -S NETDEV | grep -iE 'discard|pause|err'; rdma statistic",
+            "Look at cables and transceivers, and at PFC and ECN of the port and its switch.",
+        ),
+        Entry(
+            "RAIL_GID_MOVED",
+            "The GID index of a port does not hold the GID any more that was decided on a moment ago.",
+            "NCCL uses whatever stands at the index: status=12, or another network.",
+            "ip monitor address",
+            "Find out who configures the interface while pods start, and start the group again.",
+        ),
+        Entry(
+            "RAIL_LINK_DOWN",
+            "A port that was active is down, or went down while it was tried.",
+            "NCCL: `Got async event : port error`, or no device.",
+            "rdma link; ethtool NETDEV",
+            "Check cable, transceiver and switch port.",
+        ),
+        Entry(
+            "RAIL_MEMLOCK",
+            "No memory could be locked for the proof of a rail (32 KiB).",
+            "NCCL: `ibv_reg_mr failed`, `Cannot allocate memory`.",
+            "ulimit -l",
+            "Add securityContext.capabilities.add: [IPC_LOCK], or raise the runtime's memlock limit.",
+        ),
+        Entry(
+            "RAIL_NO_DEVICE",
+            "The process that proves the rails cannot open a verbs device, or libibverbs does not list it.",
+            "NCCL leaves the device out.",
+            _CHECK,
+            "Grant the pod its RDMA device, and install the card's verbs provider.",
+        ),
+        Entry(
+            "RAIL_UNSOUND",
+            "What arrived over a rail is not what was sent, or an HCA refused a write that was allowed.",
+            "Unknown; NCCL may end with status=10, or compute with wrong data.",
+            "ibv_rc_pingpong -g INDEX -c between the two ports",
+            "Update the NIC's firmware and rdma-core, and report it.",
+        ),
+        Entry(
+            "RAIL_NOT_PROVEN",
+            "A rail could not be tried: the process that does it crashed, hung or was not answered, or the device "
+            "has no queue pairs of this kind. Nothing is known of the rail, and the launch goes on.",
+            "",
+            "ibv_rc_pingpong -g INDEX between the two ports; sglang-roce-entry --check on both nodes",
+            "See the reason in the message. --prove-rails off leaves the proof out.",
+        ),
+        Entry(
             "MEMBER_AHEAD",
             "The leader's launcher was restarted after it had let others go: SGLang of theirs waits for its "
             "store already. They count as present, and were not compared again.",

@@ -52,6 +52,7 @@ class Settings:
     wait_deadline: float = 1800.0
     meeting: str = "auto"
     zmq_peers: str = "auto"
+    prove_rails: str = "auto"
     on_timeout: str = "exit"
     gpus: int | None = None
     tp: str = "auto"

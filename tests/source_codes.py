@@ -32,6 +32,7 @@ _CONSTRUCTORS = {
     "ConfigurationError": 0,
     "Problem": 1,
     "Key": 2,  # of the table of what a group must share
+    "Fault": 0,  # of a rail
 }
 
 Place = dict[str, int]

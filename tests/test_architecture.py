@@ -47,7 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "plan": ("host", "fabric", "group", "server", "verbs"),
     "report": ("host", "fabric", "group", "server", "plan"),
     "check": ("host", "fabric", "group", "server", "plan", "report", "verbs"),
-    "launch": ("host", "fabric", "group", "server", "plan", "report"),
+    "launch": ("host", "fabric", "group", "server", "plan", "report", "verbs"),
     "command": ("host", "fabric", "group", "server", "plan", "report", "check", "launch"),
     "__main__": ("command",),
 }

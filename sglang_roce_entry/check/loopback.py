@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
-from sglang_roce_entry.fabric.choice import PortRow
-from sglang_roce_entry.host.facts import IpAddress
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.plan.proof import verbs_rail
 from sglang_roce_entry.report.folding import names_by_text
-from sglang_roce_entry.verbs.end import Rail
 from sglang_roce_entry.verbs.judgement import PROVEN
 from sglang_roce_entry.verbs.looped import Loop
+from sglang_roce_entry.verbs.messages import Rail
 
 _NAME = "loopback"
 _AGAIN = (
@@ -34,21 +31,7 @@ _REMEDIES = {
 
 def rails(plan: Plan) -> tuple[Rail, ...]:
     """Return the used ports, each with the index that NCCL will use on it."""
-    return tuple(rail for row in plan.choice.used_rows if (rail := _rail(row)) is not None)
-
-
-def _rail(row: PortRow) -> Rail | None:
-    hca, port = row.decision.hca, row.decision.port
-    gid = port.gid_at(row.gid_index)
-    if row.gid_index is None or gid is None:
-        return None
-    return Rail(hca.name, port.number, row.gid_index, in_digits(gid.ip), hca.verbs or "")
-
-
-def in_digits(ip: IpAddress) -> str:
-    """Return an address as the 32 digits of a GID, IPv4 mapped into IPv6."""
-    value = 0xFFFF << 32 | int(ip) if isinstance(ip, IPv4Address) else int(ip)
-    return f"{value:032x}"
+    return tuple(rail for row in plan.choice.used_rows if (rail := verbs_rail(plan, row)) is not None)
 
 
 def items(examined: Examined) -> tuple[CheckItem, ...]:

@@ -184,6 +184,12 @@ SETTINGS: tuple[Setting, ...] = (
         "whether SGLang's sockets (0.5.23) accept the meeting's members only (auto)",
     ),
     Setting(
+        "prove_rails",
+        _one_of("auto", "off"),
+        "auto|off",
+        "send RDMA over each rail before SGLang starts, where it is required and the group meets (auto)",
+    ),
+    Setting(
         "on_timeout",
         _one_of("exit", "exec"),
         "exit|exec",

@@ -25,12 +25,16 @@ from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
 from sglang_roce_entry.group.meeting.missing import Lookups, Names, pod_names
+from sglang_roce_entry.group.meeting.proof.errand import Prover
+from sglang_roce_entry.group.meeting.proof.pairs import nodes_of
+from sglang_roce_entry.group.meeting.proof.relay import Proof
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import Awaited, LeaderName
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
+from sglang_roce_entry.launch.proving import judged, starter
 from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
@@ -70,6 +74,7 @@ class Gathering:
         self._seen_as: str | None = None
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
+        self._card_now: Card | None = None
         self._facts, self._read_at = facts, monotonic()
         self._kind, self._patience_s = kind, patience_s
         self._started = monotonic()
@@ -178,7 +183,8 @@ class Gathering:
                 door.close()
             raise
         held = MeetingLeader(
-            listener, terms, self.own_card(nonce, door), concluded, self.launch.log.say, names, door
+            *(listener, terms, self.own_card(nonce, door), concluded, self.launch.log.say, names, door),
+            self._prover,
         )
         return held.hold(), held
 
@@ -195,9 +201,11 @@ class Gathering:
     def _with_new_card(self, gathered: Gathered, nonce: str, door: Door | None) -> Gathered:
         """Return what was gathered with this node's card as it is now: the last member may come after an hour."""
         before = self.plan
-        if self.current_plan() is before:
+        if self.current_plan() is not before:
+            self._card_now = self.own_card(nonce, door)
+        card = self._card_now
+        if card is None:
             return gathered
-        card = self.own_card(nonce, door)
         own, *others = gathered.members
         return replace(
             gathered,
@@ -208,10 +216,22 @@ class Gathering:
     def _concluded(self, gathered: Gathered) -> Concluded:
         verdict = self.verdict(gathered)
         self._concluded_from = gathered, verdict
-        if self._kind == LAUNCH or self.identity.size > _WHOLE_TABLE:
-            return Concluded(verdict)  # nobody would show it
+        proof = self._proof(gathered)
+        if self._kind == LAUNCH or self.identity.size > _WHOLE_TABLE or proof is not None:
+            return Concluded(verdict, proof=proof)  # nobody would show it
         text = json.dumps(self.document, separators=(",", ":")).encode()
         return Concluded(verdict, text if len(text) <= wire.MOST_OF_A_TABLE else None)
+
+    def _proof(self, gathered: Gathered) -> Proof | None:
+        """Return which rails are to be proven before this counts, if any are."""
+        off = self.launch.request.settings.prove_rails == "off"
+        if off or gathered.proven is not None or gathered.absent or self.remaining_s <= 0:
+            return None
+        proof = Proof(nodes_of(gathered.members), judged)
+        return proof if proof.pairs else None
+
+    def _prover(self) -> Prover:
+        return starter(self.plan, self.launch.request.environ)()
 
     @property
     def gathered(self) -> Gathered | None:
@@ -239,7 +259,8 @@ class Gathering:
 
         policy = WaitPolicy.for_group(within_s, self.identity.size)
         own = self.launch.own_addresses
-        caller = Caller(self.port, self._group, self.identity.index, make_card, self.around, there, own)
+        index, prover = self.identity.index, self._prover
+        caller = Caller(self.port, self._group, index, make_card, self.around, there, own, prover)
         return caller.attend(self.name, policy)
 
     # ------------------------------------------------------------------------------------ the verdict

@@ -16,6 +16,7 @@ from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed
 from sglang_roce_entry.host.further.card_facts import CardFacts
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
+from sglang_roce_entry.plan.proof import needed_by_device
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.compared.agreement import comparable_arguments
 from sglang_roce_entry.server.redaction import masked
@@ -49,7 +50,7 @@ class CardMaker:
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
-        rails = rails_of(self.plan, self.facts)
+        rails = rails_of(self.plan, self.facts, needed_by_device(self.plan, self.request))
         first, namespace = self.plan.first_error or self.refusal, self.facts.network_namespace
         own = Own(
             address=str(control.address) if control.address is not None else None,
@@ -129,12 +130,12 @@ def _folded(texts: list[str]) -> str:
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)
 
 
-def rails_of(plan: Plan, facts: CardFacts) -> tuple[Rail, ...]:
-    """Return the rails of the plan as the card shows them."""
-    return tuple(_rail(row, plan, facts) for row in plan.rails)
+def rails_of(plan: Plan, facts: CardFacts, proven: Mapping[str, bool]) -> tuple[Rail, ...]:
+    """Return the rails as the card shows them; ``proven``: HCAs that can be, and whether NCCL needs each."""
+    return tuple(_rail(row, plan, facts, proven.get(row.decision.hca.name)) for row in plan.rails)
 
 
-def _rail(row: PortRow, plan: Plan, facts: CardFacts) -> Rail:
+def _rail(row: PortRow, plan: Plan, facts: CardFacts, proof: bool | None) -> Rail:
     decision, network = row.decision, row.network
     mtu = plan.facts.mtu_of(row.netdev)
     return Rail(
@@ -146,6 +147,7 @@ def _rail(row: PortRow, plan: Plan, facts: CardFacts) -> Rail:
         rate_gbps=decision.port.rate_gbps,
         roce_mtu=roce_mtu(mtu) if mtu is not None else None,
         routed=facts.gateways.get(row.netdev) if row.netdev is not None else None,
+        proof=proof,
     )
 
 

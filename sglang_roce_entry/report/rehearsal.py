@@ -6,7 +6,7 @@ The leader makes the document, the others are sent it: every member shows the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sglang_roce_entry.group.identity import Identity
@@ -22,12 +22,12 @@ from sglang_roce_entry.problems import OK, EntryError
 from sglang_roce_entry.report.contract import is_rehearsal
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
+from sglang_roce_entry.report.rail_table import rail_lines, rails_document
 
 #: What the document says of releases, in this order.
 _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
 TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
 PRESENT, REFUSED = "present", "refused"
-NOT_TRIED = "not_tried"
 _MOST_ROWS, _LONGEST_TEXT = 64, 2000
 
 
@@ -58,7 +58,7 @@ def document(
             {"from": edge.origin, "to": edge.target, "ok": edge.ok, "detail": edge.detail}
             for edge in gathered.edges
         ],
-        "rails": _rails(members),
+        "rails": rails_document(members, gathered.proven),
         "problems": [problem_document(problem) for problem in verdict.problems],
         "exit_code": verdict.exit_code,
     }
@@ -101,26 +101,6 @@ def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:
 def _absent(one: Absent) -> dict[str, Any]:
     nothing: dict[str, Any] = {"address": None, "gpus": None, "rails": [], "versions": {}, "refusal": None}
     return {"index": one.index, "pod": one.pod, "state": one.state, **nothing}
-
-
-def _rails(members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Return each rail between neighbours in the ring: nothing is sent over them yet."""
-    ring = sorted({member.card.index: member.card for member in members}.values(), key=lambda card: card.index)
-    pairs = list(zip(ring, [*ring[1:], *ring[:1]], strict=True))[: len(ring) if len(ring) > 2 else len(ring) - 1]
-    return [
-        {
-            "position": position,
-            "from": card.index,
-            "to": neighbour.index,
-            "status": NOT_TRIED,
-            "cause": None,
-            "direction": None,
-            "seconds": None,
-            "detail": "compared only: no packet was sent over it",
-        }
-        for card, neighbour in pairs
-        for position in range(min(len(card.own.rails), len(neighbour.own.rails)))
-    ]
 
 
 def received_document(text: bytes | None, own: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,8 +182,7 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
     ]
     failed = [one for one in shown["reach"] if not one["ok"]]
     lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
-    if shown["rails"] and all(rail["status"] == NOT_TRIED for rail in shown["rails"]):
-        lines.append("rails: compared, not proven (nothing was sent over them)")
+    lines += rail_lines(shown["rails"])
     return [one_line(line) for line in lines]
 
 

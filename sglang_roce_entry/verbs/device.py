@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 from ctypes import POINTER, byref, c_int, c_size_t, c_uint8, c_void_p
 from typing import Any
 
@@ -49,6 +50,13 @@ class Verbs:
         }
         #: Read once: each reading scans all HCAs and loads every provider.
         self.devices = library.devices()
+
+    @classmethod
+    def unlocked(cls) -> Verbs:
+        """Return them with as much memory to lock as the hard limit allows, as a launch does it for SGLang."""
+        _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        return cls()
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         """Return what the call ``name`` returns. Raises ``VerbsError``."""

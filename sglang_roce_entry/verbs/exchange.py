@@ -11,9 +11,19 @@ from contextlib import suppress
 from time import monotonic, sleep
 
 from sglang_roce_entry.verbs.device import Device
-from sglang_roce_entry.verbs.end import FIRST, End, Rail, StoppedError, Times
+from sglang_roce_entry.verbs.end import FIRST, End, StoppedError, Times
 from sglang_roce_entry.verbs.loading import VerbsError
-from sglang_roce_entry.verbs.messages import READY, SENT, MalformedError, Message, Offer, Seen, read, written
+from sglang_roce_entry.verbs.messages import (
+    READY,
+    SENT,
+    MalformedError,
+    Message,
+    Offer,
+    Rail,
+    Seen,
+    read,
+    written,
+)
 
 _SILENT, _MALFORMED = "PEER_SILENT", "PEER_MALFORMED"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.05

@@ -17,6 +17,8 @@ _UNKNOWN = frozenset(
     {"VERBS_FAILED", "QP_REFUSED", "NO_PROVIDER", "PEER_SILENT", "PEER_STOPPED", "PEER_MALFORMED"}
 )
 _OF_THE_PEER = "PEER_"
+#: Completions of what was not answered, and of what was posted behind it; -1: none came.
+TIMED_OUT = frozenset({-1, ibv.WC_SUCCESS, ibv.WC_RETRY_EXC_ERR, ibv.WC_WR_FLUSH_ERR})
 _KEY_REFUSED = frozenset({ibv.WC_REM_INV_REQ_ERR, ibv.WC_REM_ACCESS_ERR, ibv.WC_REM_OP_ERR})
 
 

@@ -7,17 +7,16 @@ The process answers line by line: ``at <number>`` when a port's turn comes, and 
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from sglang_roce_entry.verbs.child import Answers
 from sglang_roce_entry.verbs.device import Device, Verbs
-from sglang_roce_entry.verbs.end import Rail, stopped
+from sglang_roce_entry.verbs.end import stopped
 from sglang_roce_entry.verbs.exchange import loop_back
 from sglang_roce_entry.verbs.judgement import NOT_TRIED, Verdict, judge
 from sglang_roce_entry.verbs.loading import NotLoadedError, VerbsError
-from sglang_roce_entry.verbs.messages import MalformedError, Seen, read, written
+from sglang_roce_entry.verbs.messages import MalformedError, Rail, Seen, read, written
 from sglang_roce_entry.verbs.supervise import Ended, run_apart
 
 #: For all ports. One takes some 0.01 s, 0.3 s under emulation; one on which packets vanish 2 s.
@@ -76,10 +75,8 @@ def _loop(rail: Rail, number: int, reached: int, seen: Sequence[Seen], unknown: 
 def main(arguments: list[str]) -> None:
     """Be that process: prove the rails of ``arguments[1]``, a JSON list, within ``arguments[0]`` seconds."""
     answers = Answers(float(arguments[0]))
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))  # as a launch does for SGLang
     try:
-        verbs = Verbs()
+        verbs = Verbs.unlocked()
     except (NotLoadedError, VerbsError) as error:
         answers.say(f"unknown {error}")
         return

@@ -1,4 +1,4 @@
-"""What two ends of an exchange tell each other, as bounded lines of JSON, read as hostile input.
+"""What an end is, and what two ends of an exchange tell each other: bounded lines of JSON, read as hostile input.
 
 ``offer``: how a queue pair is reached. ``ready``: it may be sent to. ``sent``: nothing of this end's is under way
 any more. ``seen``: what this end saw, in place of any of the others where it had to stop.
@@ -21,6 +21,23 @@ LARGEST_BYTES = 2 * 4096 + SMALL_BYTES
 
 class MalformedError(Exception):
     """A line that no end of this program writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """A port as NCCL will use it.
+
+    ``gid`` is what the index held when it was decided, in 32 digits ("": any); ``node`` the file of its device in
+    ``/dev/infiniband``.
+    """
+
+    device: str
+    port: int
+    gid_index: int
+    gid: str = ""
+    node: str = ""
+    traffic_class: int = 0
+    service_level: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from time import monotonic, sleep
+from typing import Any
 
 #: -I -S: nothing of the user's, no site-packages; the package is found by its own place.
 _COMMAND = (
@@ -34,7 +35,6 @@ def run_apart(module: str, arguments: Sequence[str], environ: Mapping[str, str],
 
     ``environ`` is all that it knows of the caller's. Never raises for anything that the process does.
     """
-    command = [sys.executable or "python3", "-I", "-S", "-B", "-c", _COMMAND, _PLACE, f"{__package__}.{module}"]
     answer, end = os.pipe()
     wiring = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -43,9 +43,7 @@ def run_apart(module: str, arguments: Sequence[str], environ: Mapping[str, str],
     ]
     try:
         try:
-            pid = os.posix_spawnp(
-                command[0], [*command, *arguments], dict(environ), file_actions=wiring, setsigmask=[]
-            )
+            pid = spawn(module, arguments, environ, wiring)
         finally:
             os.close(end)
         return _supervised(pid, answer, deadline_s)
@@ -55,23 +53,39 @@ def run_apart(module: str, arguments: Sequence[str], environ: Mapping[str, str],
         os.close(answer)
 
 
+def spawn(module: str, arguments: Sequence[str], environ: Mapping[str, str], wiring: Sequence[Any]) -> int:
+    """Start ``main(arguments)`` of a module of this room and return its process id. Raises ``OSError``."""
+    command = [sys.executable or "python3", "-I", "-S", "-B", "-c", _COMMAND, _PLACE, f"{__package__}.{module}"]
+    return os.posix_spawnp(command[0], [*command, *arguments], dict(environ), file_actions=wiring, setsigmask=[])
+
+
+def end_now(pid: int) -> int | None:
+    """End a process and return its status; ``None`` where it hangs in a system call and does not end."""
+    os.kill(pid, signal.SIGKILL)
+    return status_by(pid, monotonic() + _GONE_S)
+
+
+def how_it_ended(status: int) -> str | None:
+    """Return how a process has failed, as the end of a sentence; ``None`` if it ended as it should."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    return f"ended with exit code {code}" if code else None
+
+
 def _supervised(pid: int, answer: int, deadline_s: float) -> Ended:
     limit = monotonic() + deadline_s
     data, status, gone = b"", None, None
     try:
         data = _read(answer, limit)
-        status = _status(pid, limit)
+        status = status_by(pid, limit)
     finally:
         if status is None:  # also when a signal ends the launcher
-            os.kill(pid, signal.SIGKILL)
-            gone = _status(pid, monotonic() + _GONE_S)
+            gone = end_now(pid)
     if status is None:
         stuck = "" if gone is not None else " and cannot be ended: it hangs in the kernel"
         return data, f"did not end within {deadline_s:g} s{stuck}"
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return data, f"was ended by signal {-code} ({signal.strsignal(-code)})"
-    return data, f"ended with exit code {code}" if code else None
+    return data, how_it_ended(status)
 
 
 def _read(answer: int, limit: float) -> bytes:
@@ -88,7 +102,7 @@ def _read(answer: int, limit: float) -> bytes:
     return data
 
 
-def _status(pid: int, limit: float) -> int | None:
+def status_by(pid: int, limit: float) -> int | None:
     """Return the status of a process that has ended, ``None`` while it has not at the deadline."""
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)

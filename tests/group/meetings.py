@@ -11,6 +11,7 @@ from sglang_roce_entry.group.meeting.comparison.compare import judge
 from sglang_roce_entry.group.meeting.comparison.reach import Edge, judge_reach
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict, read_verdict
 from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.proof.holding import Proofs
 from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.table import Table
 from sglang_roce_entry.group.meeting.terms import DONE, ENDED, Calls, Concluded, Gathered, Peer, Terms
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
+    from sglang_roce_entry.group.meeting.proof.relay import Proof
 
 GROUP, NONCE = "launch:sglang-0", "6e6f6e6365"
 TICK_S = 0.1
@@ -46,6 +48,9 @@ class Room:
         self.addresses: Mapping[str, tuple[str, ...]] | None = {}
         #: What DNS answers only when it is asked.
         self.unasked: Mapping[str, tuple[str, ...]] = {}
+        #: What the leader's own prover is told, and the rails that are to be proven.
+        self.own_orders: list[bytes] = []
+        self.proof: Proof | None = None
         #: So long a verdict takes.
         self.concludes_in_s = 0.0
         names = Names(
@@ -55,7 +60,15 @@ class Room:
             self._addresses_of,
         )
         terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
-        self.table = Table(terms, own, self, self._conclude, self.log.append, self.clock, self.clock, names)
+        self.proofs = Proofs(self._conclude, self._deliver, self.log.append, self.clock)
+        conclude = self.proofs.conclude
+        self.table = Table(terms, own, self, conclude, self.log.append, self.clock, self.clock, names)
+
+    def _deliver(self, index: int, line: bytes) -> None:
+        if index == 0:
+            self.own_orders.append(line)
+        elif index in self.table.members:
+            self.send(self.table.members[index], line + b"\n")
 
     def _look_up(self, names: Sequence[str]) -> None:
         if self.addresses is not None:
@@ -70,10 +83,17 @@ class Room:
         verdict = judge(gathered.members, gathered.commons, RULES)
         problems = (*verdict.problems, *judge_reach(gathered.edges, gathered.members))
         missing = error("LATE", " ".join(str(one.index) for one in gathered.absent), "", DEADLINE)
-        return Concluded(Verdict((*problems, missing) if gathered.overdue else problems))
+        proof = self.proof if gathered.proven is None and not gathered.absent else None
+        return Concluded(Verdict((*problems, missing) if gathered.overdue else problems), proof=proof)
 
     def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
         return lambda: [Edge(0, one.index, True) for one in those]
+
+    def proving(self) -> bool:
+        return self.proofs.going_on
+
+    def prove(self, index: int, word: bytes, rest: bytes) -> None:
+        self.proofs.took(index, word, rest)
 
     @property
     def over(self) -> bool:
@@ -90,6 +110,8 @@ class Room:
     def close(self, peer: Peer) -> None:
         assert peer not in self.closed
         self.closed.add(peer)
+        if peer in self.table.members.values():
+            self.proofs.lost()
 
     def dial(self, address: str) -> Peer:
         peer = Peer(address, self.now_s, self.now_s)

@@ -35,10 +35,11 @@ from tests.group.meetings import GROUP, NONCE, of_this_meeting
 from tests.group.members import RULES, group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sglang_roce_entry.group.meeting.card import Card
     from sglang_roce_entry.group.meeting.comparison.reach import Edge
+    from sglang_roce_entry.group.meeting.proof.errand import Start
 
 HERE = ip_address("127.0.0.1")
 
@@ -51,7 +52,10 @@ def with_door(card: Card, door: Door | None) -> Card:
 class Meeting:
     """A leader on a port of its own, in a thread."""
 
-    def __init__(self, size: int, port: int = 0, deadline_s: float = 20.0) -> None:
+    def __init__(
+        self, size: int, port: int = 0, deadline_s: float = 20.0, starts: Sequence[Start | None] = ()
+    ) -> None:
+        self.starts = dict(enumerate(starts))
         self.cards = [
             replace(card, own=replace(card.own, clock_s=time.time())) for card in of_this_meeting(group(size))
         ]
@@ -64,7 +68,8 @@ class Meeting:
         self.edges: list[Edge] = []
         self.door = open_door(HERE, NONCE, 0)
         self._leader = Leader(
-            listener, terms, with_door(self.cards[0], self.door), self._conclude, self.log.append, names, self.door
+            *(listener, terms, with_door(self.cards[0], self.door), self._conclude, self.log.append, names),
+            *(self.door, self.starts.get(0)),
         )
         self._pool = ThreadPoolExecutor(size + 8)
         self._held = self._pool.submit(self._leader.hold)
@@ -77,7 +82,8 @@ class Meeting:
             return with_door(self.cards[index], called.door)
 
         name = LeaderName(str(HERE), Resolver(), around, "")
-        return Caller(self.port, GROUP, index, make_card, around).attend(name, WaitPolicy(20.0))
+        start = self.starts.get(index)
+        return Caller(self.port, GROUP, index, make_card, around, start=start).attend(name, WaitPolicy(20.0))
 
     def _conclude(self, gathered: Gathered) -> Concluded:
         self.edges = list(gathered.edges)

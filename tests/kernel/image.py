@@ -35,6 +35,7 @@ MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay"),
     *("virtio_net", "crc32_generic", "ib_core", "ib_uverbs", "rdma_ucm", "rdma_rxe"),
     *("bonding", "8021q", "veth"),
+    *("bridge", "sch_ingress", "sch_netem", "cls_u32", "act_gact"),
 )
 
 # virtio_pci is built in on some kernels, and a built-in module has no file; these must have one.

@@ -159,7 +159,7 @@ def clean() -> None:
         if "lookup local" not in run("ip", f"-{family}", "rule"):
             ip("rule add pref 0 lookup local", family=family)
         ip(*DEFAULT_RULES[: 1 if family == 6 else 2], family=family)
-        for table in ("101", "102"):
+        for table in ("100", "101", "102"):
             run("ip", f"-{family}", "route", "flush", "table", table, check=False)
     run("rdma", "system", "set", "netns", "shared")
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.verbs.device import Device, Verbs
-from sglang_roce_entry.verbs.end import FIRST, End, Rail
+from sglang_roce_entry.verbs.end import FIRST, End
 from sglang_roce_entry.verbs.exchange import exchange
 from sglang_roce_entry.verbs.judgement import judge
-from sglang_roce_entry.verbs.messages import Seen
+from sglang_roce_entry.verbs.messages import Rail, Seen
 from tests.kernel.fabrics import lay_routed_fabric
 from tests.kernel.node import add_hca, gid_table, ip, run
 

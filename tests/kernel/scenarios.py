@@ -22,6 +22,7 @@ from tests.kernel.launches import healthy, late_address, late_hca, never
 from tests.kernel.node import OUT, Command, clean, write_standin_sglang
 from tests.kernel.pods import exclusive_pods, shared_pod
 from tests.kernel.proofs import exchanges, loopback
+from tests.kernel.rails import rails, rehearsals
 from tests.kernel.tools import tools
 from tests.kernel.traffic import in_use, in_use_by_nccl, in_use_by_threads
 
@@ -55,6 +56,8 @@ SCENARIOS: dict[str, Callable[[Command], Result]] = {
         in_use,
         in_use_by_nccl,
         in_use_by_threads,
+        rails,
+        rehearsals,
     )
 }
 

@@ -17,6 +17,8 @@ from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, c
 from sglang_roce_entry.group.meeting.card import PROTOCOL, Card, shown
 from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict
 from sglang_roce_entry.group.meeting.door import Door, dial, open_door
+from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
+from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
 from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.terms import ACK_S
 from sglang_roce_entry.group.wait import LeaderName, wait_until
@@ -73,7 +75,8 @@ class There:
 class Caller:
     """One member that calls the leader's launcher on ``port``, and brings what ``make_card`` makes.
 
-    ``there`` is ``None`` where SGLang's presence is no reason to start: in a rehearsal.
+    ``there`` is ``None`` where SGLang's presence is no reason to start: in a rehearsal. ``start`` starts what
+    proves this node's rails.
     """
 
     def __init__(
@@ -85,10 +88,11 @@ class Caller:
         around: Surroundings,
         there: There | None = None,
         own_addresses: Callable[[], Collection[IpAddress]] = tuple,
+        start: Start | None = None,
     ) -> None:
         self._port, self._group, self._index = port, group, index
         self._make_card, self._around, self._there = make_card, around, there
-        self._own_addresses = own_addresses
+        self._own_addresses, self._start = own_addresses, start
         #: What the leader said last of who is missing.
         self._status = ""
 
@@ -164,18 +168,22 @@ class Caller:
             return self._sglang(answer)
         if answer.kind != MEETING:
             raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
-        lines = _Lines(one, self._around.clock)
+        errand = Errand(self._start, self._around.say)
+        lines = _Lines(one, self._around.clock, errand)
         nonce = self._greeted(lines, until)
         door = open_door(ip_address(str(one.getsockname()[0]).partition("%")[0]), nonce, self._index)
         try:
             card = self._make_card(Called(nonce, address, only_ipv6, door))
             _say(one, wire.CARD + b" " + card.line())
-            return self._heard(one, lines, card, nonce, until)
+            return self._heard(one, lines, card, nonce, until, errand)
         finally:
+            errand.close()
             if door is not None:
                 door.close()
 
-    def _heard(self, one: socket.socket, lines: _Lines, card: Card, nonce: str, until: float) -> Met:
+    def _heard(
+        self, one: socket.socket, lines: _Lines, card: Card, nonce: str, until: float, errand: Errand
+    ) -> Met:
         document: bytes | None = None
         verdict: Verdict | None = None
         while True:
@@ -197,12 +205,21 @@ class Caller:
                 document = verdict = None
             elif word == wire.GO and verdict is not None:
                 return Met(verdict, document)
-            elif word == wire.WANT:
-                _say(one, wire.COMMON + b" " + card.common_text())
-            elif word == wire.REACH:
-                _say(one, self._round(rest, nonce))
-            elif word == wire.PING:
-                _say(one, wire.PONG)
+            elif word in wire.TO_A_PROVER:
+                until = max(until, self._around.clock() + PROOF_S)  # all are here: the deadline has been kept
+                for said in self._told(errand, word, rest):
+                    _say(one, said)
+            else:
+                self._answer(one, word, rest, card, nonce)
+
+    def _answer(self, one: socket.socket, word: bytes, rest: bytes, card: Card, nonce: str) -> None:
+        """Answer what the leader asks; a word of a newer one is none of ours."""
+        if word == wire.WANT:
+            _say(one, wire.COMMON + b" " + card.common_text())
+        elif word == wire.REACH:
+            _say(one, self._round(rest, nonce))
+        elif word == wire.PING:
+            _say(one, wire.PONG)
 
     def _round(self, rest: bytes, nonce: str) -> bytes:
         """Return what came of dialling the neighbours that the leader names. Raises :class:`NotYet`."""
@@ -212,6 +229,16 @@ class Caller:
             return write_results(dial(those, nonce, self._index), int(number[:9]))
         except (ValueError, TypeError, RecursionError) as failure:
             raise NotYet("the leader's launcher sent no neighbours", "give all pods the same image") from failure
+
+    @staticmethod
+    def _told(errand: Errand, word: bytes, rest: bytes) -> list[bytes]:
+        """Return what is answered to a line of the proof. Raises :class:`NotYet`."""
+        try:
+            return errand.told(word, rest)
+        except (ValueError, RecursionError) as failure:
+            raise NotYet(
+                "the leader's launcher sent no pairs of rails", "give all pods the same image"
+            ) from failure
 
     def _greeted(self, lines: _Lines, until: float) -> str:
         """Return the nonce of the meeting that the first of ``lines`` opens. Raises :class:`NotYet`."""
@@ -280,8 +307,8 @@ def _lost(failure: OSError | None) -> NotYet:
 class _Lines:
     """Lines of a connection, each of a bounded length."""
 
-    def __init__(self, one: socket.socket, clock: Callable[[], float]) -> None:
-        self._socket, self._clock = one, clock
+    def __init__(self, one: socket.socket, clock: Callable[[], float], errand: Errand) -> None:
+        self._socket, self._clock, self._errand = one, clock, errand
         self._inbox = bytearray()
 
     def next(self, most: int, until: float) -> bytes:
@@ -294,7 +321,8 @@ class _Lines:
             remaining_s = until - self._clock()
             if remaining_s <= 0:
                 raise TimeoutError
-            self._socket.settimeout(remaining_s)
+            self._errand.wait(self._socket, lambda said: _say(self._socket, said), remaining_s)
+            self._socket.settimeout(max(0.001, until - self._clock()))
             try:
                 data = self._socket.recv(_READ_BYTES)
             except TimeoutError:

@@ -36,7 +36,8 @@ class BadCard(ValueError):
 class Rail:
     """One used port, in the order of the GPUs it serves. ``None``: not known.
 
-    ``routed``: its node has a gateway on it, so that it may reach networks that it is not in.
+    ``routed``: its node has a gateway on it, so that it may reach networks that it is not in. ``proof``: whether
+    NCCL needs it, where its node can prove it.
     """
 
     device: str
@@ -47,6 +48,7 @@ class Rail:
     rate_gbps: float | None
     roce_mtu: int | None
     routed: bool | None = None
+    proof: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ def _number_or_none(document: Mapping[str, Any], name: str, lowest: float, highe
 
 def _rail(document: Any) -> Rail:
     """Return one rail; there are 80,000 in the largest groups, so the checks are few and in one place."""
-    device, port, network, gid, index, rate, mtu, routed = map(document.get, _RAIL)
+    device, port, network, gid, index, rate, mtu, routed, proof = map(document.get, _RAIL)
     for text in (device, network, gid):
         if text is not None and type(text) is not str:
             raise BadCard("a name, network or address of a rail is not a text")
@@ -306,6 +308,7 @@ def _rail(document: Any) -> Rail:
         rate,
         mtu,
         routed if type(routed) is bool else None,
+        proof if type(proof) is bool else None,
     )
 
 

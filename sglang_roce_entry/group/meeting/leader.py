@@ -16,6 +16,8 @@ from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
 from sglang_roce_entry.group.meeting.door import Door, dial
 from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
+from sglang_roce_entry.group.meeting.proof.holding import Proofs
 from sglang_roce_entry.group.meeting.table import Table
 from sglang_roce_entry.group.meeting.terms import (
     DONE,
@@ -61,7 +63,8 @@ def enough_descriptors(size: int) -> Iterator[None]:
 class Leader:
     """Holds a meeting on ``listener``, which it closes together with all connections.
 
-    ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest.
+    ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest. ``start`` starts what
+    proves its own rails.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Leader:
         say: Callable[[str], None],
         names: Names,
         door: Door | None = None,
+        start: Start | None = None,
     ) -> None:
         self._listener, self._door, self._nonce = listener, door, terms.nonce
         self._select = selectors.DefaultSelector()
@@ -80,7 +84,9 @@ class Leader:
         self._sockets: dict[Peer, socket.socket] = {}
         self._unsent: dict[Peer, list[memoryview]] = {}
         self._lost: list[Peer] = []
-        self._table = Table(terms, own, self, conclude, say, monotonic, time.time, names)
+        self._errand, self._own_said = Errand(start, say), list[bytes]()
+        self._proofs = Proofs(conclude, self._deliver, say, monotonic)
+        self._table = Table(terms, own, self, self._proofs.conclude, say, monotonic, time.time, names)
 
     def hold(self) -> Concluded:
         """Return what the meeting came to, after all who are here have been told.
@@ -114,6 +120,7 @@ class Leader:
             one.close()
         self._sockets.clear()
         self._select.close()
+        self._errand.close()
         if self._door is not None:
             self._door.close()
 
@@ -122,6 +129,8 @@ class Leader:
             if key.data is None:
                 self._accept()
                 continue
+            if key.data is self._errand:
+                continue  # heard below
             peer: Peer = key.data
             if events & selectors.EVENT_WRITE and peer in self._sockets:
                 self._flush(peer)
@@ -129,6 +138,8 @@ class Leader:
                 self._read(peer)
         while self._lost:
             self._table.left(self._lost.pop())
+        self._hear_own()
+        self._proofs.tick()
         self._table.tick()
 
     def _accept(self) -> None:
@@ -199,8 +210,52 @@ class Leader:
         call.start()
         return lambda: found[0] if found else None if call.is_alive() else ()
 
+    def proving(self) -> bool:
+        """Return whether rails are being proven."""
+        return self._proofs.going_on
+
+    def prove(self, index: int, word: bytes, rest: bytes) -> None:
+        """Take what a member says of the proof of the rails."""
+        self._proofs.took(index, word, rest)
+
+    def _deliver(self, index: int, line: bytes) -> None:
+        if index == 0:
+            self._unwatch()
+            self._own_said += self._errand.told(*wire.split(line))
+            self._watch()
+        elif (peer := self._table.members.get(index)) is not None and peer in self._sockets:
+            self.send(peer, line + b"\n")
+
+    def _hear_own(self) -> None:
+        """Hear what proves this node's own rails, and end it when that is over."""
+        said, self._own_said = [*self._own_said, *self._heard_own()], []
+        for line in said:
+            word, rest = wire.split(line)
+            self._proofs.took(0, word, rest)
+        if not self._proofs.going_on:
+            self._unwatch()
+            self._errand.close()
+
+    def _heard_own(self) -> list[bytes]:
+        if self._errand.fileno() < 0:
+            return []
+        self._unwatch()
+        lines = self._errand.heard()
+        self._watch()
+        return lines
+
+    def _unwatch(self) -> None:
+        if self._errand.fileno() >= 0:
+            self._select.unregister(self._errand)
+
+    def _watch(self) -> None:
+        if self._errand.fileno() >= 0:
+            self._select.register(self._errand, selectors.EVENT_READ, self._errand)
+
     def close(self, peer: Peer) -> None:
         """Close, with what was sent delivered: a close with unread bytes would be a reset that destroys it."""
+        if peer.member is not None and self._table.members.get(peer.member.card.index) is peer:
+            self._proofs.lost()
         one = self._sockets.pop(peer, None)
         self._unsent.pop(peer, None)
         if one is None:

@@ -115,8 +115,6 @@ class Table(Crowd):
         if self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S):
             self.phase = DONE
 
-    # ------------------------------------------------------------------------------------ lines
-
     def _line(self, peer: Peer, line: bytes) -> None:
         word, rest = wire.split(line)
         if word == wire.CARD and peer.state == NEW:
@@ -134,6 +132,8 @@ class Table(Crowd):
             if self._ring is not None and number.isdigit():
                 index = peer.member.card.index
                 self._ring.took(index, int(number[:9]), read_results(index, text))
+        elif word in wire.OF_A_PROOF and peer.member is not None:
+            self._transport.prove(peer.member.card.index, word, rest)
         elif word == wire.PONG and peer.member is not None:
             self._alive(peer, peer.member.card.index)
         else:
@@ -208,7 +208,7 @@ class Table(Crowd):
         hopeless = refused_s >= self._terms.patience_s
         complete = len(self.members) == self._terms.size - 1
         ahead = () if complete else self._ahead(now)
-        if not (complete or overdue or hopeless or ahead):
+        if not (complete or overdue or hopeless or ahead) or self._transport.proving():
             return
         late = overdue or refused_s >= self._terms.patience_s + terms.TEXTS_S
         if not late and any(digest not in self._commons for digest in self._asked):
@@ -218,9 +218,12 @@ class Table(Crowd):
         here = [peer.member for peer in (*self.members.values(), *self._twins) if peer.member is not None]
         edges = self._ring.edges() if self._ring is not None else ()
         absent = ahead or self.absent()
-        self.concluded = self._conclude(
+        concluded = self._conclude(
             Gathered([self._own, *here], self._commons, absent, edges, overdue and not complete and not ahead)
         )
+        if concluded is None:
+            return
+        self.concluded = concluded
         self._round += 1
         self.phase, self._phase_since, self._ring = ACKNOWLEDGE, self._clock(), None
         for peer in (*self.members.values(), *self._twins):
@@ -312,8 +315,6 @@ class Table(Crowd):
         line = b"%s %s\n" % (wire.STATUS, shown(said, 2000).encode())
         for peer in self.members.values():
             self._transport.send(peer, line)
-
-    # ------------------------------------------------------------------------------------ who goes
 
     def _take_over(self, now: float) -> None:
         """Give an index to who claims it, where the one that holds it does not answer."""

@@ -10,6 +10,7 @@ from sglang_roce_entry.group.meeting.comparison.compare import Member
 from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.proof.relay import Proof, Proven
 
 #: Seconds for a card or a common text; a caller from which bytes keep coming gets a few times that.
 STEP_S, SLOWEST_S = 5.0, 30.0
@@ -57,13 +58,23 @@ class Transport(Protocol):
     def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
         """Dial neighbours, beside everything else."""
 
+    def prove(self, index: int, word: bytes, rest: bytes) -> None:
+        """Take what a member says of the proof of the rails."""
+
+    def proving(self) -> bool:
+        """Return whether rails are being proven: nothing is concluded before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Concluded:
-    """What a meeting comes to: the verdict, and what travels with it beside the problems."""
+    """What a meeting comes to: the verdict, and what travels with it beside the problems.
+
+    ``proof``: which rails are to be proven before this counts.
+    """
 
     verdict: Verdict
     document: bytes | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,8 @@ class Gathered:
     absent: Sequence[Absent]
     edges: Sequence[Edge]
     overdue: bool
+    proven: Proven | None = None
 
 
-Conclude = Callable[[Gathered], Concluded]
+#: ``None``: not yet, since rails are proven first.
+Conclude = Callable[[Gathered], Concluded | None]

@@ -5,6 +5,9 @@ leader> WANT (one member of each digest)            caller> COMMON {json}
 leader> PING (another claims this index)            caller> PONG
 leader> STATUS text (who is missing)
 leader> REACH ROUND [[index, address, port]]        caller> REACHED ROUND [[index, ok, detail, seen]]
+leader> PROVE NUMBER (make ready to prove rails)    caller> PROVER NUMBER up | no WHY
+leader> PAIRS NUMBER [[pair, rail, patient]]        caller> RAIL, and at last SEEN NUMBER PAIR {json}
+leader> RAIL NUMBER PAIR {json}, as the other end of the pair has sent it
 leader> TABLE {json} (rehearsals), VERDICT ROUND {json}   caller> ACK ROUND
 leader> GO | AGAIN                                  the caller closes, then the leader
 """
@@ -23,6 +26,9 @@ from sglang_roce_entry.group.meeting.card import LINE_BYTES, PROTOCOL, shown
 GREETING = b"sglang-roce-entry"
 CARD, COMMON, PONG, ACK = b"CARD", b"COMMON", b"PONG", b"ACK"
 REACH, REACHED = b"REACH", b"REACHED"
+PROVE, PAIRS, RAIL, PROVER, SEEN = b"PROVE", b"PAIRS", b"RAIL", b"PROVER", b"SEEN"
+#: What a caller and a leader say of the rails' proof.
+OF_A_PROOF, TO_A_PROVER = frozenset({RAIL, PROVER, SEEN}), frozenset({PROVE, PAIRS, RAIL})
 WANT, PING, STATUS, TABLE, VERDICT, GO, AGAIN = b"WANT", b"PING", b"STATUS", b"TABLE", b"VERDICT", b"GO", b"AGAIN"
 
 #: What a caller may send in one line: a card or a common text, with its word.

@@ -9,8 +9,9 @@ from sglang_roce_entry.group.meeting.comparison.compare import Rules, judge
 from sglang_roce_entry.group.meeting.comparison.reach import judge_reach
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import AHEAD, sentence
+from sglang_roce_entry.group.meeting.proof.found import judge_proof
 from sglang_roce_entry.group.meeting.terms import Gathered
-from sglang_roce_entry.problems import DEADLINE, Problem, error, errors_first, warning
+from sglang_roce_entry.problems import DEADLINE, Problem, error, errors_first, hardened, warning
 
 
 def conclude(gathered: Gathered, rules: Rules, size: int, deadline_s: float, *, anyway: bool = False) -> Verdict:
@@ -20,6 +21,9 @@ def conclude(gathered: Gathered, rules: Rules, size: int, deadline_s: float, *, 
     """
     verdict = judge(gathered.members, gathered.commons, rules)
     problems = [*verdict.problems, *judge_reach(gathered.edges, gathered.members)]
+    if gathered.proven is not None:
+        pods = {member.card.index: member.card.pod for member in gathered.members}
+        problems += hardened(judge_proof(gathered.proven, pods), strict=rules.strict)
     ahead = [one for one in gathered.absent if one.state == AHEAD]
     if ahead:
         problems.append(_went_ahead("; ".join(map(str, ahead))))

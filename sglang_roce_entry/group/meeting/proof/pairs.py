@@ -1,0 +1,159 @@
+"""Who proves which rail with whom, and in which order, so that a port holds one pair at a time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sglang_roce_entry.group.meeting.card import Rail
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+
+#: What one wave may hold: its lines pass the leader in some 0.5 s, so that no end waits for them in vain.
+WAVE_PAIRS = 2048
+#: What a port holds at once in the second try, when most ports hold nothing.
+_SECOND_PAIRS = 4
+
+PROVEN, LOSSY, FAILED, NOT_TRIED = "proven", "lossy", "failed", "not_tried"
+NEAR, FAR, BOTH = "near", "far", "both"
+#: Faults without an answer: a busy CPU or a burst can look like them, so that they are tried again with patience.
+SILENT = frozenset({"NO_NEIGHBOUR", "NO_WAY", "LARGE_LOST", "LOSSY", "WRONG_DATA", "PEER_SILENT"})
+
+Port = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pair:
+    """One rail, by its position, between the members ``near`` and ``far``."""
+
+    position: int
+    near: int
+    far: int
+
+    @property
+    def ports(self) -> tuple[Port, Port]:
+        """Its ends: member and position."""
+        return (self.near, self.position), (self.far, self.position)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a pair.
+
+    ``end``: whose fault it is (``near``, ``far``, ``both``), or the ``direction`` in which it is: ``out`` from
+    near to far, ``in``, ``both``. ``fatal``: NCCL fails on it as well. ``again``: it was tried twice.
+    """
+
+    status: str
+    cause: str = ""
+    end: str = ""
+    direction: str = ""
+    detail: str = ""
+    seconds: float | None = None
+    fatal: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The rails of the members that prove theirs, and on which machine each is."""
+
+    rails: Mapping[int, Sequence[Rail]]
+    machines: Mapping[int, str | None]
+
+    def fit(self, pair: Pair) -> bool:
+        """Return whether a rail can be proven: both prove it, in one network or over gateways, on two machines.
+
+        What differs otherwise is compared, and no fault of the fabric.
+        """
+        machine, other = self.machines[pair.near], self.machines[pair.far]
+        if machine is not None and machine == other:
+            return False
+        both = [self.rails[index] for index in (pair.near, pair.far)]
+        if any(pair.position >= len(rails) for rails in both):
+            return False
+        near, far = (rails[pair.position] for rails in both)
+        if near.proof is None or far.proof is None or near.gid is None or far.gid is None:
+            return False
+        routed = near.routed is True and far.routed is True
+        return near.network is not None and (near.network == far.network or routed)
+
+    def counts(self, pair: Pair) -> bool:
+        """Return whether NCCL needs this rail on both nodes: the GPUs in use are nearest to it."""
+        return all(self.rails[index][position].proof is True for index, position in pair.ports)
+
+
+def nodes_of(members: Iterable[Member]) -> Nodes:
+    """Return the members that prove rails."""
+    proving = [one.card for one in members if any(rail.proof is not None for rail in one.card.own.rails)]
+    return Nodes(
+        {card.index: card.own.rails for card in proving}, {card.index: card.own.machine for card in proving}
+    )
+
+
+def ring_of(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the neighbours in a ring: one pair of two members, none of one."""
+    ring = sorted(set(indices))
+    pairs = list(zip(ring, [*ring[1:], *ring[:1]], strict=True))
+    return pairs if len(ring) > 2 else pairs[: len(ring) - 1]
+
+
+def first_waves(nodes: Nodes) -> list[list[Pair]]:
+    """Return the ring for each rail in two rounds, three for an odd size, each in waves that can be relayed."""
+    ring = ring_of(nodes.rails)
+    closing = len(ring) - 1 if len(ring) % 2 and len(ring) > 1 else len(ring)
+    rounds = (ring[:closing:2], ring[1:closing:2], ring[closing:])
+    waves = []
+    for edges in rounds:
+        pairs = [
+            pair
+            for near, far in edges
+            for position in range(min(len(nodes.rails[near]), len(nodes.rails[far])))
+            if nodes.fit(pair := Pair(position, near, far))
+        ]
+        waves += [pairs[start : start + WAVE_PAIRS] for start in range(0, len(pairs), WAVE_PAIRS)]
+    return waves
+
+
+def second_wave(outcomes: Mapping[Pair, Outcome], nodes: Nodes) -> list[Pair]:
+    """Return what is tried once more, with patience and at once: the pairs that failed without an answer.
+
+    And each end of them that passed with nobody, against a rail that passed, so that the fault has a node and not
+    a pair.
+    """
+    failed = [pair for pair, one in outcomes.items() if one.status != PROVEN and one.cause in SILENT]
+    good = passed(outcomes)
+    by_position: dict[int, list[int]] = {}
+    for index, position in sorted(good):
+        by_position.setdefault(position, []).append(index)
+    tried = set(outcomes)
+    trials = []
+    suspects = sorted({port for pair in failed for port in pair.ports} - good)
+    for number, (index, position) in enumerate(suspects):
+        those = by_position.get(position, [])
+        for other in those[number % len(those) :] + those[: number % len(those)] if those else ():
+            pair = Pair(position, min(index, other), max(index, other))
+            known = pair in tried or Pair(position, pair.far, pair.near) in tried
+            if not known and nodes.fit(pair):
+                trials.append(pair)
+                break
+    return _within_bounds([*failed, *trials])
+
+
+def passed(outcomes: Mapping[Pair, Outcome]) -> set[Port]:
+    """Return the ports that carried everything, with whomever it was."""
+    return {port for pair, one in outcomes.items() if one.status == PROVEN for port in pair.ports}
+
+
+def _within_bounds(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return as many of the pairs as can be tried at once; the rest keeps what its first try gave."""
+    busy: dict[Port, int] = {}
+    kept: list[Pair] = []
+    for pair in pairs:
+        if len(kept) < WAVE_PAIRS and all(busy.get(port, 0) < _SECOND_PAIRS for port in pair.ports):
+            kept.append(pair)
+            busy.update({port: busy.get(port, 0) + 1 for port in pair.ports})
+    return kept
+
+
+#: Makes an outcome of what both ends saw; ``None`` of one that said nothing.
+Judge = Callable[[bytes | None, bytes | None], Outcome]

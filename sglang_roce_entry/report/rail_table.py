@@ -1,0 +1,81 @@
+"""The rails of a meeting: each between two members as the document has it, and node by rail as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.missing import runs_of
+from sglang_roce_entry.group.meeting.proof.found import status_of
+from sglang_roce_entry.group.meeting.proof.pairs import FAILED, LOSSY, NOT_TRIED, PROVEN, Pair, ring_of
+from sglang_roce_entry.group.meeting.proof.relay import Proven
+
+_WORST_FIRST = (FAILED, LOSSY, NOT_TRIED, PROVEN)
+_MOST_ROWS = 64
+_COMPARED = "compared only: no packet was sent over it"
+
+
+def rails_document(members: Sequence[Member], proven: Proven | None) -> list[dict[str, Any]]:
+    """Return each rail between neighbours: what came of it, or that nothing was sent over it.
+
+    ``direction`` is ``out`` from ``from`` to ``to``, ``in`` the other way, or ``both``.
+    """
+    rows = {}
+    for pair, outcome in proven or ():
+        status, cause = status_of(outcome)
+        rows[pair] = _row(pair, status, cause or None, outcome.direction or None, outcome.seconds, outcome.detail)
+    rails = {member.card.index: len(member.card.own.rails) for member in members}
+    for near, far in ring_of(rails):
+        for position in range(min(rails[near], rails[far])):
+            pair = Pair(position, near, far)
+            rows.setdefault(pair, _row(pair, NOT_TRIED, None, None, None, _COMPARED))
+    return [rows[pair] for pair in sorted(rows, key=lambda pair: (pair.near, pair.far, pair.position))]
+
+
+def _row(
+    pair: Pair, status: str, cause: str | None, direction: str | None, seconds: float | None, detail: str
+) -> dict[str, Any]:
+    return {
+        "position": pair.position,
+        "from": pair.near,
+        "to": pair.far,
+        "status": status,
+        "cause": cause,
+        "direction": direction,
+        "seconds": seconds,
+        "detail": detail,
+    }
+
+
+def rail_lines(rails: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is shown of the rails: one line where all are alike, else a table of nodes by rails.
+
+    A cell is the worst that came of a rail of a node; nodes that are alike are one row.
+    """
+    statuses = {rail["status"] for rail in rails}
+    if statuses <= {NOT_TRIED}:
+        return ["rails: compared, not proven (nothing was sent over them)"] if rails else []
+    if statuses == {PROVEN}:
+        slowest_s = max(float(rail["seconds"] or 0.0) for rail in rails)
+        each = f"{len(rails)} pairs" if len(rails) > 1 else "1 pair"
+        return [f"rails: proven, RDMA passes both ways on {each} (the slowest took {slowest_s:.2f} s)"]
+    columns = sorted({int(rail["position"]) for rail in rails})
+    cells: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
+    for rail in rails:
+        for index in (rail["from"], rail["to"]):
+            cells.setdefault(index, {}).setdefault(rail["position"], []).append(rail)
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for index, of in sorted(cells.items()):
+        rows.setdefault(tuple(_cell(of.get(column, ())) for column in columns), []).append(index)
+    table = [("rails of", *(str(column) for column in columns))]
+    table += [(",".join(runs_of(alike)), *row) for row, alike in list(rows.items())[:_MOST_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+
+
+def _cell(rails: Iterable[Mapping[str, Any]]) -> str:
+    worst = min(rails, key=lambda rail: _WORST_FIRST.index(rail["status"]), default=None)
+    if worst is None:
+        return "-"
+    return str(worst["cause"] or worst["status"]) if worst["status"] == FAILED else str(worst["status"])

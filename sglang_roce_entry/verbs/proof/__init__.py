@@ -1,0 +1,1 @@
+"""All rails of a node, proven against those of its peers, in one process."""
