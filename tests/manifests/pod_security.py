@@ -33,6 +33,7 @@ BASELINE_CAPABILITIES = frozenset(
 RESTRICTED_VOLUMES = frozenset(
     ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"]
 )
+APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 KNOWN_SECURITY_FIELDS = frozenset(
     [
         "allowPrivilegeEscalation",
@@ -49,6 +50,7 @@ KNOWN_SECURITY_FIELDS = frozenset(
 
 def beyond_baseline(pod: PodTemplate) -> Iterator[str]:
     """Yield why the pod needs a namespace of level privileged."""
+    yield from _unprofiled(pod)
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.spec.get(field):
             yield field
@@ -67,6 +69,23 @@ def beyond_baseline(pod: PodTemplate) -> Iterator[str]:
                 yield f"hostPort {port['hostPort']}"
         if _effective(pod, container, "seccompProfile", {}).get("type") == "Unconfined":
             yield "seccomp Unconfined"
+        yield from _asks_elsewhere(container)
+
+
+def _unprofiled(pod: PodTemplate) -> Iterator[str]:
+    for name, profile in pod.metadata.get("annotations", {}).items():
+        if name.startswith(APPARMOR) and not profile.startswith(("runtime/default", "localhost/")):
+            yield f"AppArmor profile {profile}"
+
+
+def _asks_elsewhere(container: dict[str, Any]) -> Iterator[str]:
+    """Yield what lets the kubelet call another address than the pod's (from Kubernetes 1.34 on)."""
+    handlers = [container.get(kind, {}) for kind in ("startupProbe", "readinessProbe", "livenessProbe")]
+    handlers += container.get("lifecycle", {}).values()
+    for handler in handlers:
+        for kind in ("httpGet", "tcpSocket"):
+            if handler.get(kind, {}).get("host"):
+                yield f"{kind} of {handler[kind]['host']}"
 
 
 def beyond_restricted(pod: PodTemplate) -> Iterator[str]:

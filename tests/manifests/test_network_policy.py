@@ -5,7 +5,6 @@ No CNI runs here: what a policy means is ``network_policy.py``, and the packets 
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,7 @@ from tests.manifests.rules.closed import STRANGER, as_pod
 from tests.manifests.rules.walk import of_kind
 from tests.process.command import install_standin
 from tests.process.group import ATTENTION_DP, OPTIONS, SGLANG_ARGUMENTS, lws, nodes_of
-from tests.process.nodes import Cluster, Node, in_network_of, missing_requirement
+from tests.process.nodes import Cluster, Node, missing_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 VARIANT = "roce-sriov/ipc-lock"
 RENDEZVOUS, EPHEMERAL, HTTP, ELSEWHERE = 20000, 41234, 8100, 443
-CONNECT_S = 3.0
 MEETS_S = 60.0
 
 
@@ -52,28 +50,17 @@ def group(cluster: Cluster) -> list[Node]:
     return [*nodes, cluster.add_node("outsider")]
 
 
-def reaches(origin: Node, target: Node, port: int) -> bool:
-    def connect() -> bool:
-        try:
-            socket.create_connection((target.address, port), CONNECT_S).close()
-        except OSError:
-            return False
-        return True
-
-    return in_network_of(origin.pid, connect)
-
-
 def test_inside_all_ports_from_outside_http_out_only_dns(group: list[Node]) -> None:
     leader, worker, outsider = group
     listening = [node.listen(port) for node in group[:2] for port in (RENDEZVOUS, EPHEMERAL, HTTP)]
     listening += [outsider.listen(port) for port in (53, ELSEWHERE)]
     assert len(listening) == 8
     for port in (RENDEZVOUS, EPHEMERAL, HTTP):
-        assert reaches(worker, leader, port)
-        assert reaches(leader, worker, port)
-        assert reaches(outsider, leader, port) == reaches(outsider, worker, port) == (port == HTTP)
-    assert reaches(leader, outsider, 53)
-    assert not reaches(leader, outsider, ELSEWHERE)
+        assert worker.reaches(leader, port)
+        assert leader.reaches(worker, port)
+        assert outsider.reaches(leader, port) == outsider.reaches(worker, port) == (port == HTTP)
+    assert leader.reaches(outsider, 53)
+    assert not leader.reaches(outsider, ELSEWHERE)
 
 
 def test_a_group_meets_and_starts_behind_it(group: list[Node]) -> None:

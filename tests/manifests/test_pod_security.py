@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.manifests.manifest_set import K8S, LEVELS, Manifest, PodTemplate, built, pod_templates, variants
-from tests.manifests.pod_security import level
+from tests.manifests.pod_security import APPARMOR, level
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,12 @@ def test_weakenings_are_seen() -> None:
     pod = _restricted_pod()
     pod.containers[0]["ports"][0]["hostPort"] = 8100
     steps.append(("hostPort", level(pod)))
+    pod = _restricted_pod()
+    pod.containers[0]["readinessProbe"]["httpGet"]["host"] = "10.0.0.1"
+    steps.append(("probe of another host", level(pod)))
+    pod = _restricted_pod()
+    pod = replace(pod, metadata={"annotations": {f"{APPARMOR}sglang": "unconfined"}})
+    steps.append(("AppArmor unconfined", level(pod)))
     assert [name for name, got in steps if got != "privileged"] == []
 
     weaker: list[tuple[str, str]] = []

@@ -583,6 +583,18 @@ class Node:
         new = ("-A", "INPUT", "-i", "eth0", "-p", "tcp", "--syn", "--dport", "32768:60999")
         self.filter(*new, "-j", "REJECT", "--reject-with", "icmp-admin-prohibited")
 
+    def reaches(self, other: Node, port: int, within_s: float = 3.0) -> bool:
+        """Return whether another node takes a TCP connection from here."""
+
+        def connect() -> bool:
+            try:
+                socket.create_connection((other.address, port), within_s).close()
+            except OSError:
+                return False
+            return True
+
+        return in_network_of(self.pid, connect)
+
     def filter(self, *rule: str) -> None:
         """Add a rule to the packet filter of this node."""
         subprocess.run(["nsenter", f"--net=/proc/{self.pid}/ns/net", "iptables", *rule], check=True)
