@@ -17,22 +17,39 @@ from sglang_roce_entry.group.meeting.comparison.parts import MOST_BYTES, Meeting
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.comparison.saved import Saved, read_saved, write_saved
 from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.proof.pairs import nodes_of
 from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.launch.rehearsing import replay
 from sglang_roce_entry.problems import config_error
 from sglang_roce_entry.report.rehearsal import as_text, document
 from tests.group.members import NOW, RULES, Group, group, rails
+from tests.group.proof.fabric import Fabric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DEADLINE_S = 1800.0
+REFUSAL = Refusal("NO_USABLE_HCA", "no port can be used", "look at the node", 69)
+GAP = (Edge(0, 1, True, "", "10.0.0.1"), Edge(1, 2, False, "refused"), Edge(3, 2, False, "refused"))
+GONE = (Absent(7, "sglang-0-7", "missing", "does not resolve"), Absent(6, "", "left", "went away"))
 
 
 def saved(one: Group, absent: Sequence[Absent] = (), edges: Sequence[Edge] = (), *, strict: bool = False) -> Saved:
     """Return the meeting of ``one`` as its leader saves it."""
     gathered = Gathered(one.members(), one.commons(), absent, edges, overdue=bool(absent))
     return Saved(Identity("sglang-0.sglang", 8, 0, "LWS_*"), gathered, None, DEADLINE_S, strict)
+
+
+def proven(*broken: int, cause: str = "NO_WAY") -> Saved:
+    """Return the same of a group whose rails were tried: nothing arrives on rail 2 of the ``broken`` members."""
+    one = group(8, of_rails=lambda index: tuple(replace(rail, proof=True) for rail in rails(index)))
+    meeting = saved(one, edges=GAP[:1])
+    assert meeting.gathered is not None
+    fabric = Fabric(
+        nodes_of(meeting.gathered.members),
+        lambda position, ends, _patient: cause if position == 2 and ends & set(broken) else "proven",
+    )
+    return replace(meeting, gathered=replace(meeting.gathered, proven=fabric.run().results()))
 
 
 def shown(meeting: Saved) -> dict[str, Any]:
@@ -47,11 +64,6 @@ def replayed(data: bytes, *, strict: bool = False) -> dict[str, Any]:
     return dict(replay(read_saved("meeting.json", data), strict=strict)[0])
 
 
-REFUSAL = Refusal("NO_USABLE_HCA", "no port can be used", "look at the node", 69)
-GAP = (Edge(0, 1, True, "", "10.0.0.1"), Edge(1, 2, False, "refused"), Edge(3, 2, False, "refused"))
-GONE = (Absent(7, "sglang-0-7", "missing", "does not resolve"), Absent(6, "", "left", "went away"))
-
-
 @pytest.mark.parametrize(
     "meeting",
     [
@@ -62,13 +74,27 @@ GONE = (Absent(7, "sglang-0-7", "missing", "does not resolve"), Absent(6, "", "l
         saved(group(8).but(2, machine="machine0", namespace="namespace0")),
         saved(group(6), GONE, GAP),
         saved(group(1)),
+        proven(),
+        proven(3),
+        proven(0, 1, 2, 3, 4, 5, 6, 7, cause="NO_ROUTE"),
     ],
-    ids=["healthy", "releases", "refusal", "clock and rails", "one machine", "missing and filtered", "alone"],
+    ids=[
+        *("healthy", "releases", "refusal", "clock and rails", "one machine", "missing and filtered", "alone"),
+        *("rails proven", "a rail broken", "a rail without routes"),
+    ],
 )
 def test_a_replay_says_what_the_rehearsal_said(meeting: Saved) -> None:
     data = write_saved(meeting)
     assert replayed(data) == shown(meeting)
     assert read_saved("meeting.json", data).gathered is not None
+
+
+def test_the_rails_are_judged_again() -> None:
+    made = replayed(write_saved(proven(3)))
+    assert made["exit_code"] == 69
+    assert [one["code"] for one in made["problems"]] == ["RAIL_NO_WAY"]
+    assert "rail 2 of 3 (sglang-0-3)" in made["problems"][0]["message"]
+    assert {rail["status"] for rail in made["rails"]} == {"proven", "failed"}
 
 
 def test_strict_can_be_tried_on_a_saved_meeting() -> None:
@@ -117,10 +143,18 @@ def test_what_is_new_is_ignored_and_what_is_missing_is_not_known() -> None:
     assert [one["code"] for one in made["problems"]] == ["COMPARISON_INCOMPLETE"]
 
 
-def edited(change: Callable[[dict[str, Any]], object]) -> bytes:
-    whole = json.loads(write_saved(saved(group(6).but(1, {"--dtype": "half"}), GONE, GAP)))
+def edited(change: Callable[[dict[str, Any]], object], of: Saved | None = None) -> bytes:
+    whole = json.loads(write_saved(of or saved(group(6).but(1, {"--dtype": "half"}), GONE, GAP)))
     change(whole)
     return json.dumps(whole).encode()
+
+
+def crowded(whole: dict[str, Any]) -> None:
+    """Let one node have tried its rails with far more than its neighbours."""
+    whole["members"] = [
+        {"card": {**whole["members"][0]["card"], "index": index, "machine": None}} for index in range(600)
+    ]
+    whole["rails"] = [{**whole["rails"][0], "from": 0, "to": index} for index in range(1, 600)]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +178,11 @@ def edited(change: Callable[[dict[str, Any]], object]) -> bytes:
         (edited(lambda whole: whole.update(identity=[])), "'identity' of the file"),
         (edited(lambda whole: whole["identity"].update(size=0)), "'size' of identity"),
         (edited(lambda whole: whole["reach"][1].update({"from": -1})), "'from' of reach[1]"),
+        (edited(lambda whole: whole["rails"][3].update(position=8), proven()), "'position' of rails[3]"),
+        (edited(lambda whole: whole["rails"][3].update(to=99), proven()), "'position' of rails[3]"),
+        (edited(lambda whole: whole["rails"][3].update(status="good"), proven()), "'status' of rails[3]"),
+        (edited(lambda whole: whole.update(trials=[[]]), proven()), "'trials' of the file"),
+        (edited(crowded, proven()), "'rails' of the file"),
         (edited(lambda whole: whole["absent"].append(3)), "'absent' of the file"),
         (edited(lambda whole: whole.update(problems=[{"severity": "bad", "exit_code": 3}])), "'severity' of problems"),
         (edited(lambda whole: whole.update(commons={str(one): {} for one in range(70)})), "'commons' of the file"),
@@ -168,7 +207,8 @@ JSON = st.recursive(
 
 @given(data=st.data())
 def test_whatever_one_part_holds_is_compared_or_refused(data: st.DataObject) -> None:
-    whole: Any = json.loads(write_saved(saved(group(3).but(1, {"--dtype": "half"}), GONE[:1], GAP[:1])))
+    meeting = proven(3) if data.draw(st.booleans()) else saved(group(3).but(1, {"--dtype": "half"}), GONE, GAP)
+    whole: Any = json.loads(write_saved(meeting))
     place: Any = whole
     for _ in range(data.draw(st.integers(0, 4))):
         inner = place.values() if isinstance(place, dict) else place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,6 +80,13 @@ class Part:
     def text(self, key: str) -> str:
         """Return a text that is safe to show, empty where there is none."""
         return shown(self.typed(key, str) or "")
+
+    def choice(self, key: str, of: Sequence[str]) -> str:
+        """Return one of these texts."""
+        text = self.text(key)
+        if text not in of:
+            raise self.bad(key)
+        return text
 
     def number(self, key: str, most: float) -> float | None:
         """Return a number from 0 to ``most``."""

@@ -8,22 +8,39 @@ that keyed them. Unknown keys are ignored, a missing one is not known.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglang_roce_entry import __version__
 from sglang_roce_entry.group.identity import Identity
-from sglang_roce_entry.group.meeting.card import MOST_KEYS, VALUE_CHARACTERS, BadCard, read_card, shown
+from sglang_roce_entry.group.meeting.card import MOST_KEYS, MOST_RAILS, VALUE_CHARACTERS, BadCard, read_card, shown
 from sglang_roce_entry.group.meeting.comparison.compare import Member
 from sglang_roce_entry.group.meeting.comparison.parts import MeetingFileError, Part, read_file
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.comparison.verdict import MESSAGE_CHARACTERS, MOST_PROBLEMS
 from sglang_roce_entry.group.meeting.missing import Absent
+from sglang_roce_entry.group.meeting.proof.pairs import (
+    BOTH,
+    FAILED,
+    FAR,
+    LOSSY,
+    NEAR,
+    NOT_TRIED,
+    PROVEN,
+    Nodes,
+    Outcome,
+    Pair,
+    nodes_of,
+)
+from sglang_roce_entry.group.meeting.proof.relay import Proven
 from sglang_roce_entry.group.meeting.terms import COMMONS, Gathered
 from sglang_roce_entry.problems import Problem
 
 FORMAT = 1
+#: A rail is proven with two neighbours, and some are tried with others.
+_MOST_OF_A_NODE = 8 * MOST_RAILS
 _MOST_NODES, _LONGEST_S, _LAST_CLOCK_S = 16_384, 1e9, 1e11
 _PROBLEM = ("severity", "code", "message", "hint", "exit_code")
 
@@ -88,10 +105,24 @@ def write_saved(saved: Saved) -> bytes:
                 {"from": one.origin, "to": one.target, "ok": one.ok, "detail": one.detail, "seen": one.seen}
                 for one in gathered.edges
             ],
+            **_proof_rows(gathered.proven),
             "overdue": gathered.overdue,
             "problems": [{name: getattr(one, name) for name in _PROBLEM} for one in saved.further[:MOST_PROBLEMS]],
         }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def _proof_rows(proven: Proven | None) -> dict[str, list[dict[str, Any]]]:
+    """Return what came of each rail; what two ends said to each other was never kept."""
+    if proven is None:
+        return {}
+    return {
+        key: [
+            {"position": pair.position, "from": pair.near, "to": pair.far, **asdict(outcome)}
+            for pair, outcome in sorted(outcomes.items())
+        ]
+        for key, outcomes in (("rails", proven.outcomes), ("trials", proven.trials))
+    }
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -137,9 +168,10 @@ def _identity(file: Part) -> Identity | None:
     return Identity(leader, size, one.whole("index"), one.text("source"))
 
 
-def _gathered(file: Part, members: Sequence[Part]) -> Gathered:
+def _gathered(file: Part, parts: Sequence[Part]) -> Gathered:
+    members = [_member(one) for one in parts]
     return Gathered(
-        members=[_member(one) for one in members],
+        members=members,
         commons=_commons(file),
         absent=tuple(
             Absent(one.whole("index"), one.text("pod"), one.text("state"), one.text("known"))
@@ -156,13 +188,45 @@ def _gathered(file: Part, members: Sequence[Part]) -> Gathered:
             for one in file.parts("reach", 2 * _MOST_NODES)
         ),
         overdue=file.typed("overdue", bool) or False,
+        proven=_proven(file, nodes_of(members)) if file.value("rails") is not None else None,
+    )
+
+
+def _proven(file: Part, nodes: Nodes) -> Proven:
+    outcomes, trials = (
+        {_pair(one, nodes): _outcome(one) for one in file.parts(key, MOST_RAILS * _MOST_NODES)}
+        for key in ("rails", "trials")
+    )
+    most = max(Counter(index for pair in (*outcomes, *trials) for index, _ in pair.ports).values(), default=0)
+    if most > _MOST_OF_A_NODE:
+        raise file.bad("rails")
+    return Proven(outcomes, trials, nodes)
+
+
+def _pair(one: Part, nodes: Nodes) -> Pair:
+    pair = Pair(one.whole("position"), one.whole("from"), one.whole("to"))
+    if any(position >= len(nodes.rails.get(index, ())) for index, position in pair.ports):
+        raise one.bad("position")
+    return pair
+
+
+def _outcome(one: Part) -> Outcome:
+    return Outcome(
+        one.choice("status", (PROVEN, LOSSY, FAILED, NOT_TRIED)),
+        one.text("cause"),
+        one.choice("end", ("", NEAR, FAR, BOTH)),
+        one.choice("direction", ("", "out", "in", BOTH)),
+        one.text("detail"),
+        one.number("seconds", _LONGEST_S),
+        fatal=one.typed("fatal", bool) or False,
+        again=one.typed("again", bool) or False,
     )
 
 
 def _problem(one: Part) -> Problem:
-    severity, exit_code = one.text("severity"), one.whole("exit_code")
-    if severity not in ("error", "warning") or exit_code > 255:
-        raise one.bad("severity")
+    severity, exit_code = one.choice("severity", ("error", "warning")), one.whole("exit_code")
+    if exit_code > 255:
+        raise one.bad("exit_code")
     code, message, hint = (
         shown(one.typed(key, str) or "", MESSAGE_CHARACTERS) for key in ("code", "message", "hint")
     )
