@@ -39,13 +39,16 @@ def test_probes_of_a_grpc_server(cluster: Cluster, environment: Environment, ent
     """Alive from the start, ready once it serves, by its own health service; the worker has one too."""
     group = Group(cluster, environment, entry, "--smg-grpc-mode", beside=("grpc",))
     group.publish_leader()
-    leader, worker = group.start(0), group.start(1)
-
-    def ready() -> bool:
-        alive = [probe(member, entry, "liveness") for member in (leader, worker)]
-        assert [code for code, _ in alive] == [0, 0], alive
-        return all(probe(member, entry, "readiness")[0] == 0 for member in (leader, worker))
-
-    group.wait_until("ready", ready)
-    assert probe(leader, entry, "startup") == (0, "ok: leader: grpc://0.0.0.0:30000 is SERVING")
-    assert probe(worker, entry, "startup") == (0, "ok: worker 1: grpc://0.0.0.0:30000 is SERVING")
+    leader, worker = members = group.start(0), group.start(1)
+    for member in members:
+        group.wait_said(member, r"exec \S+ -m sglang.launch_server")
+        assert probe(member, entry, "liveness")[0] == 0
+    assert probe(leader, entry, "readiness")[0] == 1
+    # Earlier releases have nothing there, ever.
+    assert "a worker of a gRPC server may listen nowhere" in probe(worker, entry, "readiness")[1]
+    group.wait_said(leader, "ready to roll")
+    serving = "ok: worker 1: grpc://0.0.0.0:30000 is SERVING"
+    group.wait_until("ready on the worker", lambda: probe(worker, entry, "readiness") == (0, serving))
+    for kind in ("startup", "readiness", "liveness"):
+        assert probe(leader, entry, kind) == (0, "ok: leader: grpc://0.0.0.0:30000 is SERVING")
+        assert probe(worker, entry, kind) == (0, serving)
