@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process.command import base_environment, run_entry
 from tests.process.group import lws, nodes_of
 from tests.process.test_hardware_deviations import SAME
 from tests.process.test_meeting_deviations import MEETS_S, MODEL, installed
@@ -46,6 +48,18 @@ def test_a_provider_that_crashes_stops_no_group(cluster: Cluster, standin: Path,
         assert "rails 0-1 between 0 (sglang-0) mlx5_0:1 10.80.0.1 and 1 (sglang-0-1)" in warned
         assert "was ended by signal 11 (Segmentation fault)" in warned
         assert "[RAIL_NOT_PROVEN]" in warned
+
+
+def test_what_came_of_the_rails_is_saved_and_judged_again(cluster: Cluster, standin: Path, tmp_path: Path) -> None:
+    rehearsals = started(cluster, standin, tmp_path, "--rehearse=json", "--save-meeting", "meeting.json")
+    assert [launch.wait_exit(MEETS_S) for launch in rehearsals] == [0, 0], rehearsals[0].account()
+    shown = json.loads(rehearsals[0].text("stdout"))
+    assert {rail["status"] for rail in shown["rails"]} == {"not_tried"}
+    assert "RAIL_NOT_PROVEN" in [problem["code"] for problem in shown["problems"]]
+    file = str(cluster.nodes[0].directory / "meeting.json")
+    alone = base_environment(tmp_path, sglang=None)
+    ran = run_entry(["--meeting-file", file, "--rehearse=json"], alone, cwd=tmp_path, timeout_s=MEETS_S)
+    assert (ran.code, ran.json()) == (0, shown)
 
 
 def test_without_the_proof_libibverbs_opens_nothing(cluster: Cluster, standin: Path, tmp_path: Path) -> None:
