@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sglang_roce_entry.group.meeting.comparison.compare import Member
@@ -51,7 +51,8 @@ def _row(
 def rail_lines(rails: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what is shown of the rails: one line where all are alike, else a table of nodes by rails.
 
-    A cell is the worst that came of a rail of a node; nodes that are alike are one row.
+    A cell is the worst that came of a rail of a node, ``partly`` where it passed with one neighbour and not with
+    the other; nodes that are alike are one row.
     """
     statuses = {rail["status"] for rail in rails}
     if statuses <= {NOT_TRIED}:
@@ -74,7 +75,10 @@ def rail_lines(rails: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
-def _cell(rails: Iterable[Mapping[str, Any]]) -> str:
+def _cell(rails: Sequence[Mapping[str, Any]]) -> str:
+    statuses = {rail["status"] for rail in rails}
+    if {FAILED, PROVEN} <= statuses:
+        return "partly"
     worst = min(rails, key=lambda rail: _WORST_FIRST.index(rail["status"]), default=None)
     if worst is None:
         return "-"

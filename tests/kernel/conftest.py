@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # The first whose GID scan survives an unreadable type, and today's. Before 2.24 two devices without
 # a PCI path crash NCCL, and soft-RoCE has none.
 NCCL_RELEASES = ("2.26.2", NEWEST)
-# All scenarios together take less than four minutes of the guest's own time, which does not pass faster
+# All scenarios together take less than seven minutes of the guest's own time, which does not pass faster
 # where others are busy; the machine's does.
 LIFETIME_S = 900.0
 BOOT_DEADLINE_S = 2400.0
