@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.group.meeting.comparison.saved import write_saved
 from sglang_roce_entry.report.page.rehearsed import group_page
 from sglang_roce_entry.report.page.rows import rows_of
 from sglang_roce_entry.report.rehearsal import received_document
 from tests.group.members import group
+from tests.group.test_saved_meeting import saved
 from tests.page.groups import UNWELL, proven, rehearsed, unlike, unwell, well
 from tests.page.nodes import spoilt
 from tests.page.reading import read
 from tests.readme import ROOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.command.conftest import Run
 
 
@@ -112,6 +116,14 @@ def test_nothing_that_a_peer_says_is_more_than_text(shown: dict[str, Any]) -> No
         page = read(group_page(one))
         assert "alert(1)" in page.text
         assert page.tags["html"] == page.tags["body"] == page.tags["style"] == 1
+
+
+def test_a_saved_meeting_has_its_page(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "meeting.json").write_bytes(write_saved(saved(group(8).but(5, {"sglang": "0.5.22"}))))
+    html, document = (run("--meeting-file", "meeting.json", f"--rehearse={form}") for form in ("html", "json"))
+    assert html.out == group_page(document.document)
+    assert html.code == document.code == 78
+    assert " on 5, the odd one" in read(html.out).texts
 
 
 WRONG: list[Any] = [None, [1], [{}], {"a": 1}, "text", 10**400, True]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sglang_roce_entry.report.page.rehearsed import group_page
 from tests.process.command import START_S, base_environment, run_entry
 from tests.process.group import (
     ATTENTION_DP,
@@ -101,6 +102,16 @@ def test_the_one_that_differs_is_named_everywhere(
         assert named, codes(shown)
         assert "1 (sglang-0-1)" in named[0]
         assert any(one["odd"] == [1] for one in shown["differences"] if one["code"] == code)
+
+
+def test_a_member_shows_the_group_as_a_page(cluster: Cluster) -> None:
+    """It is the page of the document that another member prints, but for who shows it."""
+    leader, worker = nodes_of(cluster, 2)
+    launches = [leader.start(rehearsal(form="--rehearse=html"), lws(0)), worker.start(rehearsal(), lws(1))]
+    shown = document(launches[1])
+    assert launches[0].wait_exit(MEETS_S) == shown["exit_code"] == 0
+    page = group_page({**shown, "identity": {**shown["identity"], "index": 0}})
+    assert launches[0].text("stdout") == page.strip()
 
 
 def test_a_refusal_is_every_pods_end(cluster: Cluster) -> None:
