@@ -247,8 +247,8 @@ def test_recording_a_replay_gives_the_same_facts(name: str, tmp_path: Path) -> N
     ("name", "skipped"),
     [
         # What only a network can answer, and the counters, which a pod without the device cannot see.
-        ("h20-roce", {"workers", "ports", "loopback"}),
-        ("cx7-pod", {"congestion", "leader port", "path mtu", "loopback"}),
+        ("h20-roce", {"workers", "ports", "loopback", "in use"}),
+        ("cx7-pod", {"congestion", "leader port", "path mtu", "loopback", "in use"}),
     ],
 )
 def test_a_check_of_a_packaged_node_skips_only_what_cannot_be_recorded(
