@@ -22,7 +22,11 @@ FAULTS = {
     "no route": ("error", "RAIL_NO_ROUTE", "rail 0 of 0 mlx5_0:1 10.0.0.1, tried with 1"),
     "link lost": ("warning", "RAIL_LINK_DOWN", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
     "memlock": ("warning", "RAIL_MEMLOCK", "rail 0 of 0, 1, 2: no memory can be locked for it; ibv_reg_mr: EPERM"),
-    "no providers": ("warning", "RAIL_NO_DEVICE", "list: ENODEV"),
+    "no providers": (
+        "warning",
+        "RAIL_NO_DEVICE",
+        "rail 0 of 0, 1, 2: the verbs device cannot be opened; list: ENODEV (listed: none)",
+    ),
 }
 #: What the kernel refuses or is known at once, and what is only known because nothing arrives.
 AT_ONCE_S, VANISHED_S = 3.0, 14.0

@@ -39,6 +39,8 @@ def judged(near: bytes | None, far: bytes | None) -> Outcome:
         return Outcome(PROVEN, seconds=0.01)
     if text.startswith("PEER_"):
         return Outcome(NOT_TRIED, text, "both")
+    if text in ("NO_NEIGHBOUR", "GID_REFUSED"):  # the kernel of one end says so, or those of both
+        return Outcome(FAILED, text, "both" if near == far else "near", fatal=True, seconds=0.5)
     return Outcome(FAILED, text, direction="both", fatal=True, seconds=0.5)
 
 

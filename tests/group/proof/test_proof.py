@@ -18,6 +18,7 @@ from sglang_roce_entry.group.meeting.proof.pairs import (
     PROVEN,
     WAVE_PAIRS,
     Nodes,
+    Outcome,
     Pair,
     first_waves,
     ring_of,
@@ -114,7 +115,7 @@ def test_what_passes_with_patience_is_a_warning() -> None:
     assert status_of(proof.outcomes[Pair(0, 1, 2)]) == ("lossy", "LATE")
 
 
-@pytest.mark.parametrize("cause", ["NO_WAY", "LARGE_LOST", "NO_NEIGHBOUR"])
+@pytest.mark.parametrize("cause", ["NO_WAY", "LARGE_LOST", "NO_NEIGHBOUR", "GID_REFUSED"])
 @pytest.mark.parametrize("size", [3, 4, 5, 16])
 def test_from_three_nodes_on_the_fault_has_a_node(size: int, cause: str) -> None:
     ((severity, code, message),) = told(Fabric(nodes(size), broken(2, cause=cause)).run())
@@ -126,6 +127,21 @@ def test_two_that_are_broken_side_by_side_are_both_named() -> None:
     fabric = Fabric(nodes(8), broken(2, 3))
     ((_, _, message),) = told(fabric.run())
     assert message == "rail 0 of 2 (pod-2), 3 (pod-3): nothing arrives"
+
+
+@pytest.mark.parametrize("end", ["near", "far", "both"])
+def test_who_says_it_is_not_whose_fault_it_is(end: str) -> None:
+    def seen_by(near: bytes | None, far: bytes | None) -> Outcome:
+        outcome = judged(near, far)
+        return replace(outcome, end=end) if outcome.status == FAILED else outcome
+
+    for cause in ("NO_NEIGHBOUR", "GID_REFUSED"):
+        ((_, _, message),) = told(Fabric(nodes(4), broken(2, cause=cause), judge=seen_by).run())
+        assert message.startswith("rail 0 of 2 (pod-2) mlx5_0:1 10.0.0.3, tried with 1 (pod-1), 3 (pod-3)"), (
+            message
+        )
+    ((_, _, message),) = told(Fabric(nodes(2), broken(1, cause="NO_NEIGHBOUR"), judge=seen_by).run())
+    assert "between 0 (pod-0) mlx5_0:1 10.0.0.1 and 1 (pod-1) mlx5_0:1 10.0.0.2: no neighbour answers" in message
 
 
 def test_two_nodes_are_named_as_a_pair_with_all_rails_in_one() -> None:

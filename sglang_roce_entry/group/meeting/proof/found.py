@@ -17,7 +17,6 @@ from sglang_roce_entry.group.meeting.proof.pairs import (
     FAR,
     LOSSY,
     NEAR,
-    NOT_TRIED,
     PROVEN,
     SILENT,
     Nodes,
@@ -29,6 +28,8 @@ from sglang_roce_entry.group.meeting.proof.pairs import (
 from sglang_roce_entry.group.meeting.proof.relay import Proven
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, errors_first, rdma_value, shortened
 
+#: Causes of which the end that has seen them need not be the one that has them.
+_OF_TWO = ("NO_NEIGHBOUR", "GID_REFUSED", "PEER_")
 #: Pairs of nodes of which the same is true, that are named.
 _MOST_PAIRS = 8
 
@@ -175,9 +176,10 @@ def _fatal(pair: Pair, outcome: Outcome, nodes: Nodes) -> bool:
 
 def _subjects(pair: Pair, outcome: Outcome, good: set[Port]) -> tuple[tuple[tuple[int, ...], ...], bool]:
     """Return whose the fault is, one node, each of two or their pair; and whether both are whole otherwise."""
-    if outcome.end == BOTH and outcome.status != NOT_TRIED:
+    own = not outcome.cause.startswith(_OF_TWO) and (outcome.cause, outcome.end) != ("NO_ROUTE", BOTH)
+    if own and outcome.end == BOTH:
         return ((pair.near,), (pair.far,)), False
-    if outcome.end in (NEAR, FAR):
+    if own and outcome.end in (NEAR, FAR):
         return ((pair.near if outcome.end == NEAR else pair.far,),), False
     near, far = (port in good for port in pair.ports)
     if near != far and outcome.status != PROVEN:
