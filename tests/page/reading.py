@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from html.parser import HTMLParser
 
-VOID = {"meta", "wbr", "br"}
+VOID = {"meta"}
 
 
 class Page(HTMLParser):

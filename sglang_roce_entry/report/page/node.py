@@ -203,14 +203,12 @@ def _environment(variables: Mapping[str, Mapping[str, Any]]) -> Element:
     return element("ul", *lines, class_="table") if lines else element("p", "nothing to set", class_="soft")
 
 
-def _breakable(text: str) -> Iterable[Inside]:
-    """Yield a text that a line may end in behind each comma."""
-    first, *others = text.split(",")
-    yield first
-    for part in others:
-        yield ","
-        yield element("wbr")
-        yield part
+def _breakable(text: str) -> Iterable[Element]:
+    """Yield the parts of a text behind each of whose commas a line may end."""
+    parts = text.split(",")
+    for part in parts[:-1]:
+        yield element("span", f"{part},")
+    yield element("span", parts[-1])
 
 
 def _command(argv: Sequence[str] | None) -> Element:

@@ -42,7 +42,7 @@ p{margin:4px 0}
 code,pre,.mono{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:12.5px}
 pre{margin:0;padding:10px 12px;white-space:pre-wrap;background:var(--domain);
 border:1px solid var(--rule);border-radius:6px}
-pre span{display:inline-block;max-width:100%}
+pre span,.set span{display:inline-block;max-width:100%}
 ul{list-style:none;margin:0;padding:0}
 .soft{color:var(--soft)}
 bdi{unicode-bidi:isolate}
