@@ -19,7 +19,7 @@ from sglang_roce_entry.problems import DEADLINE, OK, error
 from tests.group.members import NOW, RULES, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
     from sglang_roce_entry.group.meeting.proof.relay import Proof
@@ -50,7 +50,7 @@ class Room:
         self.unasked: Mapping[str, tuple[str, ...]] = {}
         #: What the leader's own prover is told, and the rails that are to be proven.
         self.own_orders: list[bytes] = []
-        self.proof: Proof | None = None
+        self.proof: Callable[[], Proof] | None = None
         #: So long a verdict takes.
         self.concludes_in_s = 0.0
         names = Names(
@@ -83,13 +83,15 @@ class Room:
         verdict = judge(gathered.members, gathered.commons, RULES)
         problems = (*verdict.problems, *judge_reach(gathered.edges, gathered.members))
         missing = error("LATE", " ".join(str(one.index) for one in gathered.absent), "", DEADLINE)
-        proof = self.proof if gathered.proven is None and not gathered.absent else None
+        due = self.proof is not None and gathered.proven is None and not gathered.absent
+        proof = self.proof() if due and self.proof is not None else None
         return Concluded(Verdict((*problems, missing) if gathered.overdue else problems), proof=proof)
 
     def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
         return lambda: [Edge(0, one.index, True) for one in those]
 
     def proving(self) -> bool:
+        self.proofs.tick()
         return self.proofs.going_on
 
     def prove(self, index: int, word: bytes, rest: bytes) -> None:
