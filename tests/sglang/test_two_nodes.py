@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.manifests.manifest_set import K8S, built, serving_templates
+from tests.manifests.network_policy import Pod, chains
+from tests.manifests.rules.walk import of_kind
 from tests.process.group import NOT_RESOLVED
 from tests.sglang.releases import SERVER
-from tests.sglang.servers import SERVES_S, D, Group, Member, listens, request
+from tests.sglang.servers import HTTP_PORT, SERVES_S, D, Group, Member, listens, request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.process.nodes import Cluster, Node
@@ -176,10 +180,32 @@ def pushed(group: Group, outsider: Node, environment: Environment, mark: Path) -
     return launch.wait_for_line("accepted|refused", SERVES_S).text
 
 
+def left_open(members: Sequence[Member], outsider: Node) -> set[tuple[str, int]]:
+    """Return what an outsider reaches of all that listens while the pod network's policy is in force."""
+    manifests = built(K8S / "roce-sriov/ipc-lock")
+    (template,) = serving_templates(manifests)
+    pods = [Pod(template.labels, {"http": HTTP_PORT}, member.node.address) for member in members]
+    for member, pod in zip(members, pods, strict=True):
+        for rule in chains(of_kind(manifests, "NetworkPolicy"), pod, pods):
+            member.node.filter(*rule)
+    reached = {
+        (member.node.hostname, port)
+        for member in members
+        for port in listens(member.node)
+        if outsider.reaches(member.node, port)
+    }
+    for member in members:
+        member.node.filter("-F")
+    return reached
+
+
 def test_only_members_reach_the_queues_of_attention_dp(
     cluster: Cluster, environment: Environment, entry: Path, tmp_path: Path
 ) -> None:
-    """With our variables the group serves and an outsider is refused; without, its pickle is read."""
+    """With our variables the group serves and an outsider is refused; without, its pickle is read.
+
+    Of what really listens the policy of ``k8s/`` leaves HTTP to others, and nothing else.
+    """
     outsider = cluster.add_node("outsider")
     group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
     group.publish_leader()
@@ -190,6 +216,8 @@ def test_only_members_reach_the_queues_of_attention_dp(
     assert {member.node.address for member in members} <= set(lists.pop().split(","))
     assert "refused" in pushed(group, outsider, environment, tmp_path / "closed")
     assert [member.health for member in members] == [200, 200]
+    assert {D, DETOKENIZER} <= listens(members[0].node)
+    assert left_open(members, outsider) == {(member.node.hostname, HTTP_PORT) for member in members}
     for member in members:
         member.send(signal.SIGTERM)
     group.wait_ended(members)
