@@ -7,6 +7,9 @@ from difflib import get_close_matches
 
 from sglang_roce_entry.problems import ConfigurationError
 
+#: ``off`` without quotes is a boolean of YAML 1.1.
+_MAY_BE_OFF = ("rdma", "tp", "meeting", "zmq_peers", "prove_rails")
+
 
 def read_policy(path: str, read_file: Callable[[str], str], known: Collection[str]) -> dict[str, str]:
     """Return the texts in the policy file by their keys, which are ``known``. Raises ``ConfigurationError``."""
@@ -37,7 +40,7 @@ def _policy_text(path: str, key: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "off" if key in ("rdma", "tp", "meeting", "zmq_peers") else "no"
+        return "yes" if value else "off" if key in _MAY_BE_OFF else "no"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ",".join(value)
     if isinstance(value, str):
