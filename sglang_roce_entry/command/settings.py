@@ -187,7 +187,7 @@ SETTINGS: tuple[Setting, ...] = (
         "prove_rails",
         _one_of("auto", "off"),
         "auto|off",
-        "send RDMA over each rail before SGLang starts, where it is required and the group meets (auto)",
+        "send RDMA over each rail of a group before SGLang starts (auto)",
     ),
     Setting(
         "on_timeout",
