@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 from sglang_roce_entry.group.meeting import wire
@@ -81,6 +81,9 @@ class Leader:
         self._listener, self._door, self._nonce = listener, door, terms.nonce
         self._select = selectors.DefaultSelector()
         self._select.register(listener, selectors.EVENT_READ, None)
+        #: Ends a wait for sockets when this node's own calls are through: nobody waits for the next round.
+        self._woken, self._waker = socket.socketpair()
+        self._select.register(self._woken, selectors.EVENT_READ, self._woken)
         self._sockets: dict[Peer, socket.socket] = {}
         self._unsent: dict[Peer, list[memoryview]] = {}
         self._lost: list[Peer] = []
@@ -116,7 +119,7 @@ class Leader:
 
     def end(self) -> None:
         """Close the listener, the door and all connections."""
-        for one in (*self._sockets.values(), self._listener):
+        for one in (*self._sockets.values(), self._listener, self._woken, self._waker):
             one.close()
         self._sockets.clear()
         self._select.close()
@@ -131,6 +134,9 @@ class Leader:
                 continue
             if key.data is self._errand:
                 continue  # heard below
+            if key.data is self._woken:
+                self._woken.recv(_READ_BYTES)
+                continue
             peer: Peer = key.data
             if events & selectors.EVENT_WRITE and peer in self._sockets:
                 self._flush(peer)
@@ -206,7 +212,13 @@ class Leader:
         if not those:
             return nothing_called
         found: list[Sequence[Edge]] = []
-        call = threading.Thread(target=lambda: found.append(dial(those, self._nonce, 0)), name="ring", daemon=True)
+
+        def dial_them() -> None:
+            found.append(dial(those, self._nonce, 0))
+            with suppress(OSError):  # the meeting is over
+                self._waker.send(b"!")
+
+        call = threading.Thread(target=dial_them, name="ring", daemon=True)
         call.start()
         return lambda: found[0] if found else None if call.is_alive() else ()
 
