@@ -71,6 +71,7 @@ class Gathering:
         self.launch, self.identity, self.plan = launch, identity, plan
         self._leader: Leader | None = None
         self._peers: Peers | None = None
+        self._planned_with: Peers | None = None
         self._seen_as: str | None = None
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
@@ -130,19 +131,25 @@ class Gathering:
         awaited = Awaited(address, self.port, 0.0, only_ipv6, elsewhere)
         self._renew_facts()
         self._leader = found_leader(self.launch.member, (address,), self._facts, self.launch.host, awaited)
-        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
+        self._plan_again()
 
     def accept(self, peers: Peers) -> None:
-        """Plan again with the members that SGLang's sockets may accept."""
-        self._peers = replace(peers, source=self._seen_as)
-        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
+        """Take the members that SGLang's sockets may accept, where its release asks: the next plan has them."""
+        if has_peers(self.plan.facts.sglang_version):
+            self._peers = replace(peers, source=self._seen_as)
 
     def current_plan(self) -> Plan:
-        """Return the plan as the facts are now: GIDs move while others are waited for."""
-        if self._renew_facts() and self._leader is not None:
+        """Return the plan as all is known now: GIDs move while others are waited for."""
+        renewed = self._renew_facts() and self._leader is not None
+        if renewed and self._leader is not None:
             self._leader = with_route(self._leader, self._facts, self.launch.host)
-            self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
+        if renewed or self._planned_with is not self._peers:
+            self._plan_again()
         return self.plan
+
+    def _plan_again(self) -> None:
+        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
+        self._planned_with = self._peers
 
     def _renew_facts(self) -> bool:
         if monotonic() - self._read_at <= STALE_FACTS_S:
