@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 import resource
 import selectors
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
+from tests.benchmarks.exec_watch import ExecWatch
 from tests.benchmarks.text_table import text_table
 from tests.group.meetings import of_this_meeting
 from tests.group.members import group
 from tests.process.command import CHECKOUT, entry_interpreter, install_standin, python_path
 from tests.process.group import OPTIONS, lws, nodes_of
 from tests.process.nodes import Cluster, missing_requirement
+
+if TYPE_CHECKING:
+    from tests.process.nodes import Launch
 
 #: Seconds from the last arrival to the last exec; seconds and megabytes of the largest group.
 WANTED = {"processes_s": 0.3, "largest_s": 2.0, "largest_mb": 120}
@@ -100,13 +105,23 @@ def _processes(size: int) -> dict[str, Any]:
         with Cluster(folder, install_standin(folder)) as cluster:
             nodes = nodes_of(cluster, size)
             words = [*OPTIONS, "--wait-deadline", "120", "--model-path", "/models/none"]
-            launches = [node.start(words, lws(index, size)) for index, node in enumerate(nodes)]
-            begun = [launch.wait_for_line(r"exec \S+ -m sglang.launch_server", 120).at_s for launch in launches]
+            launches: list[Launch] = []
+
+            def end(key: int) -> None:
+                launches[key].process.send_signal(signal.SIGKILL)  # its stand-in is no part of the meeting
+
+            with ExecWatch(end) as watch:
+                for index, node in enumerate(nodes):
+                    with watch.descriptor(index) as descriptor:
+                        launches.append(node.start(words, lws(index, size), pass_descriptors=(descriptor,)))
+                watch.wait(size, 120)
+                begun = list(watch.at_s.values())
             came = [
                 launch.wait_for_line("calling the leader|the group of .* meets on", 5).at_s for launch in launches
             ]
             for launch in launches:
-                launch.wait_exit(30)
+                if launch.wait_exit(30) != 128 + signal.SIGKILL:
+                    raise RuntimeError(launch.account())
                 launch.close()
     return {"size": size, "last_s": max(begun) - max(came), "spread_s": max(begun) - min(begun)}
 
