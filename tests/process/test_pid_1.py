@@ -61,7 +61,9 @@ def test_signal_at_any_moment_of_the_start(cluster: Cluster, worker: Node, numbe
     """The kernel drops a SIGTERM for which PID 1 has no handler: the program has one before it loads the rest."""
     early = 0
     for delay_ms in range(0, 300, 20):
-        launch = worker.start(launch_arguments(), lws(1), pid_1=True)
+        # A shell's & has SIGINT ignored, and so would the program until it waits.
+        at_default = ("env", "--default-signal=INT")
+        launch = worker.start(launch_arguments(), lws(1), pid_1=True, prefix=at_default)
         first = launch.first_in_pid_namespace()
         time.sleep(delay_ms / 1000)
         if not _catches(first, signal.SIGTERM):
