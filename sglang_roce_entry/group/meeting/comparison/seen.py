@@ -26,8 +26,7 @@ def peers_of(members: Sequence[Member], edges: Sequence[Edge], size: int) -> Pee
     if len({member.card.index for member in members}) < size:
         return Peers(why="not all members came to the meeting")
     known: set[str] = set(_LOOPBACK)
-    for member in members:
-        seen = _seen(member, edges)
+    for member, seen in _seen(members, edges):
         own = member.card.own
         strange = seen - {*_plain((own.address, own.reach_address, *(rail.gid for rail in own.rails)))}
         mine = {*_plain((own.address, own.reach_address, *own.sources)), *seen}
@@ -45,10 +44,14 @@ def peers_of(members: Sequence[Member], edges: Sequence[Edge], size: int) -> Pee
     return Peers(addresses)
 
 
-def _seen(member: Member, edges: Iterable[Edge]) -> set[str]:
-    """Return as whom the leader and the neighbours see a member."""
-    by_others = (edge.seen for edge in edges if edge.origin == member.card.index and edge.ok)
-    return {*_plain((member.address, *by_others))}
+def _seen(members: Iterable[Member], edges: Iterable[Edge]) -> Iterator[tuple[Member, set[str]]]:
+    """Yield each member with the addresses as which the leader and the neighbours see it."""
+    by_others: dict[int, list[str | None]] = {}
+    for edge in edges:
+        if edge.ok:
+            by_others.setdefault(edge.origin, []).append(edge.seen)
+    for member in members:
+        yield member, {*_plain((member.address, *by_others.get(member.card.index, ())))}
 
 
 def _plain(texts: Iterable[str | None]) -> Iterator[str]:
@@ -72,9 +75,9 @@ def check_given(
     ``in_use``: such sockets are open beyond this node at all, which takes attention DP.
     """
     out = []
-    for member in members:
+    for member, by_others in _seen(members, edges):
         own = member.card.own
-        seen = _seen(member, edges) or {*_plain((own.address, own.reach_address))}
+        seen = by_others or {*_plain((own.address, own.reach_address))}
         counted = {*seen, *_plain(own.sources)} if pinned else seen
         if counted and not any(one in allowed for one in counted):
             out.append((member.card.index, ", ".join(sorted(seen))))

@@ -104,10 +104,11 @@ class Proof:
         running.said[index] += 1
         if running.said[index] > _MESSAGES or len(message) > _MESSAGE_BYTES:
             return self._up_or_not(index, b"no it says more than an exchange takes", now)
-        if word == wire.SEEN:
-            running.seen[index] = message
         to = running.other(index)
         lines = [] if to in self.unable else [(to, self._handed_on(number_of_pair, message))]
+        if word != wire.SEEN:
+            return lines
+        running.seen[index] = message
         return [*lines, *self._next(now)]
 
     def tick(self, now: float) -> Lines:
