@@ -1,8 +1,9 @@
-"""Natural order of device names, ``mlx5_2`` before ``mlx5_10``; and the numbers of a node, which have a length."""
+"""Natural order of device names, ``mlx5_2`` before ``mlx5_10``; numbers, which have a length, and runs of them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 NaturalKey = tuple[tuple[int, int, str], ...]
 
@@ -28,3 +29,14 @@ def natural_key(name: str) -> NaturalKey:
         else (1, 0, run)
         for run in runs
     )
+
+
+def runs_of(numbers: Iterable[int]) -> list[str]:
+    """Return ``9-15`` and ``17`` of sorted numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [f"{first}-{last}" if last > first else f"{first}" for first, last in runs]

@@ -140,10 +140,10 @@ class Gathering:
 
     def current_plan(self) -> Plan:
         """Return the plan as all is known now: GIDs move while others are waited for."""
-        renewed = self._renew_facts() and self._leader is not None
-        if renewed and self._leader is not None:
+        if self._renew_facts() and self._leader is not None:
             self._leader = with_route(self._leader, self._facts, self.launch.host)
-        if renewed or self._planned_with is not self._peers:
+            self._plan_again()
+        elif self._planned_with is not self._peers:
             self._plan_again()
         return self.plan
 

@@ -16,6 +16,8 @@ from sglang_roce_entry.host.installed import parse_version
 from sglang_roce_entry.plan.inputs import Request
 
 PEERS_SINCE = (0, 5, 23)
+#: Why nothing is set before the meeting.
+MEETING_TELLS = "the meeting tells the addresses of all members"
 
 
 def has_peers(version: str | None) -> bool:
@@ -59,5 +61,5 @@ def _withheld(request: Request, version: str | None, peers: Peers | None, *, mee
     if elastic is not None and elastic.lower() != "none":
         return "--elastic-ep-backend: who joins later has an address that nobody knows yet"
     if peers is None:
-        return "the meeting tells the addresses of all members"
+        return MEETING_TELLS
     return peers.why if not peers.addresses else None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sglang_roce_entry.natural import natural_key
+from sglang_roce_entry.natural import natural_key, runs_of
 from sglang_roce_entry.problems import Problem
 
 #: A word without the punctuation behind it, or one character between words.
@@ -39,13 +39,7 @@ def _folded(names: Sequence[str], number: re.Pattern[str]) -> list[str]:
         else:
             groups.setdefault((parts[1], parts[3]), []).append(int(parts[2]))
     for (before, behind), numbers in groups.items():
-        runs: list[list[int]] = []
-        for value in numbers:
-            if runs and value == runs[-1][-1] + 1:
-                runs[-1].append(value)
-            else:
-                runs.append([value])
-        texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+        texts = runs_of(numbers)
         plain.append(f"{before}[{','.join(texts)}]{behind}" if len(numbers) > 1 else f"{before}{texts[0]}{behind}")
     return plain
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sglang_roce_entry.group.meeting.comparison.compare import Member
-from sglang_roce_entry.group.meeting.missing import runs_of
 from sglang_roce_entry.group.meeting.proof.found import status_of
 from sglang_roce_entry.group.meeting.proof.pairs import FAILED, LOSSY, NOT_TRIED, PROVEN, Pair, ring_of
 from sglang_roce_entry.group.meeting.proof.relay import Proven
+from sglang_roce_entry.natural import runs_of
 
-_WORST_FIRST = (FAILED, LOSSY, NOT_TRIED, PROVEN)
+WORST_FIRST = (FAILED, LOSSY, NOT_TRIED, PROVEN)
 _MOST_ROWS = 64
 _COMPARED = "compared only: no packet was sent over it"
 
@@ -62,24 +62,30 @@ def rail_lines(rails: Sequence[Mapping[str, Any]]) -> list[str]:
         each = f"{len(rails)} pairs" if len(rails) > 1 else "1 pair"
         return [f"rails: proven, RDMA passes both ways on {each} (the slowest took {slowest_s:.2f} s)"]
     columns = sorted({int(rail["position"]) for rail in rails})
-    cells: dict[int, dict[int, list[Mapping[str, Any]]]] = {}
-    for rail in rails:
-        for index in (rail["from"], rail["to"]):
-            cells.setdefault(index, {}).setdefault(rail["position"], []).append(rail)
+    results = results_by_end(rails)
     rows: dict[tuple[str, ...], list[int]] = {}
-    for index, of in sorted(cells.items()):
-        rows.setdefault(tuple(_cell(of.get(column, ())) for column in columns), []).append(index)
+    for index in sorted({index for index, _ in results}):
+        rows.setdefault(tuple(_cell(results.get((index, column), ())) for column in columns), []).append(index)
     table = [("rails of", *(str(column) for column in columns))]
     table += [(",".join(runs_of(alike)), *row) for row, alike in list(rows.items())[:_MOST_ROWS]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
+def results_by_end(rails: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[Mapping[str, Any]]]:
+    """Return what came of each rail of each node, by the node's index and the rail's position."""
+    found: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for rail in rails:
+        for index in (rail["from"], rail["to"]):
+            found.setdefault((index, rail["position"]), []).append(rail)
+    return found
+
+
 def _cell(rails: Sequence[Mapping[str, Any]]) -> str:
     statuses = {rail["status"] for rail in rails}
     if {FAILED, PROVEN} <= statuses:
         return "partly"
-    worst = min(rails, key=lambda rail: _WORST_FIRST.index(rail["status"]), default=None)
+    worst = min(rails, key=lambda rail: WORST_FIRST.index(rail["status"]), default=None)
     if worst is None:
         return "-"
     return str(worst["cause"] or worst["status"]) if worst["status"] == FAILED else str(worst["status"])

@@ -14,8 +14,9 @@ from sglang_roce_entry.group.meeting.card import shown as safe_text
 from sglang_roce_entry.group.meeting.comparison.compare import Member
 from sglang_roce_entry.group.meeting.comparison.saved import Saved
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
-from sglang_roce_entry.group.meeting.missing import Absent, runs_of
+from sglang_roce_entry.group.meeting.missing import Absent
 from sglang_roce_entry.group.meeting.terms import Gathered
+from sglang_roce_entry.natural import runs_of
 from sglang_roce_entry.output import one_line, squeezed
 from sglang_roce_entry.plan.inputs import as_problem
 from sglang_roce_entry.problems import OK, EntryError
@@ -28,7 +29,7 @@ from sglang_roce_entry.report.rail_table import rail_lines, rails_document
 _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
 TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
 PRESENT, REFUSED = "present", "refused"
-_MOST_ROWS, _LONGEST_TEXT = 64, 2000
+_MOST_ROWS, _MOST_NAMES, _LONGEST_TEXT = 64, 6, 2000
 
 
 def document(
@@ -225,9 +226,16 @@ def _said(title: str, cell: str) -> str:
     return f"{cell} {title}" if title in ("GPUs", "rails", "Gb/s") else f"{title} {cell}"
 
 
-def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
+def pods_of(nodes: Iterable[Mapping[str, Any]]) -> str:
+    """Return the names of some nodes' pods in short, empty where none is known."""
     names = shortest_names(node["pod"] for node in nodes if node["pod"])
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "-"
+    return ", ".join(names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
+    )
+
+
+def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
+    return pods_of(nodes) or "-"
 
 
 def ranges(indices: Iterable[int]) -> str:

@@ -12,7 +12,8 @@ from ipaddress import ip_address
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
 from sglang_roce_entry.fabric.consumers.sglang import ALLOWED_PEERS
-from sglang_roce_entry.plan.peers import PEERS_SINCE, has_peers
+from sglang_roce_entry.natural import runs_of
+from sglang_roce_entry.plan.peers import MEETING_TELLS, PEERS_SINCE, has_peers
 
 _NAME = "open ports"
 _UNSEEN = "a NetworkPolicy cannot be seen from inside"
@@ -85,8 +86,8 @@ def _peers(examined: Examined, opened: Opened | None) -> str | None:
         return None
     if variable.value is not None:
         return f"from those in {ALLOWED_PEERS}"
-    settings_off = variable.reason.startswith("zmq-peers off") or variable.reason.startswith("--elastic")
-    return None if settings_off else f"from the members alone ({ALLOWED_PEERS}, filled in by the meeting)"
+    told = variable.reason == MEETING_TELLS
+    return f"from the members alone ({ALLOWED_PEERS}, filled in by the meeting)" if told else None
 
 
 def _why_open(examined: Examined) -> str:
@@ -114,10 +115,4 @@ def _loopback(host: str) -> bool:
 
 def _shown(ports: list[int]) -> str:
     """Return ports, those that follow each other as a range."""
-    ranges: list[list[int]] = []
-    for port in ports:
-        if ranges and port == ranges[-1][-1] + 1:
-            ranges[-1].append(port)
-        else:
-            ranges.append([port])
-    return listed([f"{one[0]}-{one[-1]}" if len(one) > 1 else str(one[0]) for one in ranges])
+    return listed(runs_of(ports))

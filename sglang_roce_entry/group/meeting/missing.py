@@ -6,13 +6,14 @@ And who has gone ahead: a member whose SGLang was started by the meeting of a le
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from sglang_roce_entry.group.endpoint import ends_in_its_number, literal
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.names import system_addresses
+from sglang_roce_entry.natural import runs_of
 
 #: So many are named in a sentence, and looked up for it: the first of them tell the cause.
 MOST_NAMED = 8
@@ -213,14 +214,3 @@ def sentence(absent: Sequence[Absent], size: int) -> str:
     others = runs_of(one.index for one in absent[MOST_NAMED:])
     rest = f"; and {', '.join(others[:20])}{', ...' if len(others) > 20 else ''}" if others else ""
     return f"{size - len(absent)} of {size} are here; missing: {named}{rest}"
-
-
-def runs_of(indices: Iterable[int]) -> list[str]:
-    """Return ``9-15`` and ``17`` of sorted indices."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index - 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return [f"{first}-{last}" if last > first else f"{first}" for first, last in runs]

@@ -7,13 +7,14 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from sglang_roce_entry.group.meeting.missing import runs_of
+from sglang_roce_entry.group.meeting.proof.pairs import FAILED, LOSSY, NOT_TRIED, PROVEN
+from sglang_roce_entry.natural import runs_of
 from sglang_roce_entry.problems import OK
-from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.page.markup import Inside, as_page, element
 from sglang_roce_entry.report.page.node import problem_list
-from sglang_roce_entry.report.page.rows import FAILED, LOSSY, NOT_TRIED, PROVEN, STATUSES, Cell, Row, rows_of
-from sglang_roce_entry.report.rehearsal import TITLES
+from sglang_roce_entry.report.page.rows import Cell, Row, rows_of
+from sglang_roce_entry.report.rail_table import WORST_FIRST
+from sglang_roce_entry.report.rehearsal import TITLES, pods_of
 
 _WORDS = {FAILED: "failed", LOSSY: "lossy", NOT_TRIED: "not tried", PROVEN: "proven"}
 _MEANINGS = {
@@ -22,7 +23,7 @@ _MEANINGS = {
     NOT_TRIED: "compared only: nothing was sent over it",
     PROVEN: "RDMA passes both ways",
 }
-_MOST_NAMES, _MOST_VALUES, _LONGEST = 6, 12, 300
+_MOST_VALUES, _LONGEST = 12, 300
 
 
 def group_page(shown: Mapping[str, Any]) -> str:
@@ -65,18 +66,11 @@ def _counts(shown: Mapping[str, Any]) -> Element:
     states = Counter(node["state"] for node in shown["nodes"])
     rails = Counter(one["status"] for one in shown["rails"])
     parts = [f"{count} {state}" for state, count in states.items()]
-    told = [f"{rails[status]} {_WORDS[status]}" for status in reversed(STATUSES) if rails[status]]
+    told = [f"{rails[status]} {_WORDS[status]}" for status in reversed(WORST_FIRST) if rails[status]]
     text = f"nodes: {', '.join(parts) or 'none is known'}" + (
         f"; rails between two: {', '.join(told)}" if told else ""
     )
     return element("p", text, class_="soft")
-
-
-def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
-    names = shortest_names(str(node["pod"]) for node in nodes if node["pod"])
-    return ", ".join(names[:_MOST_NAMES]) + (
-        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    )
 
 
 def _indices(indices: Iterable[int]) -> str:
@@ -176,7 +170,7 @@ def _legend(shown: Mapping[str, Any], size: int) -> Iterable[Element]:
     present = {one["status"] for one in shown["rails"]}
     texts = [
         element("li", element("span", class_=f"mark {status}"), f"{_WORDS[status]}: {_MEANINGS[status]}")
-        for status in reversed(STATUSES)
+        for status in reversed(WORST_FIRST)
         if status in present
     ]
     if texts:
@@ -199,7 +193,7 @@ def _row(row: Row) -> Element:
             "div",
             element("strong", _indices(node["index"] for node in row.nodes)),
             " ",
-            element("bdi", _pods(row.nodes)),
+            element("bdi", pods_of(row.nodes)),
             element("span", *(f" {text}" for text in about if text), class_="soft"),
             *badges,
             class_="who",

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: What came of a rail, the worst first.
-FAILED, LOSSY, NOT_TRIED, PROVEN = "failed", "lossy", "not_tried", "proven"
-STATUSES = (FAILED, LOSSY, NOT_TRIED, PROVEN)
+from sglang_roce_entry.group.meeting.proof.pairs import FAILED, NOT_TRIED
+from sglang_roce_entry.report.rail_table import WORST_FIRST, results_by_end
+
 #: A key with more values than this tells nodes apart that are meant to differ.
 _MOST_VALUES = 8
 #: So many nodes are a row each, although they agree.
@@ -41,10 +41,7 @@ class Row:
 
 def rows_of(shown: Mapping[str, Any]) -> list[Row]:
     """Return the rows of a rehearsal's document, in the order of their first nodes."""
-    results: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for one in shown["rails"]:
-        for index in (one["from"], one["to"]):
-            results.setdefault((index, one["position"]), []).append(one)
+    results = results_by_end(shown["rails"])
     groups = _groups(shown["differences"])
     kinds: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], tuple[Cell, ...]]]] = {}
     for node in shown["nodes"]:
@@ -68,7 +65,7 @@ def rows_of(shown: Mapping[str, Any]) -> list[Row]:
 
 def _cell(rail: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Cell:
     found = {one["status"] for one in results}
-    return Cell(rail, next((one for one in STATUSES if one in found), NOT_TRIED), tuple(results))
+    return Cell(rail, next((one for one in WORST_FIRST if one in found), NOT_TRIED), tuple(results))
 
 
 def _groups(differences: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, ...]]:

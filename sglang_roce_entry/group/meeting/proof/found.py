@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.group.meeting.comparison.verdict import listed
-from sglang_roce_entry.group.meeting.missing import runs_of
 from sglang_roce_entry.group.meeting.proof.pairs import (
     BOTH,
     FAILED,
@@ -26,6 +25,7 @@ from sglang_roce_entry.group.meeting.proof.pairs import (
     passed,
 )
 from sglang_roce_entry.group.meeting.proof.relay import Proven
+from sglang_roce_entry.natural import runs_of
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, errors_first, rdma_value, shortened
 
 #: Causes of which the end that has seen them need not be the one that has them.
