@@ -61,7 +61,7 @@ for conf in all default; do
 done
 ip -batch - <<'END'
 link set lo up
-link add br0 type bridge
+link add br0 address 02:00:00:00:00:01 type bridge
 addr add 10.77.0.1/24 dev br0
 addr add 10.77.0.53/24 dev br0
 addr add fd77::1/64 dev br0 nodad

@@ -105,7 +105,8 @@ def everywhere(launches: Sequence[Launch], code: str, named: str, exit_code: int
     for launch in launches:
         line = launch.wait_for_line(rf"\[{code}\]", MEETS_S)
         assert named in line.text, launch.account()
-        assert line.at_s - arrived_s < VERDICT_S + STARTING_S * len(launches), launch.account()
+        in_time = line.at_s - arrived_s < VERDICT_S + STARTING_S * len(launches)
+        assert in_time, "".join(one.account() for one in launches)
     for launch in launches:
         assert launch.wait_exit(START_S) == exit_code, launch.account()
         if exit_code:

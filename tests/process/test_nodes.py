@@ -109,6 +109,16 @@ def test_a_node_looks_like_a_pod(cluster: Cluster) -> None:
     assert cluster.dns.queries(LEADER_RECORD, TYPE_AAAA)
 
 
+def test_the_name_server_answers_while_nodes_are_added(cluster: Cluster) -> None:
+    """A bridge takes the lowest address of its ports, unless it has one of its own: then all others' ARP is stale."""
+    node = cluster.add_node("sglang-0")
+    cluster.dns.publish(LEADER_RECORD, node.address)
+    for number in range(2, 8):
+        node.add_interface(f"net{number}", f"10.80.{number}.1/24")
+        launch = node.start(["hosts", LEADER_ADDRESS], command=["getent"])
+        assert launch.wait_exit(4) == 0, launch.account()  # the C library asks again after 5 s
+
+
 def test_nodes_reach_each_other_and_not_the_machine(cluster: Cluster, leader: Node, worker: Node) -> None:
     """A connection arrives, is seen as orderly; what does not listen refuses, and is counted."""
     connect = (
