@@ -87,10 +87,14 @@ def test_what_an_answer_means(job: Job, passes: bool, said: str) -> None:
         ("stopped-healthy", True, "NCCL 2.28.9 hears from all 2 ranks"),
         ("stopped-after-5-s", True, "NCCL 2.28.9 holds no rank for dead; no answer from 1 rank: rank 1 of 2 (process 1238 on 127.0.0.1)"),
         ("stopped-dead", False, "NCCL considers 1 process dead (no word for 60 s or more): rank 1 of 2 (process 1238 on 127.0.0.1)"),
+        ("killed-healthy-2.32.3", True, "NCCL 2.32.3 hears from all 2 ranks"),
+        ("killed-after-5-s-2.32.3", True, "NCCL 2.32.3 holds no rank for dead; no answer from 1 rank: rank 1 of 2 (process 482 on 127.0.0.1)"),
+        ("killed-dead-2.32.3", False, "NCCL considers 1 process dead (no word for 60 s or more): rank 1 of 2 (process 482 on 127.0.0.1)"),
+        ("stopped-after-5-s-2.32.3", True, "NCCL 2.32.3 holds no rank for dead; no answer from 1 rank: rank 1 of 2 (process 747 on 127.0.0.1)"),
     ],
 )  # fmt: skip
 def test_real_answers(name: str, passes: bool, said: str) -> None:
-    """Of two H100s (`ras/README.md`)."""
+    """Of H100s (`ras/README.md`)."""
     verdict = judge(Ranks(parse((RECORDED / f"{name}.txt").read_bytes())))
     assert verdict.passed == passes
     assert verdict.reason.startswith(said)
