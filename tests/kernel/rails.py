@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import selectors
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from sglang_roce_entry.verbs.proof.prover import Running
 from tests.kernel.node import INFINIBAND, OUT, add_addresses, gid_table, ip, run, set_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tests.kernel.node import Command
 
@@ -165,6 +164,7 @@ def prove(rails_of: Mapping[int, VerbsRail]) -> Result:
     started = time.monotonic()
     waiting = proof.begin(1, started)
     began: float | None = None
+    memory_kib: dict[str, int] = {}
     while not proof.over:
         while waiting:
             index, line = waiting.pop(0)
@@ -179,6 +179,7 @@ def prove(rails_of: Mapping[int, VerbsRail]) -> Result:
         for index, one in errands.items():
             for answer in one.heard():
                 waiting += proof.took(index, *wire.split(answer), time.monotonic())
+        _weigh(errands.values(), memory_kib)
         waiting += proof.tick(time.monotonic())
     ended = time.monotonic()
     for one in errands.values():
@@ -191,8 +192,18 @@ def prove(rails_of: Mapping[int, VerbsRail]) -> Result:
         "seconds": ended - (began or started),
         "start_s": (began or ended) - started,
         "said": said,
-        "children": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        "memory_kib": memory_kib,
     }
+
+
+def _weigh(errands: Iterable[Errand], most_kib: dict[str, int]) -> None:
+    """Note how much of a process is in memory at most, and pinned now."""
+    for prover in [one._prover for one in errands]:
+        if isinstance(prover, Running) and prover._pid is not None:
+            for line in Path(f"/proc/{prover._pid}/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in {"VmHWM", "VmPin"}:
+                    most_kib[name] = max(most_kib.get(name, 0), int(value.split()[0]))
 
 
 def _apart(rails_of: Mapping[int, VerbsRail], *inside: str) -> Result:

@@ -16,11 +16,11 @@ import pytest
 
 from sglang_roce_entry.verbs import layouts
 from tests.layers import skip_or_fail
+from tests.verbs.stubs import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HEADER = Path("/usr/include/infiniband/verbs.h")
 #: The structures by their C names.
 STRUCTURES = {
     layouts.Gid: "union ibv_gid",

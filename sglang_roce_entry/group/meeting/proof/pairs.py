@@ -10,8 +10,8 @@ from sglang_roce_entry.group.meeting.comparison.compare import Member
 
 #: What one wave may hold: its lines pass the leader in some 0.5 s, so that no end waits for them in vain.
 WAVE_PAIRS = 2048
-#: What a port holds at once in the second try, when most ports hold nothing.
-_SECOND_PAIRS = 4
+#: What a port holds at once in the second try: two neighbours and a trial. Eight rails pin less than 1 MiB so.
+SECOND_PAIRS = 3
 
 PROVEN, LOSSY, FAILED, NOT_TRIED = "proven", "lossy", "failed", "not_tried"
 NEAR, FAR, BOTH = "near", "far", "both"
@@ -149,7 +149,7 @@ def _within_bounds(pairs: Sequence[Pair]) -> list[Pair]:
     busy: dict[Port, int] = {}
     kept: list[Pair] = []
     for pair in pairs:
-        if len(kept) < WAVE_PAIRS and all(busy.get(port, 0) < _SECOND_PAIRS for port in pair.ports):
+        if len(kept) < WAVE_PAIRS and all(busy.get(port, 0) < SECOND_PAIRS for port in pair.ports):
             kept.append(pair)
             busy.update({port: busy.get(port, 0) + 1 for port in pair.ports})
     return kept
