@@ -874,8 +874,9 @@ _MEETING = Group(
             "RDMA packets between two ports do not arrive, neither in a first try nor within 10 s in a second. "
             "The message names the node, or the two, and the direction.",
             "NCCL: `Got completion from peer ... status=12` (retries exceeded), without a name, minutes later.",
-            "ping -I OWN PEER; ip neigh; on the switch: ACLs of UDP port 4791",
-            "Let UDP port 4791 pass in both directions; look at VLAN, cabling and routes behind the leaf.",
+            "ping -I OWN PEER; ip neigh; on the switch: ACLs of UDP port 4791. InfiniBand: ibtracert",
+            "Let UDP port 4791 pass in both directions; look at VLAN, cabling and routes behind the leaf. "
+            "InfiniBand: both ports in one subnet, with a path for NCCL_IB_SL.",
         ),
         Entry(
             "RAIL_LARGE_LOST",
@@ -905,6 +906,28 @@ _MEETING = Group(
             "NCCL: `ibv_modify_qp failed with 22 Invalid argument`.",
             "show_gids; ip -br address",
             "Let both ends use RoCE v2 GIDs of one family: addresses of the rails, NCCL_IB_GID_INDEX.",
+        ),
+        Entry(
+            "RAIL_NO_SM",
+            "InfiniBand: no subnet manager has brought a port up (state INIT or ARMED) or given it a LID.",
+            "NCCL leaves the port out, or ends with status=12.",
+            "ibstat; sminfo; the log of the subnet manager",
+            "Start a subnet manager (opensm, UFM, a switch's own), or see why it does not reach this port.",
+        ),
+        Entry(
+            "RAIL_NO_PARTITION",
+            "The slot of the P_Key table that NCCL_IB_PKEY names (0, if it is not set) is not there, or the two "
+            "ports of a rail are in no common partition in which one of them is a full member.",
+            "NCCL: `ibv_modify_qp failed with 22 Invalid argument`, or status=12 minutes later.",
+            "cat /sys/class/infiniband/*/ports/*/pkeys/0 (upper bit: full member)",
+            "Let the subnet manager put all ports into one partition, and NCCL_IB_PKEY name its slot everywhere.",
+        ),
+        Entry(
+            "RAIL_LID_REFUSED",
+            "InfiniBand: the kernel refuses to connect a port to its peer's LID.",
+            "NCCL: `ibv_modify_qp failed with 22 Invalid argument`.",
+            "ibstat; show_gids",
+            "Compare LID and subnet prefix of both ports; see the subnet manager's log.",
         ),
         Entry(
             "RAIL_LOSSY",

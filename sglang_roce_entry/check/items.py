@@ -13,7 +13,7 @@ from sglang_roce_entry.host.check_facts import CheckFacts
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import OK as EXIT_OK
 from sglang_roce_entry.problems import Problem
-from sglang_roce_entry.verbs.looped import Loop
+from sglang_roce_entry.verbs.proof.looped import Loop
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 

@@ -7,8 +7,8 @@ from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.plan.proof import verbs_rail
 from sglang_roce_entry.report.folding import names_by_text
 from sglang_roce_entry.verbs.judgement import PROVEN
-from sglang_roce_entry.verbs.looped import Loop
 from sglang_roce_entry.verbs.messages import Rail
+from sglang_roce_entry.verbs.proof.looped import Loop
 
 _NAME = "loopback"
 _AGAIN = (

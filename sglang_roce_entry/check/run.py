@@ -44,7 +44,7 @@ from sglang_roce_entry.server.probe.sockets import (
 )
 from sglang_roce_entry.server.processes import process_of
 from sglang_roce_entry.server.running import Found, running_here
-from sglang_roce_entry.verbs.looped import prove_loops
+from sglang_roce_entry.verbs.proof.looped import prove_loops
 
 #: For all look-ups and connections together.
 DEADLINE_S = 10.0

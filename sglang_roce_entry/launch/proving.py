@@ -14,10 +14,10 @@ from sglang_roce_entry.verbs.judgement import OURS, THEIRS, TIMED_OUT, judge
 from sglang_roce_entry.verbs.messages import MalformedError, Seen, read
 from sglang_roce_entry.verbs.proof.prover import Running
 
-#: What NCCL fails on as well: what the kernel refuses at RTR, where NCCL makes the same call with the same values,
-#: and what does not arrive.
-_REFUSED = frozenset({"NO_NEIGHBOUR", "NO_ROUTE", "GID_REFUSED"})
-_NOT_ARRIVED = frozenset({"NO_WAY", "LARGE_LOST"})
+#: What NCCL fails on as well: what the kernel refuses at INIT and RTR, where NCCL makes the same calls with the
+#: same values, and what does not arrive.
+_REFUSED = frozenset({"NO_NEIGHBOUR", "NO_ROUTE", "GID_REFUSED", "LID_REFUSED", "PKEY_REFUSED"})
+_NOT_ARRIVED = frozenset({"NO_WAY", "NO_LID", "PKEY_DIFFERS", "LARGE_LOST"})
 _ENDS = {OURS: NEAR, THEIRS: FAR, BOTH: BOTH}
 _OTHER = {NEAR: FAR, FAR: NEAR}
 _OTHER_WAY = {"out": "in", "in": "out"}

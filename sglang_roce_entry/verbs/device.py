@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import resource
-from ctypes import POINTER, byref, c_int, c_size_t, c_uint8, c_void_p
+from ctypes import POINTER, byref, c_int, c_size_t, c_uint8, c_uint16, c_void_p
 from typing import Any
 
 from sglang_roce_entry.verbs import layouts as ibv
@@ -21,6 +21,7 @@ _CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ibv_dealloc_pd": (c_int, (c_void_p,)),
     "ibv_query_port": (c_int, (c_void_p, c_uint8, POINTER(ibv.PortAttributes))),
     "ibv_query_gid": (c_int, (c_void_p, c_uint8, c_int, POINTER(ibv.Gid))),
+    "ibv_query_pkey": (c_int, (c_void_p, c_uint8, c_int, POINTER(c_uint16))),
     "ibv_reg_mr": (POINTER(ibv.MemoryRegion), (c_void_p, c_void_p, c_size_t, c_int)),
     "ibv_dereg_mr": (c_int, (POINTER(ibv.MemoryRegion),)),
     "ibv_create_cq": (c_void_p, (c_void_p, c_int, c_void_p, c_void_p, c_int)),
@@ -33,7 +34,6 @@ _CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 _DEPTH = 4
 #: Never used where receives are posted before the peer may send: 0.64 ms, six times.
 _RNR_TIMER, _RNR_RETRIES = 12, 6
-_DEFAULT_PARTITION = 0
 
 
 class Verbs:
@@ -104,6 +104,12 @@ class Device:
         self.verbs("ibv_query_gid", self.context, port, index, byref(gid))
         return bytes(gid.raw).hex()
 
+    def partition(self, port: int, index: int) -> int:
+        """Return the P_Key in slot ``index`` of an InfiniBand port."""
+        pkey = c_uint16()
+        self.verbs("ibv_query_pkey", self.context, port, index, byref(pkey))
+        return int.from_bytes(bytes(pkey), "big")  # a __be16
+
     def close(self) -> None:
         """Give the domain and the context back."""
         self.verbs("ibv_dealloc_pd", self.domain)
@@ -159,11 +165,11 @@ class QueuePair:
             raise
         self.number = int(self._pair.contents.qp_num)
 
-    def to_init(self, port: int) -> None:
-        """RESET to INIT: receives may be posted from here on."""
+    def to_init(self, port: int, pkey_index: int) -> None:
+        """RESET to INIT, in the partition of this slot: receives may be posted from here on."""
         attributes = ibv.QpAttributes(
             qp_state=ibv.QPS_INIT,
-            pkey_index=_DEFAULT_PARTITION,
+            pkey_index=pkey_index,
             port_num=port,
             qp_access_flags=ibv.ACCESS_REMOTE_WRITE,
         )

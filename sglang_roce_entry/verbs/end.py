@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from sglang_roce_entry.verbs import layouts as ibv
+from sglang_roce_entry.verbs.addressing import UndecidedError, address_of_peer
 from sglang_roce_entry.verbs.device import Device, Memory, QueuePair
 from sglang_roce_entry.verbs.loading import VerbsError
 from sglang_roce_entry.verbs.messages import SMALL_BYTES, Offer, Rail, Seen
@@ -47,6 +48,7 @@ _CAUSES: dict[tuple[str, int], str] = {
     ("rtr", errno.EINVAL): "GID_REFUSED",
     ("rtr", errno.EADDRNOTAVAIL): "GID_REFUSED",
     ("rtr", errno.ENODATA): "GID_REFUSED",
+    ("rtr by LID", errno.EINVAL): "LID_REFUSED",
 }
 _OTHERWISE = {"list": "NO_PROVIDER", "ibv_create_qp": "QP_REFUSED", "ibv_query_gid": "NO_GID"}
 
@@ -99,14 +101,22 @@ class End:
         rail, device = self._rail, self._device
         self.step = "port"
         port = device.port(rail.port)
+        infiniband = port.link_layer == ibv.LINK_LAYER_INFINIBAND
+        if infiniband and port.state in (ibv.PORT_INIT, ibv.PORT_ARMED):
+            raise StoppedError("NO_SM", detail=f"state {port.state}, LID {port.lid}")
         if port.state != ibv.PORT_ACTIVE or port.active_mtu not in ibv.MTU_BYTES:
             raise StoppedError("PORT_DOWN", detail=f"state {port.state}, MTU {port.active_mtu}")
         gid = device.gid(rail.port, rail.gid_index)
         self._seen = replace(self._seen, gid=gid, state_after=port.state)
-        if not int(gid, 16):
+        if infiniband:
+            # Where a GRH is demanded, what has no LID need not be at fault.
+            lid = None if port.flags & ibv.QPF_GRH_REQUIRED else port.lid
+            self._seen = replace(self._seen, lid=lid, pkey=self._partition())
+        elif not int(gid, 16):
             raise StoppedError("NO_GID", detail=f"index {rail.gid_index} is empty")
         if rail.gid not in ("", gid):
             raise StoppedError("GID_MOVED", detail=f"index {rail.gid_index} holds {gid}")
+        self._port_flags = port.flags
         self.step = "memory"
         self._large = 2 * ibv.MTU_BYTES[port.active_mtu] + SMALL_BYTES
         self._target = _pages(2 * (SMALL_BYTES + self._large))  # from here on the pages are open to the peer
@@ -118,7 +128,7 @@ class End:
         self.step = "queue pair"
         self._pair = QueuePair(device)
         self._closers.append(self._pair.close)
-        self._pair.to_init(rail.port)
+        self._to_init(port.pkey_tbl_len)
         for number, (place, size) in enumerate(zip(self._into, (SMALL_BYTES, self._large), strict=False)):
             self._pair.receive(_RECEIVES + number, self._segment(place, size))
         return Offer(
@@ -130,7 +140,23 @@ class End:
             address=self._memory.address + self._target,
             large_bytes=self._large,
             nonce=os.urandom(16).hex(),
+            lid=port.lid if infiniband else None,
         )
+
+    def _partition(self) -> int | None:
+        with suppress(VerbsError):  # it only helps to name a fault
+            return self._device.partition(self._rail.port, self._rail.pkey_index)
+        return None
+
+    def _to_init(self, slots: int) -> None:
+        rail = self._rail
+        try:
+            self._pair.to_init(rail.port, rail.pkey_index)
+        except VerbsError as error:
+            if error.number == errno.EINVAL and rail.pkey_index >= slots:
+                detail = f"P_Key index {rail.pkey_index}, the port has {slots}"
+                raise StoppedError("PKEY_REFUSED", error.number, detail) from error
+            raise
 
     @property
     def _into(self) -> tuple[int, int, int]:
@@ -147,27 +173,32 @@ class End:
         to fail, so further tries follow, as in NCCL from 2.24 on (``IB_MQP_RETRY_CNT``).
         """
         self.step = "rtr"
+        if (own.lid is None) != (peer.lid is None):
+            raise StoppedError(
+                "PEER_OTHER_LINK", detail="a LID of one end only: an older launcher, or no InfiniBand"
+            )
+        try:
+            route = address_of_peer(self._rail, own, peer, self._port_flags)
+        except UndecidedError:
+            detail = "how NCCL addresses another subnet depends on its release, which is not known"
+            raise StoppedError("UNDECIDED", detail=detail) from None
         mtu = min(own.mtu, peer.mtu)
         self._seen = replace(self._seen, mtu_bytes=ibv.MTU_BYTES[mtu])
         for tries_left in reversed(range(self._times.connects)):
             try:
-                self._pair.to_rtr(self._route(peer), peer.qp_number, peer.psn, mtu)
+                self._pair.to_rtr(route, peer.qp_number, peer.psn, mtu)
                 break
             except VerbsError as error:
                 lost = error.number == errno.ETIMEDOUT
-                without = _route_errno(own.gid, peer.gid) if lost else 0
+                without = _route_errno(own.gid, peer.gid) if lost and own.lid is None else 0
                 if without:
                     raise StoppedError("NO_ROUTE", without, "of IP; the kernel's RDMA waited in vain") from error
                 if not lost or not tries_left:
-                    raise VerbsError("rtr", error.number) from error
+                    if peer.lid is None:
+                        raise VerbsError("rtr", error.number) from error
+                    raise VerbsError("rtr by LID", error.number, f"LID {peer.lid}") from error
         self.step = "rts"
         self._pair.to_rts(own.psn, self._times.timeout, self._times.retries)
-
-    def _route(self, peer: Offer) -> ibv.AddressHandle:
-        rail = self._rail
-        route = ibv.GlobalRoute(sgid_index=rail.gid_index, hop_limit=255, traffic_class=rail.traffic_class)
-        route.dgid.raw[:] = bytes.fromhex(peer.gid)
-        return ibv.AddressHandle(grh=route, is_global=1, port_num=rail.port, sl=rail.service_level)
 
     def send(self, own: Offer, peer: Offer) -> None:
         """Post the three messages."""

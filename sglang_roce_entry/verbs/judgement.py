@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_roce_entry.verbs import layouts as ibv
+from sglang_roce_entry.verbs.addressing import one_partition
 from sglang_roce_entry.verbs.messages import Seen
 
 PROVEN, LOSSY, FAILED, NOT_TRIED = "proven", "lossy", "failed", "not_tried"
@@ -14,7 +15,16 @@ OUT, IN = "out", "in"
 
 #: What this mechanism could not do, or was not let: nothing is known of the rail.
 _UNKNOWN = frozenset(
-    {"VERBS_FAILED", "QP_REFUSED", "NO_PROVIDER", "PEER_SILENT", "PEER_STOPPED", "PEER_MALFORMED"}
+    {
+        "VERBS_FAILED",
+        "QP_REFUSED",
+        "NO_PROVIDER",
+        "UNDECIDED",
+        "PEER_SILENT",
+        "PEER_STOPPED",
+        "PEER_MALFORMED",
+        "PEER_OTHER_LINK",
+    }
 )
 _OF_THE_PEER = "PEER_"
 #: Completions of what was not answered, and of what was posted behind it; -1: none came.
@@ -74,8 +84,21 @@ def _of_the_exchange(ours: Seen, theirs: Seen) -> Verdict:
     for cause, message in (("NO_WAY", 0), ("LARGE_LOST", 1)):  # nothing; small packets, and of large ones none
         out, back = bool(theirs.got[message]), bool(ours.got[message])
         if not out or not back:
-            return Verdict(FAILED, cause, direction=_direction(out, back))
+            way = _direction(out, back)
+            return (_of_infiniband(ours, theirs, way) if message == 0 else None) or Verdict(
+                FAILED, cause, direction=way
+            )
     return Verdict(LOSSY, "LOSSY", direction=_direction(theirs.complete, ours.complete))
+
+
+def _of_infiniband(ours: Seen, theirs: Seen, way: str) -> Verdict | None:
+    """Return what the subnet manager has left undone where nothing arrives, ``None`` if that is not known."""
+    without = [end for end, seen in ((OURS, ours), (THEIRS, theirs)) if seen.lid == 0]
+    if without:
+        return _fault("NO_LID", BOTH if len(without) > 1 else without[0])
+    if ours.pkey is None or theirs.pkey is None or one_partition(ours.pkey, theirs.pkey):
+        return None
+    return Verdict(FAILED, "PKEY_DIFFERS", direction=way)
 
 
 def _direction(out: bool, back: bool) -> str:

@@ -35,7 +35,7 @@ class Gid(Union):
 
 
 class PortAttributes(Structure):
-    """``struct ibv_port_attr`` to ``link_layer``.
+    """``struct ibv_port_attr`` to ``flags``, which were reserved and zero before rdma-core 16.
 
     ``port_cap_flags2`` came with rdma-core 22 (52 bytes), ``active_speed_ex`` with 49 (56). The exported
     ``ibv_query_port`` writes the first 48 bytes, whatever the release (``verbs.c``, ``__lib_query_port`` copies
@@ -47,8 +47,8 @@ class PortAttributes(Structure):
         *_all(c_uint32, "port_cap_flags max_msg_sz bad_pkey_cntr qkey_viol_cntr"),
         *_all(c_uint16, "pkey_tbl_len lid sm_lid"),
         *_all(c_uint8, "lmc max_vl_num sm_sl subnet_timeout init_type_reply"),
-        *_all(c_uint8, "active_width active_speed phys_state link_layer"),
-        ("room", c_uint8 * 81),
+        *_all(c_uint8, "active_width active_speed phys_state link_layer flags"),
+        ("room", c_uint8 * 80),
     )
 
 
@@ -202,7 +202,9 @@ SIZES: dict[type[Structure | Union], int] = {
 }
 
 MTU_BYTES = {1: 256, 2: 512, 3: 1024, 4: 2048, 5: 4096}  # enum ibv_mtu
-PORT_ACTIVE = 4  # enum ibv_port_state
+PORT_INIT, PORT_ARMED, PORT_ACTIVE = 2, 3, 4  # enum ibv_port_state
+LINK_LAYER_INFINIBAND = 1
+QPF_GRH_REQUIRED = 1  # enum ibv_query_port_flags
 ACCESS_LOCAL_WRITE, ACCESS_REMOTE_WRITE = 1, 2  # enum ibv_access_flags
 QPT_RC = 2  # enum ibv_qp_type
 SEND_SIGNALED = 2  # enum ibv_send_flags

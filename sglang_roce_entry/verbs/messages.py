@@ -28,7 +28,8 @@ class Rail:
     """A port as NCCL will use it.
 
     ``gid`` is what the index held when it was decided, in 32 digits ("": any); ``node`` the file of its device in
-    ``/dev/infiniband``.
+    ``/dev/infiniband``. ``addressing`` is NCCL's way with InfiniBand (:mod:`~sglang_roce_entry.verbs.addressing`),
+    "": its release is not known.
     """
 
     device: str
@@ -38,6 +39,8 @@ class Rail:
     node: str = ""
     traffic_class: int = 0
     service_level: int = 0
+    pkey_index: int = 0
+    addressing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Offer:
     """How an end is reached.
 
     Queue pair and first packet number; GID and MTU (``enum ibv_mtu``) of its port; key and address of what may be
-    written to; what its messages are made from.
+    written to; what its messages are made from; over InfiniBand the LID of its port, which older launchers do not
+    know of.
     """
 
     qp_number: int
@@ -56,6 +60,7 @@ class Offer:
     address: int
     large_bytes: int
     nonce: str
+    lid: int | None = None
 
 
 Three = tuple[int, int, int]
@@ -68,6 +73,7 @@ class Seen:
     ``cause`` is what stopped it by itself, empty where nothing did; ``step`` the last it came to, ``number`` the
     errno. ``sent``: the status of the completion of each message (-1: none came); ``got``: how many of the bytes
     ``want`` of the peer's are in memory, from the first on. The port's state and GID are those after the exchange.
+    ``lid`` and ``pkey``: over InfiniBand, if they are known.
     """
 
     device: str
@@ -85,6 +91,8 @@ class Seen:
     state_after: int = 0
     gid_after: str = ""
     seconds: float = 0.0
+    lid: int | None = None
+    pkey: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -97,6 +105,10 @@ Message = Offer | Seen | str
 
 def _number(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
+
+
+def _unless_absent(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
 
 
 def _digits(*lengths: int) -> Callable[[Any], bool]:
@@ -112,7 +124,7 @@ def _three(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(one, value))
 
 
-_U24, _U32, _U64 = (1 << 24) - 1, (1 << 32) - 1, (1 << 64) - 1
+_U16, _U24, _U32, _U64 = (1 << 16) - 1, (1 << 24) - 1, (1 << 32) - 1, (1 << 64) - 1
 _OFFER: Mapping[str, Callable[[Any], bool]] = {
     "qp_number": _number(0, _U24),
     "psn": _number(0, _U24),
@@ -122,6 +134,7 @@ _OFFER: Mapping[str, Callable[[Any], bool]] = {
     "address": _number(1, _U64),
     "large_bytes": _number(SMALL_BYTES, LARGEST_BYTES),
     "nonce": _digits(32),
+    "lid": _unless_absent(_number(0, _U16)),
 }
 _SEEN: Mapping[str, Callable[[Any], bool]] = {
     "device": _text(64),
@@ -139,6 +152,8 @@ _SEEN: Mapping[str, Callable[[Any], bool]] = {
     "state_after": _number(0, 255),
     "gid_after": _digits(0, 32),
     "seconds": lambda value: isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < 1e6,
+    "lid": _unless_absent(_number(0, _U16)),
+    "pkey": _unless_absent(_number(0, _U16)),
 }
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import selectors
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Rail
 from sglang_roce_entry.group.meeting.proof.errand import Errand
 from sglang_roce_entry.group.meeting.proof.found import judge_proof, status_of
 from sglang_roce_entry.group.meeting.proof.pairs import Nodes
-from sglang_roce_entry.group.meeting.proof.relay import Proof
-from sglang_roce_entry.launch.proving import judged
 from sglang_roce_entry.verbs.messages import Rail as VerbsRail
 from sglang_roce_entry.verbs.proof.prover import Running
 from tests.kernel.node import INFINIBAND, OUT, add_addresses, gid_table, ip, run, set_sysctl
+from tests.verbs.provers import Provers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -154,44 +150,22 @@ def prove(rails_of: Mapping[int, VerbsRail]) -> Result:
         index: (Rail(one.device, 1, "10.0.0.0/24", f"10.0.0.{index + 1}", one.gid_index, 100.0, 1024, proof=True),)
         for index, one in rails_of.items()
     }
-    proof = Proof(Nodes(cards, dict.fromkeys(cards)), judged)
-    said: list[str] = []
-
-    def errand(rail: VerbsRail) -> Errand:
-        return Errand(lambda: Running((rail,), {"PATH": "/usr/bin"}, 90.0), said.append)
-
-    errands = {index: errand(rail) for index, rail in rails_of.items()}
-    started = time.monotonic()
-    waiting = proof.begin(1, started)
-    began: float | None = None
     memory_kib: dict[str, int] = {}
-    while not proof.over:
-        while waiting:
-            index, line = waiting.pop(0)
-            began = began or (time.monotonic() if line.startswith(wire.PAIRS) else None)
-            for answer in errands[index].told(*wire.split(line)):
-                waiting += proof.took(index, *wire.split(answer), time.monotonic())
-        with selectors.DefaultSelector() as select:
-            for one in errands.values():
-                if one.fileno() >= 0:
-                    select.register(one, selectors.EVENT_READ)
-            select.select(0.2)
-        for index, one in errands.items():
-            for answer in one.heard():
-                waiting += proof.took(index, *wire.split(answer), time.monotonic())
-        _weigh(errands.values(), memory_kib)
-        waiting += proof.tick(time.monotonic())
-    ended = time.monotonic()
-    for one in errands.values():
-        one.close()
+    provers = Provers(
+        Nodes(cards, dict.fromkeys(cards)),
+        {index: (one,) for index, one in rails_of.items()},
+        {"PATH": "/usr/bin"},
+        lambda errands: _weigh(errands, memory_kib),
+    )
+    proof = provers.run()
     outcomes = {f"{pair.near}-{pair.far}": (*status_of(one), asdict(one)) for pair, one in proof.outcomes.items()}
     problems = judge_proof(proof.results(), {})
     return {
         "outcomes": outcomes,
         "problems": [[one.severity, one.code, one.message] for one in problems],
-        "seconds": ended - (began or started),
-        "start_s": (began or ended) - started,
-        "said": said,
+        "seconds": provers.seconds,
+        "start_s": provers.start_s,
+        "said": provers.said,
         "memory_kib": memory_kib,
     }
 

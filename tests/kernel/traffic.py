@@ -95,7 +95,7 @@ def make_queue_pairs() -> None:
     def make(device: str, stays: bool) -> None:
         pair = QueuePair(Device(verbs, device))
         kept.append(pair)
-        pair.to_init(1)
+        pair.to_init(1, 0)
         if stays:
             for_ever.wait()
 

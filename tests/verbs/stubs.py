@@ -1,4 +1,4 @@
-"""Two libibverbs of the tests' own, compiled here; `LD_LIBRARY_PATH` puts one before the machine's."""
+"""Three libibverbs of the tests' own, compiled here; `LD_LIBRARY_PATH` puts one before the machine's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def carrying_library(folder: Path) -> Path:
     if not HEADER.exists():
         skip_or_fail("verbs", "needs <infiniband/verbs.h> (Debian: libibverbs-dev)")
     return _library("carrying.c", folder)
+
+
+def subnet_library(folder: Path) -> Path:
+    """Compile the one of an InfiniBand subnet, which carries from one process to another; return that folder."""
+    if not HEADER.exists():
+        skip_or_fail("verbs", "needs <infiniband/verbs.h> (Debian: libibverbs-dev)")
+    return _library("subnet.c", folder)
 
 
 def _library(source: str, folder: Path, *options: str) -> Path:

@@ -50,6 +50,32 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], Verdict]] = {
         {"got": (0, 0, 0)},
         Verdict("failed", "LINK_DOWN", "ours"),
     ),
+    "their port has no LID": (
+        {**NOTHING, "lid": 3, "pkey": 0xFFFF},
+        {**NOTHING, "lid": 0, "pkey": 0xFFFF},
+        Verdict("failed", "NO_LID", "theirs"),
+    ),
+    "neither port has a LID": (
+        {**NOTHING, "lid": 0},
+        {**NOTHING, "lid": 0},
+        Verdict("failed", "NO_LID", "both"),
+    ),
+    "a port without a LID that carries all": ({"lid": 0}, {"lid": 3}, Verdict("proven")),
+    "two limited members of a partition": (
+        {**NOTHING, "lid": 3, "pkey": 0x0005},
+        {**NOTHING, "lid": 4, "pkey": 0x0005},
+        Verdict("failed", "PKEY_DIFFERS", direction="both"),
+    ),
+    "one partition, or one that is not known": (
+        {**NOTHING, "lid": 3, "pkey": 0x8005},
+        {**NOTHING, "lid": 4},
+        Verdict("failed", "NO_WAY", direction="both"),
+    ),
+    "another partition that lets large packets alone not pass": (
+        {"sent": (0, 12, 5), "lid": 3, "pkey": 0x8005},
+        {"got": (64, 0, 0), "lid": 4, "pkey": 0x8006},
+        Verdict("failed", "LARGE_LOST", direction="out"),
+    ),
     "their address is gone": (NOTHING, {**NOTHING, "gid_after": OTHER}, Verdict("failed", "GID_MOVED", "theirs")),
     "other bytes": ({}, {"got": (64, 7, 2112)}, Verdict("failed", "WRONG_DATA", direction="out")),
     "no neighbour": (

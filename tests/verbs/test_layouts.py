@@ -45,7 +45,7 @@ RENAMED = {
     "rkey": "wr.rdma.rkey",
     **dict.fromkeys(("halves", "room", "tail", "before_poll_cq", "before_post_send", "after_post_recv")),
 }
-PREFIXES = ("QPT_", "QPS_", "QP_", "WC_", "WR_", "ACCESS_", "SEND_", "PORT_")
+PREFIXES = ("QPT_", "QPS_", "QP_", "WC_", "WR_", "ACCESS_", "SEND_", "PORT_", "LINK_", "QPF_")
 COMPILERS = {
     "x86_64": ("gcc", "objcopy", "gcc binutils"),
     "aarch64": (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sglang_roce_entry.verbs.judgement import Verdict
-from sglang_roce_entry.verbs.looped import Loop, prove_loops, read_loops
 from sglang_roce_entry.verbs.messages import Rail, Seen, written
+from sglang_roce_entry.verbs.proof.looped import Loop, prove_loops, read_loops
 from tests.verbs.stubs import stub_library
 
 RAILS = (Rail("mlx5_0", 1, 3), Rail("mlx5_1", 1, 3))

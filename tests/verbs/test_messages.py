@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from sglang_roce_entry.verbs.messages import (
     written,
 )
 
-OFFER = Offer((1 << 24) - 1, 0, "f" * 32, 5, (1 << 32) - 1, (1 << 64) - 1, 8256, "0" * 32)
+OFFER = Offer((1 << 24) - 1, 0, "f" * 32, 5, (1 << 32) - 1, (1 << 64) - 1, 8256, "0" * 32, (1 << 16) - 1)
 SEEN = Seen(
     "mlx5_0", 1, "0" * 32, 4096, "NO_WAY", "send", 110, "d" * 400, (12, 5, -1), 7, (0, 1, 2), (64, 2, 2), 4
 )
@@ -43,7 +43,8 @@ def test_what_is_written_is_read(message: Message) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, wrong) for name in asdict(OFFER) for wrong in WRONG),
+        *((name, wrong) for name in asdict(OFFER) for wrong in WRONG if (name, wrong) != ("lid", None)),
+        ("lid", 1 << 16),
         *(("qp_number", 1 << 24), ("mtu", 0), ("mtu", 6), ("address", 0), ("address", 1 << 64), ("rkey", 1 << 32)),
         *(("large_bytes", 63), ("large_bytes", 8257), ("gid", "F" * 32), ("gid", "0" * 31), ("nonce", "é" * 32)),
     ],
@@ -52,6 +53,14 @@ def test_an_offer_with_one_wrong_value_is_refused(name: str, value: object) -> N
     document = {"kind": "offer", **asdict(OFFER), name: value}
     with pytest.raises(MalformedError):
         read(json.dumps(document).encode())
+
+
+def test_what_an_older_launcher_writes_is_read() -> None:
+    older = {"kind": "offer", **asdict(OFFER)}
+    del older["lid"]
+    assert read(json.dumps(older).encode()) == replace(OFFER, lid=None)
+    seen = {name: value for name, value in asdict(SEEN).items() if name not in ("lid", "pkey")}
+    assert read(json.dumps({"kind": "seen", **seen}).encode()) == SEEN
 
 
 @pytest.mark.parametrize(

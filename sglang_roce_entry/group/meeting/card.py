@@ -37,7 +37,7 @@ class Rail:
     """One used port, in the order of the GPUs it serves. ``None``: not known.
 
     ``routed``: its node has a gateway on it, so that it may reach networks that it is not in. ``proof``: whether
-    NCCL needs it, where its node can prove it.
+    NCCL needs it, where its node can prove it. ``lid`` is of InfiniBand alone, whose network is the subnet.
     """
 
     device: str
@@ -49,6 +49,7 @@ class Rail:
     roce_mtu: int | None
     routed: bool | None = None
     proof: bool | None = None
+    lid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,11 +291,11 @@ def _number_or_none(document: Mapping[str, Any], name: str, lowest: float, highe
 
 def _rail(document: Any) -> Rail:
     """Return one rail; there are 80,000 in the largest groups, so the checks are few and in one place."""
-    device, port, network, gid, index, rate, mtu, routed, proof = map(document.get, _RAIL)
+    device, port, network, gid, index, rate, mtu, routed, proof, lid = map(document.get, _RAIL)
     for text in (device, network, gid):
         if text is not None and type(text) is not str:
             raise BadCard("a name, network or address of a rail is not a text")
-    for number, highest in ((port, 255), (index, 65535), (mtu, 65536)):
+    for number, highest in ((port, 255), (index, 65535), (mtu, 65536), (lid, 65535)):
         if number is not None and (type(number) is not int or not 0 <= number <= highest):
             raise BadCard("a number of a rail is not one, or out of range")
     if rate is not None and (type(rate) not in (int, float) or not 0 <= rate <= 1e6):
@@ -309,6 +310,7 @@ def _rail(document: Any) -> Rail:
         mtu,
         routed if type(routed) is bool else None,
         proof if type(proof) is bool else None,
+        lid,
     )
 
 

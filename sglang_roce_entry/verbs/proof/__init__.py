@@ -1,1 +1,1 @@
-"""All rails of a node, proven against those of its peers, in one process."""
+"""Rails proven: those of a node against its peers' in one process, and each port against itself in another."""

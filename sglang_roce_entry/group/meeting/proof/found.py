@@ -7,9 +7,10 @@ not arrive in a second, patient try either, on a rail that NCCL needs. All else 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sglang_roce_entry.group.meeting.comparison.verdict import listed
+from sglang_roce_entry.group.meeting.proof.faults import Fault, fault_of
 from sglang_roce_entry.group.meeting.proof.pairs import (
     BOTH,
     FAILED,
@@ -29,89 +30,9 @@ from sglang_roce_entry.natural import runs_of
 from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, errors_first, rdma_value, shortened
 
 #: Causes of which the end that has seen them need not be the one that has them.
-_OF_TWO = ("NO_NEIGHBOUR", "GID_REFUSED", "PEER_")
+_OF_TWO = ("NO_NEIGHBOUR", "GID_REFUSED", "LID_REFUSED", "PEER_")
 #: Pairs of nodes of which the same is true, that are named.
 _MOST_PAIRS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A code, what is said of a rail that has it, and what to do."""
-
-    code: str
-    what: str
-    hint: str
-
-
-_ABSENT = Fault(
-    "RAIL_NO_DEVICE",
-    "the verbs device cannot be opened",
-    "grant the pod its RDMA device, and install the card's verbs provider, of libibverbs' own release: --check",
-)
-_MOVED = Fault(
-    "RAIL_GID_MOVED",
-    "its GID index does not hold the GID that was decided",
-    "its addresses have just changed: see who configures the interface (ip monitor address), and start again",
-)
-_DOWN = Fault(
-    "RAIL_LINK_DOWN",
-    "its port is down",
-    "check the cable, the transceiver and the switch port: rdma link; ethtool NETDEV",
-)
-_UNSOUND = Fault(
-    "RAIL_UNSOUND",
-    "what arrived is not what was sent, or the HCA refused it",
-    "run ibv_rc_pingpong -g INDEX between the two ports; update the NIC's firmware and rdma-core",
-)
-_NOT_PROVEN = Fault(
-    "RAIL_NOT_PROVEN",
-    "it could not be tried",
-    "run ibv_rc_pingpong -g INDEX between the two ports by hand; without the proof: --prove-rails off",
-)
-_FAULTS: Mapping[str, Fault] = {
-    "NO_NEIGHBOUR": Fault(
-        "RAIL_NO_NEIGHBOUR",
-        "no neighbour answers for the peer's address",
-        "look at ip neigh on both nodes, then at the VLAN and the switch port of this rail, or at its gateway",
-    ),
-    "NO_ROUTE": Fault(
-        "RAIL_NO_ROUTE",
-        "there is no route to the peer's address",
-        "give the rail's interface a route, or a policy rule, to the peers' network: ip route get PEER from OWN",
-    ),
-    "GID_REFUSED": Fault(
-        "RAIL_GID_REFUSED",
-        "the kernel refuses to connect the two GIDs",
-        "look at the GIDs of both ends: one family, RoCE v2, and an interface that is up (show_gids, ip address)",
-    ),
-    "NO_WAY": Fault(
-        "RAIL_NO_WAY",
-        "nothing arrives",
-        "let UDP port 4791 pass (firewall, ACL), and look at VLAN, cabling and routes behind the leaf: "
-        "ping -I OWN PEER",
-    ),
-    "LARGE_LOST": Fault(
-        "RAIL_LARGE_LOST",
-        "64 bytes arrive, full packets do not",
-        "give every switch and link on the way the MTU of the interfaces (4200 for RoCE 4096): "
-        "ping -M do -s 4100 -I OWN PEER",
-    ),
-    "LOSSY": Fault(
-        "RAIL_LOSSY",
-        "packets are lost on the way",
-        "look at discards and pauses of the port and its switch (ethtool -S), and at the cable's error counters",
-    ),
-    "MEMLOCK": Fault(
-        "RAIL_MEMLOCK",
-        "no memory can be locked for it",
-        "add securityContext.capabilities.add: [IPC_LOCK], or raise the memlock limit of the runtime",
-    ),
-    **dict.fromkeys(("GID_MOVED", "NO_GID"), _MOVED),
-    **dict.fromkeys(("PORT_DOWN", "LINK_DOWN"), _DOWN),
-    **dict.fromkeys(("DEVICE_DENIED", "NO_DEVICE_NODE", "NO_PROVIDER"), _ABSENT),
-    **dict.fromkeys(("REFUSED_KEY", "WRONG_DATA"), _UNSOUND),
-}
-_LATE = replace(_FAULTS["LOSSY"], what="it carried everything only at the second, patient try")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +70,7 @@ def judge_proof(proven: Proven, pods: Mapping[int, str]) -> tuple[Problem, ...]:
         status, cause = status_of(outcome)
         if status == PROVEN:
             continue
-        fault = _LATE if cause == "LATE" else _FAULTS.get(cause, _NOT_PROVEN)
+        fault = fault_of(cause, infiniband=proven.nodes.by_lid(pair))
         fatal = _fatal(pair, outcome, proven.nodes)
         subjects, between = _subjects(pair, outcome, good)
         for subject in subjects:
@@ -221,7 +142,8 @@ def _where(cases: Sequence[_Case], pair: Pair, nodes: Nodes, pods: Mapping[int, 
 
 def _named(index: int, pair: Pair, nodes: Nodes, pods: Mapping[int, str]) -> str:
     rail = nodes.rails[index][pair.position]
-    return f"{listed([index], pods)} {rail.device}:{rail.port} {rail.gid}"
+    address = f"LID {rail.lid}" if rail.lid is not None else rail.gid
+    return f"{listed([index], pods)} {rail.device}:{rail.port} {address}"
 
 
 def _direction(outcome: Outcome, pair: Pair) -> str:

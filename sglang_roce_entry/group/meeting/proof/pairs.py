@@ -16,7 +16,9 @@ SECOND_PAIRS = 3
 PROVEN, LOSSY, FAILED, NOT_TRIED = "proven", "lossy", "failed", "not_tried"
 NEAR, FAR, BOTH = "near", "far", "both"
 #: Faults without an answer: a busy CPU or a burst can look like them, so that they are tried again with patience.
-SILENT = frozenset({"NO_NEIGHBOUR", "NO_WAY", "LARGE_LOST", "LOSSY", "WRONG_DATA", "PEER_SILENT"})
+SILENT = frozenset(
+    {"NO_NEIGHBOUR", "NO_WAY", "NO_LID", "PKEY_DIFFERS", "LARGE_LOST", "LOSSY", "WRONG_DATA", "PEER_SILENT"}
+)
 
 Port = tuple[int, int]
 
@@ -63,6 +65,7 @@ class Nodes:
     def fit(self, pair: Pair) -> bool:
         """Return whether a rail can be proven: both prove it, in one network or over gateways, on two machines.
 
+        The network of an InfiniBand rail is its subnet.
         What differs otherwise is compared, and no fault of the fabric.
         """
         machine, other = self.machines[pair.near], self.machines[pair.far]
@@ -74,8 +77,14 @@ class Nodes:
         near, far = (rails[pair.position] for rails in both)
         if near.proof is None or far.proof is None or near.gid is None or far.gid is None:
             return False
+        if (near.lid is None) != (far.lid is None):
+            return False
         routed = near.routed is True and far.routed is True
         return near.network is not None and (near.network == far.network or routed)
+
+    def by_lid(self, pair: Pair) -> bool:
+        """Return whether it is a rail of InfiniBand."""
+        return any(self.rails[index][position].lid is not None for index, position in pair.ports)
 
     def counts(self, pair: Pair) -> bool:
         """Return whether NCCL needs this rail on both nodes: the GPUs in use are nearest to it."""

@@ -35,7 +35,7 @@ class Loop:
 def prove_loops(rails: Sequence[Rail], environ: Mapping[str, str], deadline_s: float = DEADLINE_S) -> list[Loop]:
     """Return the outcome of each rail. A provider that crashes or hangs is one, never an exception."""
     work = json.dumps([asdict(rail) for rail in rails])
-    return read_loops(rails, run_apart("looped", [str(deadline_s), work], environ, deadline_s))
+    return read_loops(rails, run_apart("proof.looped", [str(deadline_s), work], environ, deadline_s))
 
 
 def read_loops(rails: Sequence[Rail], ended: Ended) -> list[Loop]:
