@@ -900,6 +900,15 @@ _MEETING = Group(
             "Give the rail a route, or a policy rule with a table, to the networks of its peers.",
         ),
         Entry(
+            "RAIL_ACROSS",
+            "NCCL_CROSS_NIC=1, or PXN that is switched off, has NCCL connect a rail to rails of other positions, "
+            "and these do not reach each other: no gateway leads from network to network, or RDMA does not pass.",
+            "NCCL: `ibv_modify_qp failed with 110 Connection timed out`, or status=12, from a number of nodes on.",
+            "ip route get PEER_RAIL_ADDRESS from OWN_RAIL_ADDRESS, for two different rails",
+            "NCCL_CROSS_NIC=0 on all nodes keeps NCCL to rails of one position. Or route the rails' networks to "
+            "each other, where the fabric connects them.",
+        ),
+        Entry(
             "RAIL_GID_REFUSED",
             "The kernel refuses to connect the GIDs of the two ends: their families or types differ, or the "
             "interface of one is gone.",

@@ -234,7 +234,7 @@ class Gathering:
         off = self.launch.request.settings.prove_rails == "off"
         if off or gathered.proven is not None or gathered.absent or self.remaining_s <= 0:
             return None
-        proof = Proof(nodes_of(gathered.members), judged)
+        proof = Proof(nodes_of(gathered.members, gathered.commons), judged)
         return proof if proof.pairs else None
 
     def _prover(self) -> Prover:

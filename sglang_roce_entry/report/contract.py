@@ -40,7 +40,7 @@ _DIFFERENCE: Shape = {
     "code": _TEXT,
     "message": _TEXT,
 }
-_RESULT: Shape = {
+_RESULT: dict[str, Any] = {
     "position": _INDEX,
     "from": _INDEX,
     "to": _INDEX,
@@ -65,6 +65,7 @@ def is_rehearsal(document: Any) -> bool:
     """Return whether ``document`` has all of the contract of ``--rehearse=json``, format 1; there may be more."""
     return (
         _fits(document, _REHEARSAL)
+        and _fits(document.get("across", []), [{**_RESULT, "to_position": _INDEX}])
         and all(_fits(one["odd"] or [], [_INDEX]) for one in document["differences"])
         and all(node["refusal"] is None or _fits(node["refusal"], _REFUSAL) for node in document["nodes"])
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_roce_entry.group.meeting.comparison.compare import Member
 from sglang_roce_entry.group.meeting.proof.found import status_of
-from sglang_roce_entry.group.meeting.proof.pairs import FAILED, LOSSY, NOT_TRIED, PROVEN, Pair, ring_of
+from sglang_roce_entry.group.meeting.proof.pairs import FAILED, LOSSY, NOT_TRIED, PROVEN, Outcome, Pair, ring_of
 from sglang_roce_entry.group.meeting.proof.relay import Proven
 from sglang_roce_entry.natural import runs_of
 
@@ -21,16 +21,25 @@ def rails_document(members: Sequence[Member], proven: Proven | None) -> list[dic
 
     ``direction`` is ``out`` from ``from`` to ``to``, ``in`` the other way, or ``both``.
     """
-    rows = {}
-    for pair, outcome in proven or ():
-        status, cause = status_of(outcome)
-        rows[pair] = _row(pair, status, cause or None, outcome.direction or None, outcome.seconds, outcome.detail)
+    rows = {pair: _row_of(pair, outcome) for pair, outcome in proven or ()}
     rails = {member.card.index: len(member.card.own.rails) for member in members}
     for near, far in ring_of(rails):
         for position in range(min(rails[near], rails[far])):
             pair = Pair(position, near, far)
             rows.setdefault(pair, _row(pair, NOT_TRIED, None, None, None, _COMPARED))
     return [rows[pair] for pair in sorted(rows, key=lambda pair: (pair.near, pair.far, pair.position))]
+
+
+def across_document(proven: Proven | None) -> dict[str, list[dict[str, Any]]]:
+    """Return ``across``, what came of rails of other positions; nothing where none were tried."""
+    tried = proven.across if proven is not None else []
+    rows = [{**_row_of(pair, outcome), "to_position": pair.ports[1][1]} for pair, outcome in tried]
+    return {"across": rows} if rows else {}
+
+
+def _row_of(pair: Pair, outcome: Outcome) -> dict[str, Any]:
+    status, cause = status_of(outcome)
+    return _row(pair, status, cause or None, outcome.direction or None, outcome.seconds, outcome.detail)
 
 
 def _row(
@@ -70,6 +79,14 @@ def rail_lines(rails: Sequence[Mapping[str, Any]]) -> list[str]:
     table += [(",".join(runs_of(alike)), *row) for row, alike in list(rows.items())[:_MOST_ROWS]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+
+
+def across_lines(across: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line on rails of other positions, none where none were tried."""
+    passed = sum(one["status"] in (PROVEN, LOSSY) for one in across)
+    return (
+        [f"rails across, each to the next one of its neighbours: {passed} of {len(across)} pass"] if across else []
+    )
 
 
 def results_by_end(rails: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[Mapping[str, Any]]]:

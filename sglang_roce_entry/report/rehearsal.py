@@ -23,7 +23,7 @@ from sglang_roce_entry.problems import OK, EntryError
 from sglang_roce_entry.report.contract import is_rehearsal
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
-from sglang_roce_entry.report.rail_table import rail_lines, rails_document
+from sglang_roce_entry.report.rail_table import across_document, across_lines, rail_lines, rails_document
 
 #: What the document says of releases, in this order.
 _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
@@ -60,6 +60,7 @@ def document(
             for edge in gathered.edges
         ],
         "rails": rails_document(members, gathered.proven),
+        **across_document(gathered.proven),
         "problems": [problem_document(problem) for problem in verdict.problems],
         "exit_code": verdict.exit_code,
     }
@@ -183,7 +184,7 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
     ]
     failed = [one for one in shown["reach"] if not one["ok"]]
     lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
-    lines += rail_lines(shown["rails"])
+    lines += [*rail_lines(shown["rails"]), *across_lines(shown.get("across", ()))]
     return [one_line(line) for line in lines]
 
 

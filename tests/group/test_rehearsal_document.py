@@ -181,7 +181,7 @@ def test_nothing_that_was_sent_is_printed_raw() -> None:
         None, b"", b"{}", b"[]", b"null", b"3", b"[" * 90_000, b"\xff",
         *(
             json.dumps({**rehearsed(group(2)), name: value}).encode()
-            for name in ("nodes", "problems", "exit_code", "reach", "rails")
+            for name in ("nodes", "problems", "exit_code", "reach", "rails", "across")
             for value in NO_PART
         ),
     ],

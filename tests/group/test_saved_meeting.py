@@ -46,7 +46,7 @@ def proven(*broken: int, cause: str = "NO_WAY") -> Saved:
     meeting = saved(one, edges=GAP[:1])
     assert meeting.gathered is not None
     fabric = Fabric(
-        nodes_of(meeting.gathered.members),
+        nodes_of(meeting.gathered.members, meeting.gathered.commons),
         lambda position, ends, _patient: cause if position == 2 and ends & set(broken) else "proven",
     )
     return replace(meeting, gathered=replace(meeting.gathered, proven=fabric.run().results()))

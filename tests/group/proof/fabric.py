@@ -46,7 +46,10 @@ def judged(near: bytes | None, far: bytes | None) -> Outcome:
 
 @dataclass
 class Fabric:
-    """``fault`` gives what happens to a pair: by rail, its two members, and whether it is tried with patience."""
+    """``fault`` gives what happens to a pair: by rail, its two members, and whether it is tried with patience.
+
+    Of two different rails it is asked with -1.
+    """
 
     nodes: Nodes
     fault: Callable[[int, frozenset[int], bool], str] = lambda *_: "proven"
@@ -60,7 +63,7 @@ class Fabric:
     now_s: float = 0.0
     #: What has been begun: rail, members, and whether with patience.
     begun: list[tuple[int, frozenset[int], bool]] = field(default_factory=list)
-    _waiting: dict[int, int] = field(default_factory=dict)
+    _waiting: dict[int, tuple[int, int]] = field(default_factory=dict)
     _begun_s: float = 0.0
 
     def run(self) -> Proof:
@@ -73,7 +76,7 @@ class Fabric:
                     lines += proof.took(member, *wire.split(answer), self.now_s)
             self.now_s += 0.5
             late = [] if self.now_s < self._begun_s + 8 else list(self._waiting.items())
-            for pair, index in late:
+            for pair, (index, _) in late:
                 del self._waiting[pair]
                 lines += proof.took(index, wire.SEEN, b"7 %d PEER_SILENT" % pair, self.now_s)
             assert self.now_s < 200, "it does not end"
@@ -99,12 +102,13 @@ class Fabric:
         answers = []
         for pair, position, patient in rows:
             self._begun_s = self.now_s
-            other = self._waiting.pop(pair, None)
-            if other is None:
-                self._waiting[pair] = index
+            waiting = self._waiting.pop(pair, None)
+            if waiting is None:
+                self._waiting[pair] = index, position
                 continue
-            ends = frozenset((index, other))
-            self.begun.append((position, ends, bool(patient)))
-            what = self.fault(position, ends, bool(patient)).encode()
+            other, its_position = waiting
+            ends, of_rail = frozenset((index, other)), position if position == its_position else -1
+            self.begun.append((of_rail, ends, bool(patient)))
+            what = self.fault(of_rail, ends, bool(patient)).encode()
             answers += [(end, b"SEEN %s %d %s" % (number, pair, what)) for end in ends]
         return answers

@@ -19,7 +19,7 @@ def rows(size: int, fault: Callable[[int, frozenset[int], bool], str], *, proves
         rail(index, position, needed=True if proves is None or index < proves else None) for position in range(3)
     ))  # fmt: skip
     members = many.members()
-    return rails_document(members, Fabric(nodes_of(members), fault).run().results())
+    return rails_document(members, Fabric(nodes_of(members, {}), fault).run().results())
 
 
 def test_whole_rails_are_one_line() -> None:

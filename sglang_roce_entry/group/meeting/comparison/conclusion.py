@@ -9,6 +9,7 @@ from sglang_roce_entry.group.meeting.comparison.compare import Rules, judge
 from sglang_roce_entry.group.meeting.comparison.reach import judge_reach
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import AHEAD, sentence
+from sglang_roce_entry.group.meeting.proof.across import judge_across
 from sglang_roce_entry.group.meeting.proof.found import judge_proof
 from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.problems import DEADLINE, Problem, error, errors_first, hardened, warning
@@ -23,7 +24,8 @@ def conclude(gathered: Gathered, rules: Rules, size: int, deadline_s: float, *, 
     problems = [*verdict.problems, *judge_reach(gathered.edges, gathered.members)]
     if gathered.proven is not None:
         pods = {member.card.index: member.card.pod for member in gathered.members}
-        problems += hardened(judge_proof(gathered.proven, pods), strict=rules.strict)
+        proof = (*judge_proof(gathered.proven, pods), *judge_across(gathered.proven, pods))
+        problems += hardened(proof, strict=rules.strict)
     ahead = [one for one in gathered.absent if one.state == AHEAD]
     if ahead:
         problems.append(_went_ahead("; ".join(map(str, ahead))))

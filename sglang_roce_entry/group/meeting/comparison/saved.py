@@ -117,12 +117,14 @@ def _proof_rows(proven: Proven | None) -> dict[str, list[dict[str, Any]]]:
     if proven is None:
         return {}
     return {
-        key: [
-            {"position": pair.position, "from": pair.near, "to": pair.far, **asdict(outcome)}
-            for pair, outcome in sorted(outcomes.items())
-        ]
+        key: [{**_ends(pair), **asdict(outcome)} for pair, outcome in sorted(outcomes.items())]
         for key, outcomes in (("rails", proven.outcomes), ("trials", proven.trials))
     }
+
+
+def _ends(pair: Pair) -> dict[str, int]:
+    far = {"to_position": pair.ports[1][1]} if pair.across else {}
+    return {"position": pair.position, "from": pair.near, "to": pair.far, **far}
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -169,10 +171,10 @@ def _identity(file: Part) -> Identity | None:
 
 
 def _gathered(file: Part, parts: Sequence[Part]) -> Gathered:
-    members = [_member(one) for one in parts]
+    members, commons = [_member(one) for one in parts], _commons(file)
     return Gathered(
         members=members,
-        commons=_commons(file),
+        commons=commons,
         absent=tuple(
             Absent(one.whole("index"), one.text("pod"), one.text("state"), one.text("known"))
             for one in file.parts("absent", _MOST_NODES)
@@ -188,7 +190,7 @@ def _gathered(file: Part, parts: Sequence[Part]) -> Gathered:
             for one in file.parts("reach", 2 * _MOST_NODES)
         ),
         overdue=file.typed("overdue", bool) or False,
-        proven=_proven(file, nodes_of(members)) if file.value("rails") is not None else None,
+        proven=_proven(file, nodes_of(members, commons)) if file.value("rails") is not None else None,
     )
 
 
@@ -204,7 +206,9 @@ def _proven(file: Part, nodes: Nodes) -> Proven:
 
 
 def _pair(one: Part, nodes: Nodes) -> Pair:
-    pair = Pair(one.whole("position"), one.whole("from"), one.whole("to"))
+    position = one.whole("position")
+    across = one.whole("to_position") - position if one.value("to_position") is not None else 0
+    pair = Pair(position, one.whole("from"), one.whole("to"), across)
     if any(position >= len(nodes.rails.get(index, ())) for index, position in pair.ports):
         raise one.bad("position")
     return pair

@@ -129,7 +129,7 @@ def _sentence(cases: Sequence[_Case], nodes: Nodes, pods: Mapping[int, str]) -> 
 def _where(cases: Sequence[_Case], pair: Pair, nodes: Nodes, pods: Mapping[int, str]) -> str:
     case = cases[0]
     if len(case.subject) > 1:
-        ends = " and ".join(_named(index, pair, nodes, pods) for index in (pair.near, pair.far))
+        ends = " and ".join(named(port, nodes, pods) for port in pair.ports)
         others = [f"{one.pairs[0].near}-{one.pairs[0].far}" for one in cases[1:]]
         more = f", and between {shortened(others, _MOST_PAIRS)}" if others else ""
         return f"between {ends}{more}"
@@ -137,11 +137,13 @@ def _where(cases: Sequence[_Case], pair: Pair, nodes: Nodes, pods: Mapping[int, 
         return f"of {listed(sorted(index for one in cases for index in one.subject), pods)}"
     index = case.subject[0]
     others_of = sorted({one for each in case.pairs for one in (each.near, each.far)} - {index})
-    return f"of {_named(index, pair, nodes, pods)}, tried with {listed(others_of, pods)}"
+    return f"of {named((index, pair.position), nodes, pods)}, tried with {listed(others_of, pods)}"
 
 
-def _named(index: int, pair: Pair, nodes: Nodes, pods: Mapping[int, str]) -> str:
-    rail = nodes.rails[index][pair.position]
+def named(port: Port, nodes: Nodes, pods: Mapping[int, str]) -> str:
+    """Return a port as a sentence names it: member, pod, device, and GID or LID."""
+    index, position = port
+    rail = nodes.rails[index][position]
     address = f"LID {rail.lid}" if rail.lid is not None else rail.gid
     return f"{listed([index], pods)} {rail.device}:{rail.port} {address}"
 

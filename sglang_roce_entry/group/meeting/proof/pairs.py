@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.group.meeting.card import Rail
@@ -25,16 +25,20 @@ Port = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pair:
-    """One rail, by its position, between the members ``near`` and ``far``."""
+    """One rail, by its position, between the members ``near`` and ``far``.
+
+    ``across``: so much further is the position of ``far``, where it is another rail.
+    """
 
     position: int
     near: int
     far: int
+    across: int = 0
 
     @property
     def ports(self) -> tuple[Port, Port]:
         """Its ends: member and position."""
-        return (self.near, self.position), (self.far, self.position)
+        return (self.near, self.position), (self.far, self.position + self.across)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +61,37 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The rails of the members that prove theirs, and on which machine each is."""
+    """The rails of the members that prove theirs, and on which machine each is.
+
+    ``across``: the variable that has NCCL connect rails of other positions; empty where none does.
+    """
 
     rails: Mapping[int, Sequence[Rail]]
     machines: Mapping[int, str | None]
+    across: str = ""
+
+    def ends(self, pair: Pair) -> tuple[Rail, Rail] | None:
+        """Return the rails of a pair that can be proven, networks apart: both prove them, on two machines."""
+        machine, other = self.machines[pair.near], self.machines[pair.far]
+        if machine is not None and machine == other:
+            return None
+        if any(position >= len(self.rails[index]) for index, position in pair.ports):
+            return None
+        near, far = (self.rails[index][position] for index, position in pair.ports)
+        if near.proof is None or far.proof is None or near.gid is None or far.gid is None:
+            return None
+        return (near, far) if (near.lid is None) == (far.lid is None) else None
 
     def fit(self, pair: Pair) -> bool:
-        """Return whether a rail can be proven: both prove it, in one network or over gateways, on two machines.
+        """Return whether a pair can be proven: in one network, or over gateways.
 
         The network of an InfiniBand rail is its subnet.
         What differs otherwise is compared, and no fault of the fabric.
         """
-        machine, other = self.machines[pair.near], self.machines[pair.far]
-        if machine is not None and machine == other:
+        ends = self.ends(pair)
+        if ends is None:
             return False
-        both = [self.rails[index] for index in (pair.near, pair.far)]
-        if any(pair.position >= len(rails) for rails in both):
-            return False
-        near, far = (rails[pair.position] for rails in both)
-        if near.proof is None or far.proof is None or near.gid is None or far.gid is None:
-            return False
-        if (near.lid is None) != (far.lid is None):
-            return False
+        near, far = ends
         routed = near.routed is True and far.routed is True
         return near.network is not None and (near.network == far.network or routed)
 
@@ -91,12 +104,29 @@ class Nodes:
         return all(self.rails[index][position].proof is True for index, position in pair.ports)
 
 
-def nodes_of(members: Iterable[Member]) -> Nodes:
-    """Return the members that prove rails."""
+def nodes_of(members: Iterable[Member], commons: Mapping[str, Mapping[str, str]]) -> Nodes:
+    """Return the members that prove rails; ``commons`` hold the variables in force, by their digest."""
     proving = [one.card for one in members if any(rail.proof is not None for rail in one.card.own.rails)]
     return Nodes(
-        {card.index: card.own.rails for card in proving}, {card.index: card.own.machine for card in proving}
+        {card.index: card.own.rails for card in proving},
+        {card.index: card.own.machine for card in proving},
+        next(filter(None, (_across(commons.get(card.digest, {})) for card in proving)), ""),
     )
+
+
+def _across(variables: Mapping[str, str]) -> str:
+    """Return the variable that has NCCL connect rails of other positions, ``""`` where none does.
+
+    Rings and trees may change the rail with NCCL_CROSS_NIC 1; with 2, the default, only where that gives more
+    bandwidth (``ncclTopoCompute``, src/graph/search.cc, 2.28). Without PXN sends leave by the HCA that is nearest
+    to the sender, whatever the receiver's is (``ncclTopoGetNetDev``).
+    """
+    cross = variables.get("NCCL_CROSS_NIC", "2")
+    if cross == "1":
+        return "NCCL_CROSS_NIC=1"
+    off = (("NCCL_PXN_DISABLE", "1"), ("NCCL_P2P_PXN_LEVEL", "0"))
+    found = [f"{name}={value}" for name, value in off if variables.get(name) == value]
+    return found[0] if found and cross != "0" else ""
 
 
 def ring_of(indices: Iterable[int]) -> list[tuple[int, int]]:
@@ -107,20 +137,31 @@ def ring_of(indices: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def first_waves(nodes: Nodes) -> list[list[Pair]]:
-    """Return the ring for each rail in two rounds, three for an odd size, each in waves that can be relayed."""
+    """Return the ring for each rail in two rounds, three for an odd size, each in waves that can be relayed.
+
+    Where NCCL connects rails of other positions, each is then tried against the next one of both neighbours.
+    """
     ring = ring_of(nodes.rails)
     closing = len(ring) - 1 if len(ring) % 2 and len(ring) > 1 else len(ring)
     rounds = (ring[:closing:2], ring[1:closing:2], ring[closing:])
     waves = []
-    for edges in rounds:
-        pairs = [
-            pair
-            for near, far in edges
-            for position in range(min(len(nodes.rails[near]), len(nodes.rails[far])))
-            if nodes.fit(pair := Pair(position, near, far))
-        ]
-        waves += [pairs[start : start + WAVE_PAIRS] for start in range(0, len(pairs), WAVE_PAIRS)]
+    for further in range(2 if nodes.across else 1):
+        for edges in rounds:
+            pairs = [pair for pair in _between(edges, nodes, further) if nodes.fit(pair)]
+            waves += [pairs[start : start + WAVE_PAIRS] for start in range(0, len(pairs), WAVE_PAIRS)]
     return waves
+
+
+def across_pairs(nodes: Nodes) -> list[Pair]:
+    """Return each rail against the next one of its neighbours, whether their networks fit or not."""
+    return list(_between(ring_of(nodes.rails), nodes, 1))
+
+
+def _between(edges: Iterable[tuple[int, int]], nodes: Nodes, further: int) -> Iterator[Pair]:
+    for near, far in edges:
+        rails = min(len(nodes.rails[near]), len(nodes.rails[far]))
+        for position in range(rails if rails > 1 or not further else 0):
+            yield Pair(position, near, far, (position + further) % rails - position)
 
 
 def second_wave(outcomes: Mapping[Pair, Outcome], nodes: Nodes) -> list[Pair]:
@@ -145,7 +186,7 @@ def second_wave(outcomes: Mapping[Pair, Outcome], nodes: Nodes) -> list[Pair]:
             if not known and nodes.fit(pair):
                 trials.append(pair)
                 break
-    return _within_bounds([*failed, *trials])
+    return _within_bounds(sorted([*failed, *trials], key=lambda pair: pair.across != 0))
 
 
 def passed(outcomes: Mapping[Pair, Outcome]) -> set[Port]:

@@ -163,8 +163,8 @@ class Proof:
                 continue
             self._pair_number += 1
             self._running[self._pair_number] = _Running(pair, {pair.near: 0, pair.far: 0})
-            for index in (pair.near, pair.far):
-                told.setdefault(index, []).append([self._pair_number, pair.position, int(self._second)])
+            for index, position in pair.ports:
+                told.setdefault(index, []).append([self._pair_number, position, int(self._second)])
         self._limit = now + (PATIENT_S if self._second else FIRST_S)
         return [
             (index, b"%s %d %s" % (wire.PAIRS, self.number, json.dumps(rows, separators=(",", ":")).encode()))
@@ -200,11 +200,19 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a proof came to: each pair of the ring, and of the trials that tell whose a fault is."""
+    """What a proof came to: each pair of the ring, and of the trials that tell whose a fault is.
+
+    It yields the rails; those that were tried across are apart.
+    """
 
     outcomes: dict[Pair, Outcome]
     trials: dict[Pair, Outcome]
     nodes: Nodes
 
     def __iter__(self) -> Iterator[tuple[Pair, Outcome]]:
-        return iter(sorted(self.outcomes.items()))
+        return iter(sorted((pair, one) for pair, one in self.outcomes.items() if not pair.across))
+
+    @property
+    def across(self) -> list[tuple[Pair, Outcome]]:
+        """What came of rails of other positions, where they were tried."""
+        return sorted((pair, one) for pair, one in self.outcomes.items() if pair.across)
