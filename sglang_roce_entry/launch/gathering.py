@@ -22,12 +22,12 @@ from sglang_roce_entry.group.meeting.comparison.compare import Rules
 from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
 from sglang_roce_entry.group.meeting.comparison.seen import check_given, peers_of
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
-from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
 from sglang_roce_entry.group.meeting.missing import Lookups, Names, pod_names
 from sglang_roce_entry.group.meeting.proof.errand import Prover
 from sglang_roce_entry.group.meeting.proof.pairs import nodes_of
 from sglang_roce_entry.group.meeting.proof.relay import Proof
+from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.peers import Peers

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
-from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
+from sglang_roce_entry.group.meeting.ring.rounds import read_neighbours, write_results
 from tests.benchmarks.exec_watch import ExecWatch
 from tests.benchmarks.text_table import text_table
 from tests.group.meetings import of_this_meeting

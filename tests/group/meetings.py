@@ -12,9 +12,9 @@ from sglang_roce_entry.group.meeting.comparison.reach import Edge, judge_reach
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict, read_verdict
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.proof.holding import Proofs
-from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
+from sglang_roce_entry.group.meeting.ring.rounds import read_neighbours, write_results
 from sglang_roce_entry.group.meeting.table import Table
-from sglang_roce_entry.group.meeting.terms import DONE, ENDED, Calls, Concluded, Gathered, Peer, Terms
+from sglang_roce_entry.group.meeting.terms import DONE, ENDED, Concluded, Gathered, Peer, Terms
 from sglang_roce_entry.problems import DEADLINE, OK, error
 from tests.group.members import NOW, RULES, Group
 
@@ -48,6 +48,7 @@ class Room:
         self.addresses: Mapping[str, tuple[str, ...]] | None = {}
         #: What DNS answers only when it is asked.
         self.unasked: Mapping[str, tuple[str, ...]] = {}
+        self.own_calls: list[bytes] = []
         #: What the leader's own prover is told, and the rails that are to be proven.
         self.own_orders: list[bytes] = []
         self.proof: Callable[[], Proof] | None = None
@@ -87,8 +88,13 @@ class Room:
         proof = self.proof() if due and self.proof is not None else None
         return Concluded(Verdict((*problems, missing) if gathered.overdue else problems), proof=proof)
 
-    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
-        return lambda: [Edge(0, one.index, True) for one in those]
+    def call_neighbours(self, number: int, those: Sequence[Neighbour]) -> None:
+        self.own_calls += [write_results([Edge(0, one.index, True)], number) for one in those]
+
+    def report_own_calls(self) -> None:
+        """Tell the table what came of the leader's own calls in the ring: they all succeed."""
+        while self.own_calls:
+            self.table.reached(0, wire.split(self.own_calls.pop(0))[1])
 
     def proving(self) -> bool:
         self.proofs.tick()
@@ -200,6 +206,7 @@ def run(room: Room, members: Sequence[Attendant], for_s: float = 60.0) -> float:
     while not room.over and room.now_s < started + for_s:
         for member in members:
             member.act()
+        room.report_own_calls()
         room.table.tick()
         room.now_s += TICK_S
     for member in members:

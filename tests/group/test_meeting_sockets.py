@@ -24,9 +24,9 @@ from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, SGLANG, SILENT, who_answers
 from sglang_roce_entry.group.meeting.caller import Called, Caller, Met
 from sglang_roce_entry.group.meeting.comparison.compare import judge
-from sglang_roce_entry.group.meeting.door import Door, open_door
 from sglang_roce_entry.group.meeting.leader import Leader, enough_descriptors
 from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.wait import LeaderName

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -18,8 +19,15 @@ from hypothesis import strategies as st
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour, judge_reach, neighbours
-from sglang_roce_entry.group.meeting.door import Door, dial
-from sglang_roce_entry.group.meeting.ring import RING_S, Ring, read_neighbours, read_results, write_results
+from sglang_roce_entry.group.meeting.ring.door import Door
+from sglang_roce_entry.group.meeting.ring.rounds import (
+    RING_S,
+    Ring,
+    Round,
+    read_neighbours,
+    read_results,
+    write_results,
+)
 from tests.group.meetings import Attendant, Room, of_this_meeting, run
 from tests.group.members import group
 
@@ -131,14 +139,41 @@ def meets(cards: list[Card], **cut_off: frozenset[int]) -> tuple[Room, list[Atte
 def test_the_ring_belongs_to_every_meeting() -> None:
     room, attending, took_s = meets(with_doors(4))
     assert took_s < 1
-    assert all(one.went and one.heard.count(wire.REACH) == 1 for one in attending)
+    assert all(one.went for one in attending)
     assert room.gathered is not None
-    assert len(room.gathered.edges) == 8
+    assert [(edge.origin, edge.target) for edge in room.gathered.edges if edge.ok] == RING_OF_4
+
+
+RING_OF_4 = [(0, 1), (0, 3), (1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2)]
+
+
+def test_neighbours_dial_as_soon_as_both_are_here() -> None:
+    """When the last one comes nothing is left but what it dials, and who dials it."""
+    own, *others = with_doors(4)
+    room = Room(own, 4)
+    early = [Attendant(room, card) for card in others[:2]]
+    run(room, early, 1)
+    assert [one.heard.count(wire.REACH) for one in early] == [2, 1]
+    last = Attendant(room, others[2])
+    run(room, [*early, last])
+    assert [one.heard.count(wire.REACH) for one in (*early, last)] == [2, 2, 1]
+    assert room.gathered is not None
+    assert [(edge.origin, edge.target) for edge in room.gathered.edges] == RING_OF_4
+
+
+def test_over_one_without_a_port_the_ring_closes_at_the_end() -> None:
+    room, attending, _ = meets(with_doors(4, without=2))
+    assert all(one.went for one in attending)
+    assert room.gathered is not None
+    found = [(edge.origin, edge.target) for edge in room.gathered.edges]
+    assert found == [(0, 1), (0, 3), (1, 0), (1, 3), (3, 0), (3, 1)]
 
 
 def test_what_failed_is_tried_once_more_and_nothing_else() -> None:
+    _, alike, _ = meets(with_doors(4))
     room, attending, _ = meets(with_doors(4), of_1=frozenset({2}), of_3=frozenset({2}))
-    assert [one.heard.count(wire.REACH) for one in attending] == [2, 1, 2]
+    before, now = ([one.heard.count(wire.REACH) for one in those] for those in (alike, attending))
+    assert [more - once for once, more in zip(before, now, strict=True)] == [1, 0, 1]
     assert [one.verdict.exit_code if one.verdict else None for one in attending] == [78, 78, 78]
     assert room.table.concluded is not None
     assert room.table.concluded.verdict.problems[0].message.startswith("2 (sglang-0-2) is not reached")
@@ -146,8 +181,6 @@ def test_what_failed_is_tried_once_more_and_nothing_else() -> None:
 
 def test_one_that_never_reports_its_calls_holds_nobody_up() -> None:
     """A launcher that hangs on its neighbours: the rest is judged, and what was not tried is no gap."""
-    room, attending, _ = meets(with_doors(3))
-    assert room.table.concluded is not None
     own, *others = with_doors(3)
     room = Room(own, 3)
     mute, other = Attendant(room, others[0], dies_after=b"-"), Attendant(room, others[1])
@@ -156,7 +189,6 @@ def test_one_that_never_reports_its_calls_holds_nobody_up() -> None:
     assert RING_S < run(room, [mute, other]) < 2 * RING_S + 1
     assert mute.went
     assert other.went
-    del attending
 
 
 def test_a_member_lost_in_the_ring_is_waited_for_and_dialled_anew() -> None:
@@ -170,7 +202,9 @@ def test_a_member_lost_in_the_ring_is_waited_for_and_dialled_anew() -> None:
     run(room, [second, again], 10)
     assert second.went
     assert again.went
-    assert second.heard.count(wire.REACH) == 2
+    assert room.gathered is not None
+    assert all(edge.ok for edge in room.gathered.edges)
+    assert len(room.gathered.edges) == 6
 
 
 # --------------------------------------------------------------------------- on the wire
@@ -178,8 +212,7 @@ def test_a_member_lost_in_the_ring_is_waited_for_and_dialled_anew() -> None:
 
 def test_lines_are_read_as_they_were_written() -> None:
     asked = neighbours(members(3))
-    ring = Ring(asked, 7, 0.0)
-    word, rest = wire.split(ring.line(1).rstrip(b"\n"))
+    word, rest = wire.split(Round(1, 7, asked[1]).line())
     number, text = wire.split(rest)
     assert (word, number) == (wire.REACH, b"7")
     assert tuple(read_neighbours(text)) == asked[1]
@@ -204,16 +237,42 @@ def test_whatever_is_sent_is_a_neighbour_or_no_value(text: bytes) -> None:
 
 
 def test_reports_of_others_and_of_older_rounds_do_not_count() -> None:
-    ring = Ring(neighbours(members(3)), 4, 0.0)
-    ring.took(1, 3, [Edge(1, 2, False)])
-    ring.took(9, 4, [Edge(9, 2, False)])
-    ring.took(1, 4, [Edge(1, 2, True), Edge(1, 77, False)])
+    ring = Ring()
+    numbers = {one.origin: one.number for one in ring.ask(neighbours(members(3)), 0.0)}
+    assert list(ring.ask(neighbours(members(3)), 0.0)) == []
+    ring.took(1, numbers[2], [Edge(1, 2, False)])
+    ring.took(9, numbers[1], [Edge(9, 2, False)])
+    ring.took(1, numbers[1], [Edge(1, 2, True), Edge(1, 77, False)])
+    ring.took(1, numbers[1], [Edge(1, 2, False)])
     assert ring.edges() == (Edge(1, 2, True),)
     assert not ring.over(1.0)
     assert ring.over(RING_S)
+    ring.forget(2)
+    assert ring.edges() == ()
+    assert {one.origin for one in ring.ask(neighbours(members(3)), 0.0)} == {0, 1, 2}
 
 
 # --------------------------------------------------------------------------- over sockets
+
+
+def dialled(to: Neighbour, nonce: str, *open_here: Door) -> Edge:
+    """Return what comes of member 1's call to ``to``, with these doors in the same thread."""
+    own = Door(HERE, nonce, 1)
+    try:
+        own.dial(3, [to])
+        until = time.monotonic() + 3 * wire.REACH_S
+        while not (said := own.heard()):
+            assert time.monotonic() < until
+            select.select([own, *open_here], [], [], 0.05)
+            for one in open_here:
+                assert one.heard() == []
+    finally:
+        own.close()
+    word, rest = wire.split(said[0])
+    number, text = wire.split(rest)
+    assert (word, number) == (wire.REACHED, b"3")
+    (edge,) = read_results(1, text)
+    return edge
 
 
 @pytest.fixture
@@ -225,20 +284,23 @@ def door() -> Iterator[Door]:
 
 def test_neighbours_reach_each_other(door: Door) -> None:
     to = Neighbour(2, door.address, door.port)
-    assert dial([to], "nonce", 1) == [Edge(1, 2, True, "", "127.0.0.1")]
+    assert dialled(to, "nonce", door) == Edge(1, 2, True, "", "127.0.0.1")
 
 
 def test_another_meeting_is_not_let_in(door: Door) -> None:
-    (edge,) = dial([Neighbour(2, door.address, door.port)], "another", 1)
+    edge = dialled(Neighbour(2, door.address, door.port), "another", door)
     assert not edge.ok
     assert "accepts and closes" in edge.detail
 
 
 def test_strangers_disturb_no_neighbour(door: Door) -> None:
-    strangers = [socket.create_connection((door.address, door.port), timeout=5) for _ in range(100)]
+    strangers = []
+    for _ in range(100):
+        strangers.append(socket.create_connection((door.address, door.port), timeout=5))
+        assert door.heard() == []
     strangers[-1].sendall(os.urandom(500))
     try:
-        assert dial([Neighbour(2, door.address, door.port)], "nonce", 1)[0].ok
+        assert dialled(Neighbour(2, door.address, door.port), "nonce", door).ok
     finally:
         for one in strangers:
             one.close()
@@ -272,7 +334,7 @@ def test_what_answers_for_a_neighbour_is_no_neighbour(attend: Callable[[socket.s
         thread = threading.Thread(target=serve)
         thread.start()
         begin = time.monotonic()
-        (edge,) = dial([Neighbour(2, "127.0.0.1", int(server.getsockname()[1]))], "nonce", 1)
+        edge = dialled(Neighbour(2, "127.0.0.1", int(server.getsockname()[1])), "nonce")
         assert time.monotonic() - begin < wire.REACH_S + 1
         thread.join()
     assert said in edge.detail
@@ -281,14 +343,17 @@ def test_what_answers_for_a_neighbour_is_no_neighbour(attend: Callable[[socket.s
 def test_a_port_that_refuses_is_a_firewall(door: Door) -> None:
     port = door.port
     door.close()
-    (edge,) = dial([Neighbour(2, "127.0.0.1", port)], "nonce", 1)
+    edge = dialled(Neighbour(2, "127.0.0.1", port), "nonce")
     assert "is refused though the launcher listens there" in edge.detail
     door.close()  # a second time does no harm
 
 
 def test_nothing_is_left_of_a_door() -> None:
-    before = set(os.listdir("/proc/self/fd")), threading.active_count()
+    before = set(os.listdir("/proc/self/fd"))
     opened = Door(HERE, "nonce", 0)
     with socket.create_connection((opened.address, opened.port), timeout=5):
+        opened.dial(1, [Neighbour(1, opened.address, opened.port)])
+        assert opened.heard() == []
         opened.close()
-    assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert opened.fileno() == -1
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -16,15 +16,15 @@ from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, connect, who_answers
 from sglang_roce_entry.group.meeting.card import PROTOCOL, Card, shown
 from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict
-from sglang_roce_entry.group.meeting.door import Door, dial, open_door
+from sglang_roce_entry.group.meeting.lines import Lines
 from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
 from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
-from sglang_roce_entry.group.meeting.ring import read_neighbours, write_results
+from sglang_roce_entry.group.meeting.ring.door import Door, open_door
+from sglang_roce_entry.group.meeting.ring.rounds import read_neighbours
 from sglang_roce_entry.group.meeting.terms import ACK_S
 from sglang_roce_entry.group.wait import LeaderName, wait_until
 from sglang_roce_entry.problems import DEADLINE, OK, EntryError
 
-_READ_BYTES = 65536
 #: Beside D with attention DP, before its workers have come: SGLang's ZeroMQ sockets (D+1, D+13).
 _ZEROMQ_S = 1.0
 
@@ -169,21 +169,21 @@ class Caller:
         if answer.kind != MEETING:
             raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
         errand = Errand(self._start, self._around.say)
-        lines = _Lines(one, self._around.clock, errand)
+        lines = Lines(one, self._around.clock, errand)
         nonce = self._greeted(lines, until)
         door = open_door(ip_address(str(one.getsockname()[0]).partition("%")[0]), nonce, self._index)
+        if door is not None:
+            lines.beside = (errand, door)
         try:
             card = self._make_card(Called(nonce, address, only_ipv6, door))
-            _say(one, wire.CARD + b" " + card.line())
-            return self._heard(one, lines, card, nonce, until, errand)
+            lines.say(wire.CARD + b" " + card.line())
+            return self._heard(lines, card, door, until, errand)
         finally:
             errand.close()
             if door is not None:
                 door.close()
 
-    def _heard(
-        self, one: socket.socket, lines: _Lines, card: Card, nonce: str, until: float, errand: Errand
-    ) -> Met:
+    def _heard(self, lines: Lines, card: Card, door: Door | None, until: float, errand: Errand) -> Met:
         document: bytes | None = None
         verdict: Verdict | None = None
         while True:
@@ -198,7 +198,7 @@ class Caller:
             elif word == wire.TABLE:
                 document = rest
             elif word == wire.VERDICT:
-                verdict = self._verdict(one, rest)
+                verdict = self._verdict(lines, rest)
                 if verdict.exit_code != OK:
                     return Met(verdict, document)
             elif word == wire.AGAIN:
@@ -208,25 +208,25 @@ class Caller:
             elif word in wire.TO_A_PROVER:
                 until = max(until, self._around.clock() + PROOF_S)  # all are here: the deadline has been kept
                 for said in self._told(errand, word, rest):
-                    _say(one, said)
+                    lines.say(said)
             else:
-                self._answer(one, word, rest, card, nonce)
+                self._answer(lines, word, rest, card, door)
 
-    def _answer(self, one: socket.socket, word: bytes, rest: bytes, card: Card, nonce: str) -> None:
+    def _answer(self, lines: Lines, word: bytes, rest: bytes, card: Card, door: Door | None) -> None:
         """Answer what the leader asks; a word of a newer one is none of ours."""
         if word == wire.WANT:
-            _say(one, wire.COMMON + b" " + card.common_text())
-        elif word == wire.REACH:
-            _say(one, self._round(rest, nonce))
+            lines.say(wire.COMMON + b" " + card.common_text())
+        elif word == wire.REACH and door is not None:
+            self._dial(door, rest)
         elif word == wire.PING:
-            _say(one, wire.PONG)
+            lines.say(wire.PONG)
 
-    def _round(self, rest: bytes, nonce: str) -> bytes:
-        """Return what came of dialling the neighbours that the leader names. Raises :class:`NotYet`."""
+    @staticmethod
+    def _dial(door: Door, rest: bytes) -> None:
+        """Begin to dial the neighbours that the leader names. Raises :class:`NotYet`."""
         number, text = wire.split(rest)
         try:
-            those = read_neighbours(text)
-            return write_results(dial(those, nonce, self._index), int(number[:9]))
+            door.dial(int(number[:9]), read_neighbours(text))
         except (ValueError, TypeError, RecursionError) as failure:
             raise NotYet("the leader's launcher sent no neighbours", "give all pods the same image") from failure
 
@@ -240,7 +240,7 @@ class Caller:
                 "the leader's launcher sent no pairs of rails", "give all pods the same image"
             ) from failure
 
-    def _greeted(self, lines: _Lines, until: float) -> str:
+    def _greeted(self, lines: Lines, until: float) -> str:
         """Return the nonce of the meeting that the first of ``lines`` opens. Raises :class:`NotYet`."""
         try:
             line = lines.next(wire.MOST_OF_A_GREETING, min(until, self._around.clock() + wire.ANSWER_S))
@@ -268,7 +268,7 @@ class Caller:
             )
         return greeting.nonce
 
-    def _verdict(self, one: socket.socket, rest: bytes) -> Verdict:
+    def _verdict(self, lines: Lines, rest: bytes) -> Verdict:
         round_, text = wire.split(rest)
         try:
             verdict = read_verdict(text)
@@ -276,7 +276,7 @@ class Caller:
             raise NotYet(
                 f"the leader's verdict cannot be read ({failure})", "give all pods the same image"
             ) from failure
-        _say(one, wire.ACK + b" " + round_)
+        lines.say(wire.ACK + b" " + round_)
         return verdict
 
     def _tell(self, status: str) -> None:
@@ -287,51 +287,3 @@ class Caller:
     def _incomplete(self) -> NotYet:
         said = f": {self._status}" if self._status else ""
         return NotYet(f"the meeting is not complete{said}", "see the missing pods: kubectl get pods -o wide")
-
-
-def _say(one: socket.socket, line: bytes) -> None:
-    try:
-        one.settimeout(ACK_S)
-        one.sendall(line + b"\n")
-    except OSError as failure:
-        raise _lost(failure) from failure
-
-
-def _lost(failure: OSError | None) -> NotYet:
-    reason = f" ({failure.strerror or failure})" if failure is not None else ""
-    return NotYet(
-        f"the leader's launcher has gone away during the meeting{reason}", "see its log: it is called again"
-    )
-
-
-class _Lines:
-    """Lines of a connection, each of a bounded length."""
-
-    def __init__(self, one: socket.socket, clock: Callable[[], float], errand: Errand) -> None:
-        self._socket, self._clock, self._errand = one, clock, errand
-        self._inbox = bytearray()
-
-    def next(self, most: int, until: float) -> bytes:
-        """Return the next line. Raises ``TimeoutError``, or :class:`NotYet` where none will come."""
-        searched = 0
-        while (end := self._inbox.find(b"\n", searched)) < 0:
-            searched = len(self._inbox)
-            if searched > most:
-                raise NotYet("the leader's launcher sent a line that is too long", "give all pods the same image")
-            remaining_s = until - self._clock()
-            if remaining_s <= 0:
-                raise TimeoutError
-            self._errand.wait(self._socket, lambda said: _say(self._socket, said), remaining_s)
-            self._socket.settimeout(max(0.001, until - self._clock()))
-            try:
-                data = self._socket.recv(_READ_BYTES)
-            except TimeoutError:
-                raise
-            except OSError as failure:
-                raise _lost(failure) from failure
-            if not data:
-                raise _lost(None)
-            self._inbox += data
-        line = bytes(self._inbox[:end])
-        del self._inbox[: end + 1]
-        return line

@@ -5,29 +5,26 @@ from __future__ import annotations
 import resource
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
 
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card
-from sglang_roce_entry.group.meeting.comparison.reach import Edge, Neighbour
-from sglang_roce_entry.group.meeting.door import Door, dial
+from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
 from sglang_roce_entry.group.meeting.proof.holding import Proofs
+from sglang_roce_entry.group.meeting.ring.door import Door
 from sglang_roce_entry.group.meeting.table import Table
 from sglang_roce_entry.group.meeting.terms import (
     DONE,
     ENDED,
-    Calls,
     Conclude,
     Concluded,
     Peer,
     Terms,
-    nothing_called,
 )
 from sglang_roce_entry.problems import CONFIGURATION, EntryError
 
@@ -78,12 +75,11 @@ class Leader:
         door: Door | None = None,
         start: Start | None = None,
     ) -> None:
-        self._listener, self._door, self._nonce = listener, door, terms.nonce
+        self._listener, self._door = listener, door
         self._select = selectors.DefaultSelector()
         self._select.register(listener, selectors.EVENT_READ, None)
-        #: Ends a wait for sockets when this node's own calls are through: nobody waits for the next round.
-        self._woken, self._waker = socket.socketpair()
-        self._select.register(self._woken, selectors.EVENT_READ, self._woken)
+        if door is not None:
+            self._select.register(door, selectors.EVENT_READ, door)
         self._sockets: dict[Peer, socket.socket] = {}
         self._unsent: dict[Peer, list[memoryview]] = {}
         self._lost: list[Peer] = []
@@ -119,7 +115,7 @@ class Leader:
 
     def end(self) -> None:
         """Close the listener, the door and all connections."""
-        for one in (*self._sockets.values(), self._listener, self._woken, self._waker):
+        for one in (*self._sockets.values(), self._listener):
             one.close()
         self._sockets.clear()
         self._select.close()
@@ -132,11 +128,8 @@ class Leader:
             if key.data is None:
                 self._accept()
                 continue
-            if key.data is self._errand:
+            if key.data is self._errand or key.data is self._door:
                 continue  # heard below
-            if key.data is self._woken:
-                self._woken.recv(_READ_BYTES)
-                continue
             peer: Peer = key.data
             if events & selectors.EVENT_WRITE and peer in self._sockets:
                 self._flush(peer)
@@ -207,20 +200,10 @@ class Leader:
         if had and self._select.get_key(one).events & selectors.EVENT_WRITE:
             self._select.modify(one, selectors.EVENT_READ, peer)
 
-    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
-        """Dial the leader's own neighbours in a thread."""
-        if not those:
-            return nothing_called
-        found: list[Sequence[Edge]] = []
-
-        def dial_them() -> None:
-            found.append(dial(those, self._nonce, 0))
-            with suppress(OSError):  # the meeting is over
-                self._waker.send(b"!")
-
-        call = threading.Thread(target=dial_them, name="ring", daemon=True)
-        call.start()
-        return lambda: found[0] if found else None if call.is_alive() else ()
+    def call_neighbours(self, number: int, those: Sequence[Neighbour]) -> None:
+        """Begin to dial the leader's own neighbours."""
+        if self._door is not None:
+            self._door.dial(number, those)
 
     def proving(self) -> bool:
         """Return whether rails are being proven."""
@@ -239,7 +222,9 @@ class Leader:
             self.send(peer, line + b"\n")
 
     def _hear_own(self) -> None:
-        """Hear what proves this node's own rails, and end it when that is over."""
+        """Hear this node's own door, and what proves its own rails, which ends when that is over."""
+        for line in self._door.heard() if self._door is not None else ():
+            self._table.reached(0, wire.split(line)[1])
         said, self._own_said = [*self._own_said, *self._heard_own()], []
         for line in said:
             word, rest = wire.split(line)

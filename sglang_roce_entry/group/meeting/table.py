@@ -7,16 +7,16 @@ other groups) is said once a kind, costs a bounded amount of memory and time, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sglang_roce_entry.group.meeting import terms, wire
 from sglang_roce_entry.group.meeting.card import Card, read_card, read_common, shown
 from sglang_roce_entry.group.meeting.comparison.compare import Member
-from sglang_roce_entry.group.meeting.comparison.reach import neighbours
+from sglang_roce_entry.group.meeting.comparison.reach import beside, neighbours
 from sglang_roce_entry.group.meeting.comparison.verdict import write_verdict
 from sglang_roce_entry.group.meeting.crowd import Crowd
 from sglang_roce_entry.group.meeting.missing import Absent, Names, Roll
-from sglang_roce_entry.group.meeting.ring import Ring, read_results
+from sglang_roce_entry.group.meeting.ring.rounds import Ring, Round, read_results
 from sglang_roce_entry.group.meeting.terms import (
     ACKED,
     ACKNOWLEDGE,
@@ -30,14 +30,12 @@ from sglang_roce_entry.group.meeting.terms import (
     NEW,
     PARKED,
     TOLD,
-    Calls,
     Conclude,
     Concluded,
     Gathered,
     Peer,
     Terms,
     Transport,
-    nothing_called,
 )
 from sglang_roce_entry.problems import OK
 
@@ -73,9 +71,8 @@ class Table(Crowd):
         self._started = self._phase_since = self._swept = clock()
         self._hopeless_since = self._started if own.refusal is not None else None
         self._roll = Roll(agreed.size, names, self._started)
-        self._round = self._ring_number = 0
-        self._ring: Ring | None = None
-        self._own_calls: Calls = nothing_called
+        self._round = 0
+        self._ring = Ring()
         self._broken = False
 
     # ------------------------------------------------------------------------------------ what happens
@@ -115,6 +112,12 @@ class Table(Crowd):
         if self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S):
             self.phase = DONE
 
+    def reached(self, index: int, rest: bytes) -> None:
+        """Take what member ``index`` reports of its calls in the ring. Raises ``ValueError``."""
+        number, text = wire.split(rest)
+        if number.isdigit():
+            self._ring.took(index, int(number[:9]), read_results(index, text))
+
     def _line(self, peer: Peer, line: bytes) -> None:
         word, rest = wire.split(line)
         if word == wire.CARD and peer.state == NEW:
@@ -128,10 +131,7 @@ class Table(Crowd):
             if peer.state == TOLD and rest == b"%d" % self._round:
                 peer.state = ACKED
         elif word == wire.REACHED and peer.member is not None:
-            number, text = wire.split(rest)
-            if self._ring is not None and number.isdigit():
-                index = peer.member.card.index
-                self._ring.took(index, int(number[:9]), read_results(index, text))
+            self.reached(peer.member.card.index, rest)
         elif word in wire.OF_A_PROOF and peer.member is not None:
             self._transport.prove(peer.member.card.index, word, rest)
         elif word == wire.PONG and peer.member is not None:
@@ -187,6 +187,9 @@ class Table(Crowd):
         if card.refusal is not None:
             self._hopeless()
         self._want(peer, card.digest)
+        if peer.member is not None and self._hopeless_since is None:
+            sides = {(card.index - 1) % self._terms.size, (card.index + 1) % self._terms.size}
+            self._dial(self._ring.ask(beside(peer.member, self._here(sides)), self._clock()))
 
     def _want(self, peer: Peer, digest: str) -> None:
         """Ask for the text behind a digest once, and for that of so many digests at most."""
@@ -216,8 +219,7 @@ class Table(Crowd):
         if self._hopeless_since is None and not overdue and not self._reached(now):
             return
         here = [peer.member for peer in (*self.members.values(), *self._twins) if peer.member is not None]
-        edges = self._ring.edges() if self._ring is not None else ()
-        absent = ahead or self.absent()
+        absent, edges = ahead or self.absent(), self._ring.edges()
         concluded = self._conclude(
             Gathered([self._own, *here], self._commons, absent, edges, overdue and not complete and not ahead)
         )
@@ -225,7 +227,7 @@ class Table(Crowd):
             return
         self.concluded = concluded
         self._round += 1
-        self.phase, self._phase_since, self._ring = ACKNOWLEDGE, self._clock(), None
+        self.phase, self._phase_since = ACKNOWLEDGE, self._clock()
         for peer in (*self.members.values(), *self._twins):
             self._tell(peer)
 
@@ -235,29 +237,26 @@ class Table(Crowd):
         return self._roll.ahead(now, self.members, {self._own.address, *present})
 
     def _reached(self, now: float) -> bool:
-        """Return whether the ring of neighbours is through; begin it if it is not."""
-        if self._ring is None:
-            members = [self._own, *(peer.member for peer in self.members.values() if peer.member is not None)]
-            self._ring_number += 1
-            self._ring = Ring(neighbours(members), self._ring_number, now)
-            self._ask_ring(self._ring)
-        ring, own = self._ring, self._own_calls()
-        if own is not None:
-            ring.took(0, ring.number, own)
-        if not ring.over(now):
+        """Return whether the ring of neighbours is through; ask for what is missing if it is not."""
+        if not self._ring.over(now):
             return False
-        self._ring_number += 1
-        if ring.again(self._ring_number, now):
-            self._ask_ring(ring)
-            return False
-        return True
+        rounds = list(self._ring.ask(neighbours(self._here((0, *self.members))), now))
+        self._dial(rounds)
+        return not rounds
 
-    def _ask_ring(self, ring: Ring) -> None:
-        self._own_calls = self._transport.call_neighbours(ring.asked.get(0, ()))
-        for index, peer in self.members.items():
-            line = ring.line(index)
-            if line:
-                self._transport.send(peer, line)
+    def _here(self, indices: Iterable[int]) -> Iterator[Member]:
+        """Yield those of ``indices`` who are here, the leader among them."""
+        for index in indices:
+            member = self._own if index == 0 else self.members[index].member if index in self.members else None
+            if member is not None:
+                yield member
+
+    def _dial(self, rounds: Iterable[Round]) -> None:
+        for one in rounds:
+            if one.origin == 0:
+                self._transport.call_neighbours(one.number, one.those)
+            else:
+                self._transport.send(self.members[one.origin], one.line() + b"\n")
 
     def _tell(self, peer: Peer) -> None:
         if self.concluded is None:
@@ -338,7 +337,7 @@ class Table(Crowd):
         if member is None or self.members.get(member.card.index) is not peer:
             return
         del self.members[member.card.index]
-        self._ring = None
+        self._ring.forget(member.card.index)
         if self.phase == ACKNOWLEDGE and self._may_start():
             self._broken = True  # nobody goes because of somebody who is not there
         digest = member.card.digest

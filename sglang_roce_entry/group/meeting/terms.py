@@ -37,15 +37,6 @@ class Peer:
     heard_in: int = -1
 
 
-#: What the leader's own calls in the ring have come to; ``None`` while they are under way.
-Calls = Callable[[], Sequence[Edge] | None]
-
-
-def nothing_called() -> tuple[Edge, ...]:
-    """Return what comes of no call."""
-    return ()
-
-
 class Transport(Protocol):
     """What the table sends with. None of it may call the table back."""
 
@@ -55,8 +46,8 @@ class Transport(Protocol):
     def close(self, peer: Peer) -> None:
         """Close after what was sent."""
 
-    def call_neighbours(self, those: Sequence[Neighbour]) -> Calls:
-        """Dial neighbours, beside everything else."""
+    def call_neighbours(self, number: int, those: Sequence[Neighbour]) -> None:
+        """Begin to dial the leader's own neighbours, beside everything else; :meth:`Table.reached` is told."""
 
     def prove(self, index: int, word: bytes, rest: bytes) -> None:
         """Take what a member says of the proof of the rails."""

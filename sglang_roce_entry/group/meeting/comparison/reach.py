@@ -36,12 +36,7 @@ class Edge:
 
 def neighbours(members: Iterable[Member]) -> dict[int, tuple[Neighbour, ...]]:
     """Return whom each member dials: the one before and the one after it among those that listen."""
-    open_doors = {
-        member.card.index: Neighbour(member.card.index, own.reach_address, own.reach_port)
-        for member in members
-        if (own := member.card.own).reach_address is not None and own.reach_port is not None
-    }
-    ring = [open_doors[index] for index in sorted(open_doors)]
+    ring = sorted(filter(None, map(_door, members)), key=lambda one: one.index)
     if len(ring) < 2:
         return {}
     pairs = list(zip(ring, [*ring[1:], *ring[:1]], strict=True))
@@ -50,6 +45,21 @@ def neighbours(members: Iterable[Member]) -> dict[int, tuple[Neighbour, ...]]:
         found[one.index][following.index] = following
         found[following.index][one.index] = one
     return {index: tuple(those.values()) for index, those in found.items()}
+
+
+def beside(member: Member, those: Iterable[Member]) -> dict[int, tuple[Neighbour, ...]]:
+    """Return who dials whom when ``member`` comes: it and its neighbours, each other."""
+    own, doors = _door(member), [door for door in map(_door, those) if door is not None]
+    if own is None or not doors:
+        return {}
+    return {own.index: tuple(doors)} | {door.index: (own,) for door in doors}
+
+
+def _door(member: Member) -> Neighbour | None:
+    own = member.card.own
+    if own.reach_address is None or own.reach_port is None:
+        return None
+    return Neighbour(member.card.index, own.reach_address, own.reach_port)
 
 
 def judge_reach(edges: Sequence[Edge], members: Sequence[Member]) -> list[Problem]:

@@ -6,10 +6,7 @@ What the two say to each other is told apart by its first word alone, and is rea
 from __future__ import annotations
 
 import json
-import select
-import socket
 from collections.abc import Callable
-from time import monotonic
 from typing import Protocol
 
 from sglang_roce_entry.group.meeting import wire
@@ -17,8 +14,6 @@ from sglang_roce_entry.group.meeting.card import MOST_RAILS, shown
 
 #: Pairs of one member that are begun at once.
 _MOST = 4 * MOST_RAILS
-#: How long what the process does not read at once may wait.
-_FLUSH_S = 0.2
 _ANSWERS = {b"of": wire.RAIL, b"seen": wire.SEEN}
 _WHY_CHARACTERS = 300
 
@@ -56,6 +51,11 @@ class Errand:
     def fileno(self) -> int:
         """Return what becomes readable when :meth:`heard` has lines for the leader, -1 while nothing will."""
         return self._prover.fileno() if self._prover is not None else -1
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`heard` may have something to do though nothing is readable."""
+        return self._prover is not None
 
     def told(self, word: bytes, rest: bytes) -> list[bytes]:
         """Take a line of the leader's; return what is answered. Raises ``ValueError``."""
@@ -103,19 +103,6 @@ class Errand:
     def _unable(self, why: str) -> bytes:
         text = shown(why, _WHY_CHARACTERS).encode("utf-8", "backslashreplace")
         return b"%s %s no %s" % (wire.PROVER, self._number, text)
-
-    def wait(self, one: socket.socket, say: Callable[[bytes], None], within_s: float) -> None:
-        """Return as soon as ``one`` is readable, or after so long; meanwhile ``say`` what is due to the leader."""
-        limit = monotonic() + within_s
-        while self._prover is not None and (remaining_s := limit - monotonic()) > 0:
-            poller = select.poll()
-            for descriptor in (one.fileno(), self.fileno()):
-                poller.register(descriptor, select.POLLIN)
-            readable = poller.poll(1000 * min(remaining_s, _FLUSH_S))
-            for line in self.heard():
-                say(line)
-            if any(descriptor == one.fileno() for descriptor, _ in readable):
-                return
 
     def close(self) -> None:
         """End the process; nothing of it is left."""
