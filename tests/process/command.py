@@ -79,11 +79,26 @@ def environment_of_an_interpreter() -> dict[str, str]:
     return {**kept, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": python_path(), "PYTHONHASHSEED": "0"}
 
 
+#: What somebody who is not root needs for processes of their own. Another user's do not tell their mount namespace.
+_OWN_PROCESSES = ("unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork", "--mount-proc")
+
+
+@cache
+def _has_user_namespaces() -> bool:
+    """Whether somebody who is not root can have namespaces here: distributions and containers differ."""
+    return subprocess.run([*_OWN_PROCESSES, "true"], capture_output=True, check=False).returncode == 0
+
+
 def enclosed(words: Sequence[str], beside: int | None = None) -> list[str]:
     """Return words that run in a mount namespace of their own: other servers of this machine are not theirs."""
-    if os.geteuid() != 0:
+    if os.geteuid() == 0:
+        return ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
+    if not _has_user_namespaces():
         return list(words)
-    return ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
+    if beside is None:
+        return [*_OWN_PROCESSES, *words]
+    processes = f"--pid=/proc/{beside}/ns/pid_for_children"
+    return ["nsenter", "-t", str(beside), "--user", "--preserve-credentials", "--mount", processes, *words]
 
 
 def without_times(log: str) -> str:
