@@ -64,7 +64,7 @@ def _settings() -> str:
 
 
 def _exit_codes() -> str:
-    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES]
+    rows = ["| {} | {} |".format(code, meaning.replace("|", "\\|")) for code, meaning in EXIT_CODES]
     return "\n".join(["| code | meaning |", "|---|---|", *rows])
 
 

@@ -89,6 +89,21 @@ def test_relative_links_lead_somewhere(name: str) -> None:
         assert "://" in link or _leads_somewhere(file, heading), link
 
 
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(one for room in ("docker", "k8s", "tests") for one in (ROOT / room).rglob("*.md"))]
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rows_of_a_table_have_as_many_cells_as_its_head(document: Path) -> None:
+    """A | inside a cell begins the next one, also between backquotes, unless a backslash is before it."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = lines.splitlines()
+        cells = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+        assert [row for row, number in zip(rows, cells, strict=True) if number != cells[0]] == []
+
+
 def test_what_the_manifest_gains_is_in_the_manifest() -> None:
     added = [line[1:].split("  #")[0] for line in _block("diff").splitlines() if line.startswith("+")]
     gains = yaml.safe_load("\n".join(added))

@@ -203,7 +203,7 @@ def _mode_value(reader: _Reader, name: str, equals: str, value: str) -> str:
     if name in _VALUE_MODES:
         given = reader.value(name, equals, value, _VALUE_MODES[name])
         if name == "--probe" and kinds_of(given) is None:
-            raise UsageError(f"{name} {given} is not a probe", f"write {name} {_VALUE_MODES[name]}")
+            raise UsageError(f"{name} {given!r} is not a probe", f"write {name} {_VALUE_MODES[name]}")
         return given
     if name == _EXPLAIN:
         if not equals and reader.more() and not reader.peek().startswith("-"):
@@ -277,10 +277,8 @@ def _refuse_ours_among(rest: Sequence[str]) -> None:
         following = value if equals else rest[position + 1] if position + 1 < len(rest) else None
         if name in ours and _is_ours(name, following):
             shared = f" (with {_SHARED[name]} it is an option of sglang-roce-entry)" if name in _SHARED else ""
-            raise UsageError(
-                f"{name} is among SGLang's arguments{shared}",
-                "put the options of sglang-roce-entry before the first argument of SGLang",
-            )
+            first = _hidden(rest[0]) if position else "the first argument of SGLang"
+            raise UsageError(f"{name} is among SGLang's arguments{shared}", f"put it before {first}")
 
 
 def _refuse_first(token: str, form: str, *, marked: bool) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from difflib import get_close_matches
 
 from sglang_roce_entry.codes import BY_CODE, GROUPS, Entry, Group
-from sglang_roce_entry.command.policy_file import nearest
 from sglang_roce_entry.problems import UsageError
 
 _COLUMNS = 100
@@ -17,7 +17,9 @@ def explained(code: str) -> str:
         return "\n".join(_group(group) for group in GROUPS)
     entry = BY_CODE.get(code.strip().strip("[]").upper())
     if entry is None:
-        raise UsageError(f"{code!r} is not a code of sglang-roce-entry", nearest(code.upper(), BY_CODE))
+        close = get_close_matches(code.upper(), list(BY_CODE), n=1)
+        hint = f"did you mean {close[0]}?" if close else "all codes: sglang-roce-entry --explain"
+        raise UsageError(f"{code!r} is not a code of sglang-roce-entry", hint)
     return _entry(entry)
 
 

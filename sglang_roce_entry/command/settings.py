@@ -250,7 +250,7 @@ def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> 
     if origin.startswith("--"):
         hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
         return UsageError(f"{origin} {text!r} {problem}", hint)
-    hint = f"values: {setting.metavar} ({setting.summary})"
+    hint = f"write {setting.metavar}: {setting.summary}"
     return ConfigurationError("SETTING", f"{origin}={text!r} {problem}", hint)
 
 

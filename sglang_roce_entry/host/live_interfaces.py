@@ -22,7 +22,7 @@ def live_interfaces() -> tuple[Interface, ...]:
     except OSError as failure:
         raise ConfigurationError(
             "NO_PROC",
-            f"the interfaces of this pod cannot be listed: {failure}",
+            f"the interfaces of this pod cannot be listed: {failure.filename}: {failure.strerror}",
             "mount /proc in this container; SGLang needs it too",
         ) from failure
     addresses = psutil.net_if_addrs()

@@ -103,6 +103,20 @@ def test_usage_errors(argv: tuple[str, ...], words: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("--rdam", "--check"), "put it before --rdam"),
+        (("--api-key=secret", "--dry-run"), "put it before --api-key"),
+        (("--", "--dry-run"), "put it before the first argument of SGLang"),
+    ],
+)
+def test_an_option_that_comes_too_late_is_told_its_place(argv: tuple[str, ...], hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_command_line(argv)
+    assert caught.value.hint == hint
+
+
 def test_no_option_may_be_abbreviated() -> None:
     invocation = parse_command_line(("--stri", "x"))  # SGLang's --strip-thinking-cache
     assert invocation.rest == ("--stri", "x")

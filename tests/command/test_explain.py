@@ -82,3 +82,11 @@ def test_an_unknown_code_names_the_nearest(run: Run) -> None:
     assert "'NO_USABLE_HCAS' is not a code" in ran.err
     assert "did you mean NO_USABLE_HCA?" in ran.err
     assert "[USAGE]" in ran.err
+
+
+@pytest.mark.parametrize("code", ["3", "bogus"])
+def test_a_word_like_no_code_is_told_where_all_of_them_are(run: Run, code: str) -> None:
+    ran = run("--explain", code)
+    assert (ran.code, ran.out) == (2, "")
+    assert "did you mean" not in ran.err
+    assert "fix: all codes: sglang-roce-entry --explain\n" in ran.err

@@ -92,7 +92,9 @@ def _has_user_namespaces() -> bool:
 def enclosed(words: Sequence[str], beside: int | None = None) -> list[str]:
     """Return words that run in a mount namespace of their own: other servers of this machine are not theirs."""
     if os.geteuid() == 0:
-        return ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
+        return (
+            ["unshare", "--mount", *words] if beside is None else ["nsenter", "-t", str(beside), "--mount", *words]
+        )
     if not _has_user_namespaces():
         return list(words)
     if beside is None:
