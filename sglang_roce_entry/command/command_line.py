@@ -40,7 +40,6 @@ _SHARED = {"--tp": "auto or off", "--dist-init": "a port number"}
 #: From this ratio of difflib on, an unknown option is taken for one of ours with a slip in it.
 _CLOSE = 0.86
 
-
 #: What looks like "-" and is none, as word processors, chats and PDF readers make it.
 _DASHES = {
     "\u2010": "hyphen",
@@ -114,20 +113,24 @@ def parse_command_line(argv: Sequence[str]) -> Invocation:
     return invocation
 
 
-def asked_mode(argv: Sequence[str]) -> str | None:
-    """Return the mode among our own options as it is written, also on a command line that is rejected."""
-    reader = _Reader(tuple(argv))
+def readable(argv: Sequence[str]) -> Invocation:
+    """Return what can be read of a command line that is rejected: a mode as it is written, else what was asked."""
+    reader, given = _Reader(tuple(argv)), dict[str, str]()
     while reader.more():
-        token = reader.peek()
-        name, equals, value = token.partition("=")
+        name, equals, value = reader.peek().partition("=")
         if name in MODES or name == "-h":
-            return token
+            return Invocation(mode=name.removeprefix("--"), mode_value=value)
         if not _is_ours(name, reader.value_after(equals, value)):
-            return None
+            break
         reader.take()
         if not equals and name != _KEEP and _takes_the_next(reader, BY_FLAG.get(name)):
-            reader.take()
-    return None
+            value = reader.take()
+        given[name] = value
+    flags = {BY_FLAG[name].key: text for name, text in given.items() if name in BY_FLAG}
+    rest = reader.rest()[reader.rest()[:1] == ("--",) :]
+    _, rest = launch_form(rest) or ((), rest)
+    word = bool(rest) and rest[0][:1] not in f"{_ALL_DASHES}$"
+    return Invocation(flags, policy=given.get("--policy"), rest=rest, form=BARE_WORD if word else LAUNCH)
 
 
 class _Reader:

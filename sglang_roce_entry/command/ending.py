@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from sglang_roce_entry.command.settings import parse_duration_s
+from sglang_roce_entry.command.settings import parse_duration_s, readable_settings
+from sglang_roce_entry.host.answers import Host
+from sglang_roce_entry.invocation import BARE_WORD, Invocation
 from sglang_roce_entry.launch import handover
+from sglang_roce_entry.launch.steps import NOT_TOLD
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import one_line
+from sglang_roce_entry.plan.inputs import Request, as_problem, identify, read_request
 from sglang_roce_entry.problems import EntryError, Problem, errors_first
 
 _KUBERNETES_LINGER_S = 15.0
+#: What a group is found by: where one of these cannot be read, nobody can be told.
+_FOUND_BY = frozenset({"leader_address", "group_size", "worker_index", "dist_init"})
+
+
+def told_instead(
+    failure: EntryError, invocation: Invocation, environ: Mapping[str, str], host: Host, log: Log
+) -> Request | None:
+    """Return what a pod asks for that cannot read all it was told, so that its group hears of ``failure``.
+
+    Its group would wait for it as for a pod that is missing. ``None`` where there is no group to be told, or
+    none that is to be found without what cannot be read, which is said.
+    """
+    settings, unread = readable_settings(invocation.flags, environ, invocation.policy)
+    if invocation.form == BARE_WORD or settings.meeting == "off":
+        return None
+    asked = invocation, replace(settings, rdma="off"), environ, host
+    try:
+        request = read_request(*asked)
+    except EntryError:
+        request = read_request(*asked, config=False)
+    identity = identify(request).identity
+    if identity is not None and not identity.in_group:
+        return None
+    if identity is None or unread & _FOUND_BY:
+        log.say(NOT_TOLD)
+        return None
+    return replace(request, refused=as_problem(failure))
 
 
 def end_launch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from sglang_roce_entry.command.command_line import DOCUMENTS, FORMATS, PAGES, asked_mode, parse_command_line
+from sglang_roce_entry.command.command_line import DOCUMENTS, FORMATS, PAGES, parse_command_line, readable
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
@@ -38,20 +38,19 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
     try:
         invocation = parse_command_line(arguments)
     except UsageError as failure:
-        mode = asked_mode(arguments)
-        if mode is None:
-            return _start(failure, environ, log)
-        name, _, form = mode.partition("=")
-        if form not in DOCUMENTS or form not in FORMATS.get(name, ()):
+        asked = readable(arguments)
+        if asked.mode is None:
+            return _start(asked, environ, log, failure)
+        if asked.mode_value not in DOCUMENTS or asked.mode_value not in FORMATS.get(f"--{asked.mode}", ()):
             raise
-        if name == "--rehearse":
+        if asked.mode == "rehearse":
             from sglang_roce_entry.command.rehearse import write_refused
 
-            write_refused(failure, form)
+            write_refused(failure, asked.mode_value)
         else:
             from sglang_roce_entry.command.modes import write_refusal
 
-            write_refusal(name.removeprefix("--"), form, failure, environ)
+            write_refusal(asked.mode, asked.mode_value, failure, environ)
         raise
     if invocation.mode == "probe":
         from sglang_roce_entry.command.probing import give_verdict
@@ -77,20 +76,22 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
     return _start(invocation, environ, log)
 
 
-def _start(asked: Invocation | UsageError, environ: Mapping[str, str], log: Log) -> int:
+def _start(
+    invocation: Invocation, environ: Mapping[str, str], log: Log, rejected: UsageError | None = None
+) -> int:
     from sglang_roce_entry.launch.handover import SignalGuard
 
     # Before the imports of a launch, which take most of its time: as PID 1 it would miss a SIGTERM meanwhile.
     guard = SignalGuard()
     guard.install()
     try:
-        if isinstance(asked, Invocation) and asked.mode is not None:
+        if invocation.mode is not None:
             from sglang_roce_entry.command.rehearse import run_rehearsal
 
-            return run_rehearsal(asked, environ, log)
-        from sglang_roce_entry.command.start import refuse, start
+            return run_rehearsal(invocation, environ, log)
+        from sglang_roce_entry.command.start import start
 
-        return refuse(asked, environ, log) if isinstance(asked, UsageError) else start(asked, environ, log, guard)
+        return start(invocation, environ, log, guard, rejected)
     except Interrupted as signal:  # also while a failure is being reported
         guard.stand_down()
         log.say(f"ended by {signal.name}, exit code {signal.exit_code}")

@@ -10,7 +10,7 @@ from io import BufferedWriter
 from typing import Any
 
 from sglang_roce_entry.command.command_line import DOCUMENTS
-from sglang_roce_entry.command.ending import end_launch
+from sglang_roce_entry.command.ending import end_launch, told_instead
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.group.meeting.comparison.parts import MOST_BYTES, MeetingFileError
 from sglang_roce_entry.group.meeting.comparison.saved import Saved, read_saved, write_saved
@@ -54,10 +54,17 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
 
 
 def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> Rehearsed:
-    settings = read_settings(invocation.flags, environ, invocation.policy)
-    log.form = settings.log_format
     host = live_host()
-    return rehearse(read_request(invocation, settings, environ, host), host, log)
+    try:
+        settings = read_settings(invocation.flags, environ, invocation.policy)
+        log.form = settings.log_format
+        request = read_request(invocation, settings, environ, host)
+    except EntryError as failure:
+        instead = told_instead(failure, invocation, environ, host, log)
+        if instead is None:
+            raise
+        request = instead
+    return rehearse(request, host, log)
 
 
 def write_refused(failure: EntryError, form: str) -> None:

@@ -6,6 +6,7 @@ Precedence: flag, then ``SGLANG_ROCE_*``, then the policy file, then the default
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from sglang_roce_entry.command.policy_file import nearest, read_policy
 from sglang_roce_entry.invocation import Settings
 from sglang_roce_entry.named_file import read_named
-from sglang_roce_entry.problems import ConfigurationError, UsageError
+from sglang_roce_entry.problems import ConfigurationError, EntryError, UsageError
 from sglang_roce_entry.unexpanded import remedy, was_not_expanded
 
 PREFIX = "SGLANG_ROCE_"
@@ -222,27 +223,61 @@ def read_settings(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for setting in SETTINGS:
-        sources = (
-            (flags.get(setting.key, ""), setting.flag),
-            (environ.get(setting.variable, ""), setting.variable),
-            (policy.get(setting.key, ""), f"{setting.key} in {policy_path}"),
-        )
-        for text, origin in sources:
-            if not text.strip():
-                continue
-            if was_not_expanded(text):
-                raise ConfigurationError(
-                    "SETTING_NOT_EXPANDED",
-                    f"{origin} {text!r} was not expanded",
-                    remedy(text, origin, environ, setting.flag, setting.variable),
-                )
-            try:
-                values[setting.key] = setting.parse(text.strip())
-            except ValueError as problem:
-                raise bad_value(setting, origin, text, problem) from problem
-            origins[setting.key] = origin
-            break
+        written = _written(setting, flags, environ, policy, policy_path)
+        if written is not None:
+            values[setting.key], origins[setting.key] = _parsed(setting, *written, environ), written[1]
     return Settings(**values, origins=origins)
+
+
+def readable_settings(
+    flags: Mapping[str, str], environ: Mapping[str, str], policy_path: str | None = None
+) -> tuple[Settings, frozenset[str]]:
+    """Return the settings that can be read where not all can, and the keys of those that cannot."""
+    policy: Mapping[str, str] = {}
+    if policy_path:
+        with suppress(EntryError):
+            policy = read_policy(policy_path, read_named, _BY_KEY)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    unread = set()
+    for setting in SETTINGS:
+        written = _written(setting, flags, environ, policy, policy_path)
+        if written is None:
+            continue
+        try:
+            values[setting.key], origins[setting.key] = _parsed(setting, *written, environ), written[1]
+        except EntryError:
+            unread.add(setting.key)
+    return Settings(**values, origins=origins), frozenset(unread)
+
+
+def _written(
+    setting: Setting,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    policy: Mapping[str, str],
+    policy_path: str | None,
+) -> tuple[str, str] | None:
+    """Return the text of a setting that counts, and where it was written; ``None``: nowhere."""
+    sources = (
+        (flags.get(setting.key, ""), setting.flag),
+        (environ.get(setting.variable, ""), setting.variable),
+        (policy.get(setting.key, ""), f"{setting.key} in {policy_path}"),
+    )
+    return next((source for source in sources if source[0].strip()), None)
+
+
+def _parsed(setting: Setting, text: str, origin: str, environ: Mapping[str, str]) -> Any:
+    if was_not_expanded(text):
+        raise ConfigurationError(
+            "SETTING_NOT_EXPANDED",
+            f"{origin} {text!r} was not expanded",
+            remedy(text, origin, environ, setting.flag, setting.variable),
+        )
+    try:
+        return setting.parse(text.strip())
+    except ValueError as problem:
+        raise bad_value(setting, origin, text, problem) from problem
 
 
 def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> UsageError | ConfigurationError:

@@ -14,7 +14,7 @@ from sglang_roce_entry.host.answers import Host
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.invocation import BARE_WORD
 from sglang_roce_entry.launch import handover
-from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, Refused, dns_hint, log_problems
+from sglang_roce_entry.launch.steps import NOT_TOLD, STALE_FACTS_S, Launch, Refused, dns_hint, log_problems
 from sglang_roce_entry.log import Log, warnings_line
 from sglang_roce_entry.plan.inputs import (
     Leader,
@@ -59,6 +59,8 @@ def final_plan(launch: Launch) -> Plan:
 
         final = meet(launch, plan, facts)
     else:
+        if plan.identity is None and launch.request.settings.meeting != "off":
+            launch.log.say(NOT_TOLD)
         _refuse(plan)
         leader = _await_group(launch, plan, facts)
         if monotonic() - read_at > STALE_FACTS_S:

@@ -19,7 +19,7 @@ from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.inputs import Leader, Member, Request, found_leader, read_facts
 from sglang_roce_entry.plan.plan import Plan, make_plan
-from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem, deciding
+from sglang_roce_entry.problems import CONFIGURATION, USAGE, EntryError, Problem, deciding
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.log_lines import decision_lines
 
@@ -27,6 +27,8 @@ from sglang_roce_entry.report.log_lines import decision_lines
 ELSEWHERE_AFTER_S = 10.0
 #: Facts older than this are read again before the handover: GIDs move while a worker waits.
 STALE_FACTS_S = 5.0
+#: Said where others will wait for this pod, and cannot hear why it does not come.
+NOT_TOLD = "the group cannot be told: which one it is, or this pod's place in it, is not known"
 
 
 class Refused(EntryError):
@@ -73,12 +75,12 @@ class Launch:
         read_at = monotonic()
         plan = self._plan(facts, None)
         # A wrong configuration is reported at once: no hardware that appears can correct it.
-        if plan.exit_code != CONFIGURATION:
+        if plan.exit_code not in (CONFIGURATION, USAGE):
             settled = self.await_hardware(facts, plan.choice)
             if settled is not facts:
                 facts, read_at = settled, monotonic()
                 plan = self._plan(facts, None)
-        for line in decision_lines(plan):
+        for line in decision_lines(plan) if self.request.refused is None else ():
             self.log.say(line)
         log_problems(plan.problems, self.log)
         return plan, facts, read_at

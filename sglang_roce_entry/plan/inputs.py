@@ -54,6 +54,8 @@ class Request:
     hostname: str | None = None
     shell: frozenset[str] = frozenset()
     mode: str | None = None  # of the form MODE: "check", "rehearse", ...
+    #: What cannot be read of all that was asked: nothing is decided but whom to tell.
+    refused: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,10 @@ def read_request(
     host: Host,
     shell: frozenset[str] = frozenset(),
     folder: str | None = ".",
+    *,
+    config: bool = True,
 ) -> Request:
-    """Return what a command line asks for. Raises ``EntryError``.
+    """Return what a command line asks for. Raises ``EntryError``, but not where no ``config`` file is to be read.
 
     ``folder`` is where the command runs, ``None`` where that is not known.
     """
@@ -109,7 +113,7 @@ def read_request(
         environ=environ,
         form=MODE if invocation.mode else BARE_WORD if bare else LAUNCH,
         executable=(sys.executable or "python3") if host.live else "python3",
-        user=None if bare else read_arguments(invocation.rest, _file_reader(host, folder)),
+        user=None if bare else read_arguments(invocation.rest, _file_reader(host, folder) if config else None),
         bare_word=invocation.rest if bare else (),
         not_executed=as_problem(not_executed(invocation.rest[0], number, os.strerror(number))) if number else None,
         exec_known=number is not None,

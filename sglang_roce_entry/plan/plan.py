@@ -193,8 +193,13 @@ def look_and_plan(
 
 
 def _in_force(problems: Iterable[Problem], request: Request) -> tuple[Problem, ...]:
-    """Return the problems as ``strict`` makes them; a bare word is only stopped where it cannot be executed."""
-    if request.bare_word:
+    """Return the problems as ``strict`` makes them; a bare word is only stopped where it cannot be executed.
+
+    Where something cannot be read that alone counts: the rest comes of it.
+    """
+    if request.refused is not None:
+        found = [request.refused]
+    elif request.bare_word:
         found = [one if one is request.not_executed else replace(one, severity="warning") for one in problems]
     else:
         found = [*hardened(tuple(problems), strict=request.settings.strict)]

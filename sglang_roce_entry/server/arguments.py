@@ -91,14 +91,14 @@ class UserArguments:
 
 
 def read_arguments(argv: Sequence[str], read_file: Callable[[str], str] | None = None) -> UserArguments:
-    """Return the options in ``argv``. ``read_file(path)`` returns the text of a ``--config`` file.
+    """Return the options in ``argv``. ``read_file(path)`` returns a ``--config`` file's text (``None``: unread).
 
     Raises ``ConfigurationError`` where SGLang itself would reject the file.
     """
     tokens = tuple(argv)
     problems: list[Problem] = []
     values: dict[str, Argument] = {}
-    config = _config_path(tokens)
+    config = _config_path(tokens) if read_file is not None else None
     from_file: tuple[str, ...] = ()
     if config is not None and read_file is not None:
         known, from_file = _read_config(config, read_file, problems)
