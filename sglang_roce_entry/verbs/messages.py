@@ -124,6 +124,7 @@ def _three(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(map(one, value))
 
 
+_OF_A_CAUSE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _U16, _U24, _U32, _U64 = (1 << 16) - 1, (1 << 24) - 1, (1 << 32) - 1, (1 << 64) - 1
 _OFFER: Mapping[str, Callable[[Any], bool]] = {
     "qp_number": _number(0, _U24),
@@ -141,7 +142,7 @@ _SEEN: Mapping[str, Callable[[Any], bool]] = {
     "port": _number(0, 255),
     "gid": _digits(0, 32),
     "mtu_bytes": _number(0, 4096),
-    "cause": _text(32),
+    "cause": lambda value: isinstance(value, str) and len(value) <= 32 and set(value) <= _OF_A_CAUSE,
     "step": _text(32),
     "number": _number(0, 4095),
     "detail": _text(400),

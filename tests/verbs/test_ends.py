@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ import pytest
 
 from sglang_roce_entry.group.meeting.proof.pairs import SECOND_PAIRS
 from sglang_roce_entry.verbs.judgement import Verdict, judge
-from sglang_roce_entry.verbs.messages import Rail, Seen, read
+from sglang_roce_entry.verbs.messages import Rail, Seen, read, written
 from sglang_roce_entry.verbs.proof.prover import Running
+from tests.verbs.hostile import OFFER
 from tests.verbs.stubs import carrying_library
 
 if TYPE_CHECKING:
@@ -69,6 +71,34 @@ class Node:
         status = Path(f"/proc/{self.process._pid}/status").read_text(encoding="utf-8")
         (peak,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
         return int(peak.split()[1])
+
+
+ETHERNET = replace(OFFER, lid=None)
+#: Of a peer that is none, or another; the first have to be refused, the last lead into the void.
+HOSTILE = (
+    b"", b"{}", b"\xff\x00", b"[" * 4000, b'{"kind":"sent"}', b'{"kind":"offer"}', b'{"kind":"offer","qp_number":1e999}',
+    written(replace(OFFER, address=1 << 63)).replace(b"ffff", b"fff\xe9").rstrip(),
+    written(ETHERNET).rstrip(), written(replace(ETHERNET, gid="0" * 32, mtu=1, large_bytes=64, address=1, psn=0)).rstrip(),
+)  # fmt: skip
+
+
+def test_whatever_a_peer_says_its_end_reports_and_the_others_go_on(carrying: Path) -> None:
+    node = Node(carrying)
+    try:
+        for number, line in enumerate(HOSTILE, 100):
+            node.process.tell(b"begin %d 0 first" % number)
+            node.process.tell(b"to %d %s" % (number, line))
+            node.process.tell(b'to %d {"kind":"ready"}' % number)
+            node.process.tell(b'to %d {"kind":"sent"}' % number)
+        seen: list[Seen] = []
+        while len(seen) < len(HOSTILE):
+            messages = [read(line.split(b" ", 2)[2]) for line in node._heard()]
+            seen += [one for one in messages if isinstance(one, Seen)]
+        assert sorted(one.cause for one in seen) == ["", "", *["PEER_MALFORMED"] * (len(HOSTILE) - 2)]
+        assert {one.got for one in seen} == {(0, 0, 0)}
+        assert node.prove([0, 1]) == [Verdict("proven")]
+    finally:
+        assert node.process.end() is None
 
 
 def test_eight_rails_in_little_memory(carrying: Path) -> None:

@@ -16,6 +16,9 @@ from sglang_roce_entry.group.meeting.card import MOST_RAILS, shown
 _MOST = 4 * MOST_RAILS
 _ANSWERS = {b"of": wire.RAIL, b"seen": wire.SEEN}
 _WHY_CHARACTERS = 300
+#: What the other end of a pair says (``verbs.messages.LINE_BYTES``), with the pair's number.
+_SAID_BYTES = 4096 + 16
+_BEYOND = 1 << 31
 
 
 class Prover(Protocol):
@@ -65,7 +68,7 @@ class Errand:
         if self._prover is None or number != self._number:
             return []
         if word == wire.RAIL:
-            self._prover.tell(b"to " + said)
+            self._prover.tell(b"to %s %s" % _of_a_pair(said))
         else:
             for pair, rail, patient in _pairs(said):
                 self._prover.tell(b"begin %d %d %s" % (pair, rail, b"patient" if patient else b"first"))
@@ -113,11 +116,22 @@ class Errand:
                 self._say(stuck)
 
 
+def _of_a_pair(said: bytes) -> tuple[bytes, bytes]:
+    key, message = wire.split(said)
+    if not key.isdigit() or len(said) > _SAID_BYTES:
+        raise ValueError("not of a pair")
+    return key, message
+
+
 def _pairs(text: bytes) -> list[tuple[int, int, int]]:
     rows = json.loads(text)
     if not isinstance(rows, list) or len(rows) > _MOST:
         raise ValueError("no pairs")
     for row in rows:
-        if not isinstance(row, list) or len(row) != 3 or not all(type(one) is int and one >= 0 for one in row):
+        if (
+            not isinstance(row, list)
+            or len(row) != 3
+            or not all(type(one) is int and 0 <= one < _BEYOND for one in row)
+        ):
             raise ValueError("not a pair")
     return [(pair, rail, patient) for pair, rail, patient in rows]
