@@ -14,7 +14,8 @@ from sglang_roce_entry.invocation import Invocation
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.probe_kinds import TIMEOUT_VARIABLE, kinds_of
-from sglang_roce_entry.problems import OK, Interrupted, UsageError, as_failure
+from sglang_roce_entry.problems import OK, Interrupted, UsageError
+from sglang_roce_entry.server.redaction import masked_failure
 
 
 def run(arguments: tuple[str, ...], environ: Mapping[str, str]) -> int:
@@ -29,7 +30,7 @@ def run(arguments: tuple[str, ...], environ: Mapping[str, str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
-        failure = as_failure(raised)
+        failure = masked_failure(raised)
         log.problem(failure)
         return failure.exit_code
 
@@ -38,6 +39,7 @@ def _run(arguments: tuple[str, ...], environ: Mapping[str, str], log: Log) -> in
     try:
         invocation = parse_command_line(arguments)
     except UsageError as failure:
+        masked_failure(failure)
         asked = readable(arguments)
         if asked.mode is None:
             return _start(asked, environ, log, failure)

@@ -21,12 +21,13 @@ from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import identify, libibverbs_of, look_up_leader, read_request
 from sglang_roce_entry.plan.plan import Plan, look_and_plan
-from sglang_roce_entry.problems import OK, USAGE, EntryError, as_failure
+from sglang_roce_entry.problems import OK, USAGE, EntryError
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.json import as_document, as_json, environment_document, refusal_document
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.report.shell import as_shell
 from sglang_roce_entry.report.text import as_text
+from sglang_roce_entry.server.redaction import masked_failure
 
 
 def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
@@ -34,7 +35,7 @@ def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> in
     try:
         return _shown(invocation, environ, log)
     except Exception as raised:
-        failure = as_failure(raised)
+        failure = masked_failure(raised)
         if failure.code == "OUTPUT" or isinstance(raised, BrokenPipeError):
             raise
         write_refusal(invocation.mode or "", invocation.mode_value, failure, environ)

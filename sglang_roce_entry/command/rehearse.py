@@ -22,9 +22,10 @@ from sglang_roce_entry.log import Log
 from sglang_roce_entry.named_file import open_to_write, read_bytes, write_over
 from sglang_roce_entry.output import write_stdout
 from sglang_roce_entry.plan.inputs import read_request
-from sglang_roce_entry.problems import USAGE, EntryError, as_failure
+from sglang_roce_entry.problems import USAGE, EntryError
 from sglang_roce_entry.report.json import as_json
 from sglang_roce_entry.report.rehearsal import as_text, refusal_document
+from sglang_roce_entry.server.redaction import masked_failure
 
 #: Addresses, names of pods, arguments: whoever saves them decides who else reads them.
 _FILE_MODE = 0o600
@@ -41,7 +42,7 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
             target = _opened(invocation.save_meeting)
         done = _rehearsed(invocation, environ, log)
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
-        failure = as_failure(raised)
+        failure = masked_failure(raised)
         if invocation.mode_value in DOCUMENTS:
             write_refused(failure, invocation.mode_value)
         log.problem(failure)

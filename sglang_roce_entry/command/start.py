@@ -14,7 +14,8 @@ from sglang_roce_entry.launch.steps import Refused
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.bare_word import taken_as_launch
 from sglang_roce_entry.plan.inputs import Request, read_request
-from sglang_roce_entry.problems import EntryError, Problem, UsageError, as_failure
+from sglang_roce_entry.problems import EntryError, Problem, UsageError
+from sglang_roce_entry.server.redaction import masked_failure
 
 
 def start(
@@ -35,14 +36,14 @@ def start(
         try:
             request = _asked(invocation, environ, host, log, rejected)
         except Exception as raised:
-            instead = told_instead(as_failure(raised), invocation, environ, host, log)
+            instead = told_instead(masked_failure(raised), invocation, environ, host, log)
             if instead is None:
                 raise
             request = instead
         pause_s = linger_s(request.settings.linger, environ)
         launch(request, host, log, guard)
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong
-        return _failed(as_failure(raised), form, pause_s, log)
+        return _failed(masked_failure(raised), form, pause_s, log)
 
 
 def _asked(

@@ -7,6 +7,7 @@ import re
 from functools import cache
 from typing import Any
 
+from sglang_roce_entry.problems import EntryError, as_failure
 from sglang_roce_entry.server.spellings import begins_secret, find_option
 
 HIDDEN = "***"
@@ -29,11 +30,15 @@ _ANYWHERE = frozenset(
         "privatekey",
         "authtoken",
         "accesstoken",
+        "authorization",
     ]
 )
-_LAST = frozenset(["key", "token", "signature", "sig", "bearer", "sas"])
+_LAST = frozenset(["key", "token", "signature", "sig", "bearer", "sas", "auth", "pw", "cookie"])
 #: Only a text with one of these is looked at further: a launch has none, as a rule.
-_MARKS = ("key", "token", "secret", "pass", "pwd", "credential", "sig", "bearer", "sas", "@", "\\u")
+_MARKS = (
+    *("key", "token", "secret", "pass", "pw", "credential", "sig", "bearer", "sas", "auth", "cookie"),
+    *("@", "\\u"),
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -80,11 +85,19 @@ def _is_secret_option(name: str) -> bool:
     return option.secret if option is not None else is_secret_name(name) or begins_secret(plain)
 
 
+def masked_failure(raised: Exception) -> EntryError:
+    """Return what was raised as a failure, without the credentials in the values that its sentences quote."""
+    failure = as_failure(raised)
+    failure.message, failure.hint = masked_quotes(failure.message), masked_quotes(failure.hint)
+    return failure
+
+
 def masked_quotes(sentence: str) -> str:
-    """Return a sentence of ours without the credentials in the values that it quotes."""
+    """Return a sentence of ours without credentials in URLs, nor those in the values that it quotes."""
     lowered = sentence.lower()
     if not any(mark in lowered for mark in _MARKS):
         return sentence
+    sentence = _patterns()[0].sub(f"{HIDDEN}@", sentence)
     return _quoted().sub(lambda quote: f"{quote[0][0]}{masked(quote[0][1:-1])}{quote[0][-1]}", sentence)
 
 
@@ -125,9 +138,11 @@ def _masked_document(value: Any) -> Any:
 def _patterns() -> tuple[re.Pattern[str], ...]:
     return (
         # The user information of a URL; a slash in it only behind a colon that no port follows.
-        re.compile(r"(?<=://)(?:[^\s/@\"']*|[^\s/:@\"']*:(?!\d+/)[^\s@\"']*)@"),
+        re.compile(r"(?<=//|\\/)(?:[^\s/\"']*|[^\s/:@\"']*:(?!\d+/)[^\s\"']*)@"),
         re.compile(r"^[^\s:/@\"'{}\[\]]+:[^\s/@\"'{}\[\]]+(?=@[^\s@]+$)"),
         re.compile(r"(?i)(?<=\bbearer )\s*[^\s\"']+"),
+        # All of the header's value: a scheme (Basic, Token) stands before what is secret.
+        re.compile(r"(?i)(\b(?:authorization|cookie)\s*[=:]\s*)[^\"'{}\[\]]+"),
     )
 
 
@@ -135,14 +150,15 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 def _pair() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of a name with what leads to its value, and of that value."""
     return (
-        re.compile(r"([A-Za-z_][\w.-]*)\\*[\"']?\s*[=:](?!//)\s*"),
+        re.compile(r"([A-Za-z_][\w.-]*)\\*[\"']?\s*(?:[=:]|%3[Dd])(?!//)\s*"),
         re.compile(r"\\+\"[^\"]*\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,;&\"'{}\[\]]+"),
     )
 
 
 def _masked_words(text: str) -> str:
-    of_url, without_scheme, bearer = _patterns()
+    of_url, without_scheme, bearer, header = _patterns()
     text = bearer.sub(HIDDEN, without_scheme.sub(HIDDEN, of_url.sub(f"{HIDDEN}@", text)))
+    text = header.sub(rf"\1{HIDDEN}", text)
     name_of, value_of = _pair()
     shown, done = "", 0
     for name in name_of.finditer(text):

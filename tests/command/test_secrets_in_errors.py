@@ -40,3 +40,26 @@ def test_settings(run: Run, mode: str, address: str) -> None:
     ran = run("--snapshot", "cx7-pod", mode, environ={"SGLANG_ROCE_LEADER_ADDRESS": address, **group})
     assert SECRET not in ran.out + ran.err
     assert "leader address" in ran.out
+
+
+URL = f"https://user:{SECRET}@host/node.yaml"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--dry-run=json", "--model-path", "/m", "--config", URL),
+        ("--check", "--model-path", "/m", "--config", URL),
+        ("--policy", URL, "--dry-run"),
+        ("--snapshot", URL, "--check=json"),
+        ("--save-snapshot", f"/nowhere/{URL}"),
+        ("--meeting-file", URL, "--rehearse=json"),
+        ("--hca", f"'password={SECRET} x'", "--dry-run=json"),
+        ("--model-path", "/m", "--config", URL),
+    ],
+    ids=lambda words: words[0],
+)
+def test_files_and_values_that_cannot_be_read(run: Run, words: tuple[str, ...]) -> None:
+    ran = run(*words)
+    assert ran.code not in (0, 70)
+    assert SECRET not in ran.out + ran.err

