@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
+from sglang_roce_entry.plan.infiniband import infiniband_affinity, infiniband_rails
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.plan.proof import verbs_rail
 from sglang_roce_entry.report.folding import names_by_text
@@ -22,6 +23,11 @@ _REMEDIES = {
     "GID_REFUSED": "the kernel does not send from that GID (RoCE v1, or its interface is gone): see show_gids",
     "PORT_DOWN": "check the node's cable, transceiver and switch port (rdma link)",
     "LINK_DOWN": "check the node's cable, transceiver and switch port (rdma link)",
+    "NO_SM": "see that a subnet manager runs and reaches this port (ibstat, sminfo)",
+    "NO_LID": "see that a subnet manager runs and gives this port a LID (ibstat, sminfo)",
+    "LID_REFUSED": "see that a subnet manager has given this port a LID (ibstat)",
+    "PKEY_REFUSED": "set NCCL_IB_PKEY to a slot of the port's P_Key table, or leave it",
+    "PKEY_DIFFERS": "make the port a full member of the partition that NCCL_IB_PKEY names (subnet manager)",
     "NO_PROVIDER": "install the card's verbs provider in the image, of the same release as its libibverbs",
     "DEVICE_DENIED": "grant the device to the pod (RDMA device plugin)",
     "NO_DEVICE_NODE": "give the device to the pod (RDMA device plugin), or mount /dev/infiniband",
@@ -30,13 +36,15 @@ _REMEDIES = {
 
 
 def rails(plan: Plan) -> tuple[Rail, ...]:
-    """Return the used ports, each with the index that NCCL will use on it."""
-    return tuple(rail for row in plan.choice.used_rows if (rail := verbs_rail(plan, row)) is not None)
+    """Return the used ports, of RoCE or InfiniBand, each with the index that NCCL will use on it."""
+    rows = plan.choice.used_rows or infiniband_rails(plan, infiniband_affinity(plan))
+    return tuple(rail for row in rows if (rail := verbs_rail(plan, row)) is not None)
 
 
 def items(examined: Examined) -> tuple[CheckItem, ...]:
     """Return the lines on what was tried; nothing where no port is used."""
-    if not examined.plan.choice.used:
+    choice = examined.plan.choice
+    if not choice.used and (choice.plugin is not None or not choice.infiniband):
         return ()
     if not examined.live:
         return (skip(_NAME, "needs the live node"),)

@@ -15,7 +15,9 @@ from ipaddress import IPv4Address, IPv4Network
 from sglang_roce_entry.fabric.constraints import OFF, Constraints, IpNetwork, Reason
 from sglang_roce_entry.host.facts import (
     ACTIVE,
+    ARMED,
     CHANNEL_ADAPTER,
+    INIT,
     ROCE_V2,
     Gid,
     Hca,
@@ -226,7 +228,9 @@ def _examine(
     if hca.node_type != CHANNEL_ADAPTER:
         return Rejection(Reason.NOT_ROCE, f"node type {hca.node_type} is not a RoCE HCA (iWARP, EFA, usNIC)")
     if port.link_layer != "Ethernet":
-        return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet")
+        waiting = port.link_layer == "InfiniBand" and port.state in (INIT, ARMED)
+        without = f"; it is {port.state_name}: no subnet manager has brought it up" if waiting else ""
+        return Rejection(Reason.NOT_ROCE, f"link layer is {port.link_layer or 'unknown'}, not Ethernet{without}")
     if hca.verbs_answer != "ok":
         return _no_verbs(hca, foreign_sysfs=bool(facts.foreign_netdevs))
     if facts.libibverbs.lacks(hca.name):

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 ROCE_V1 = "IB/RoCE v1"
 ROCE_V2 = "RoCE v2"
 
-ACTIVE = 4  # enum ib_port_state, include/rdma/ib_verbs.h
+INIT, ARMED, ACTIVE = 2, 3, 4  # enum ib_port_state, include/rdma/ib_verbs.h
 CHANNEL_ADAPTER = 1  # enum rdma_node_type: RoCE and InfiniBand HCAs; iWARP is 4, EFA is 7
 
 IpAddress = IPv4Address | IPv6Address
@@ -46,6 +46,7 @@ class Port:
     rate_gbps: float | None
     table_length: int
     gids: tuple[Gid, ...]
+    lid: int | None = None  # of InfiniBand; 0 before a subnet manager has given it one
 
     @property
     def label(self) -> str:

@@ -22,6 +22,7 @@ VERBS_CLASS = "/sys/class/infiniband_verbs"
 _ZERO = b"0000:0000:0000:0000:0000:0000:0000:0000"
 #: How often a slot that changes under the reader is read before it is given up.
 _STABLE_TRIES = 10
+_LID = re.compile(r"0x[0-9a-f]{1,4}")
 _PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4,}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-9a-fA-F]")
 
 
@@ -116,16 +117,23 @@ def _read_port(tree: Tree, base: str, device: str, number: int) -> Port:
     port = f"{base}/ports/{number}"
     state = attribute_or_none(tree, f"{port}/state")
     length, gids = _read_gids(tree, port)
+    link_layer = attribute_or_none(tree, f"{port}/link_layer")
     return Port(
         device=device,
         number=number,
         state=leading_number(state),
         state_name=state.partition(":")[2].strip() if state else "unknown",
-        link_layer=attribute_or_none(tree, f"{port}/link_layer"),
+        link_layer=link_layer,
         rate_gbps=parse_rate_gbps(attribute_or_none(tree, f"{port}/rate")),
         table_length=length,
         gids=gids,
+        lid=_lid(attribute_or_none(tree, f"{port}/lid")) if link_layer == "InfiniBand" else None,
     )
+
+
+def _lid(text: str | None) -> int | None:
+    """Return the number of ``0x21`` (``lid_show`` of drivers/infiniband/core/sysfs.c)."""
+    return int(text, 16) if text is not None and _LID.fullmatch(text) else None
 
 
 def _read_gids(tree: Tree, port: str) -> tuple[int, tuple[Gid, ...]]:

@@ -238,7 +238,7 @@ class Gathering:
         return proof if proof.pairs else None
 
     def _prover(self) -> Prover:
-        return starter(self.plan, self.launch.request.environ)()
+        return starter(self.plan, self.launch.request)()
 
     @property
     def gathered(self) -> Gathered | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from sglang_roce_entry.group.meeting.proof.errand import Start
 from sglang_roce_entry.group.meeting.proof.pairs import BOTH, FAILED, FAR, NEAR, NOT_TRIED, Outcome
 from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
+from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.plan.proof import verbs_rails
 from sglang_roce_entry.verbs.judgement import OURS, THEIRS, TIMED_OUT, judge
@@ -23,10 +23,10 @@ _OTHER = {NEAR: FAR, FAR: NEAR}
 _OTHER_WAY = {"out": "in", "in": "out"}
 
 
-def starter(plan: Plan, environ: Mapping[str, str]) -> Start:
+def starter(plan: Plan, request: Request) -> Start:
     """Return what starts the process that proves the rails of ``plan``."""
-    rails = verbs_rails(plan)
-    return lambda: Running(rails, environ, PROOF_S)
+    rails = verbs_rails(plan, request)
+    return lambda: Running(rails, request.environ, PROOF_S)
 
 
 def judged(near: bytes | None, far: bytes | None) -> Outcome:

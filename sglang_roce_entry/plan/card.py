@@ -14,9 +14,10 @@ from sglang_roce_entry.fabric.wishes import DISCOVERED
 from sglang_roce_entry.group.endpoint import literal
 from sglang_roce_entry.group.meeting.card import Card, Own, Rail, Refusal, keyed_digest, make
 from sglang_roce_entry.host.further.card_facts import CardFacts
+from sglang_roce_entry.plan.infiniband import subnet
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.plan.proof import needed_by_device
+from sglang_roce_entry.plan.proof import needed_by_device, rails_in_order
 from sglang_roce_entry.problems import EntryError
 from sglang_roce_entry.server.compared.agreement import comparable_arguments
 from sglang_roce_entry.server.redaction import masked
@@ -50,7 +51,9 @@ class CardMaker:
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
-        rails = rails_of(self.plan, self.facts, needed_by_device(self.plan, self.request))
+        proven = needed_by_device(self.plan, self.request)
+        rows = rails_in_order(self.plan, self.request)
+        rails = tuple(_rail(row, self.plan, self.facts, proven.get(row.decision.hca.name)) for row in rows)
         first, namespace = self.plan.first_error or self.refusal, self.facts.network_namespace
         own = Own(
             address=str(control.address) if control.address is not None else None,
@@ -113,15 +116,17 @@ def pod_name(request: Request) -> str:
 
 def _fabric(plan: Plan, rails: tuple[Rail, ...]) -> Iterator[tuple[str, str]]:
     choice = plan.choice
-    kind = "RoCE" if rails else "InfiniBand" if choice.infiniband else "off"
+    kind = "RoCE" if choice.used else "InfiniBand" if choice.infiniband else "off"
     yield "rdma", f"by {choice.plugin}" if choice.plugin is not None else kind
     if not rails:
         return
     yield "rails", str(len(rails))
+    yield "rail_rates", _folded([f"{rail.rate_gbps:g}" if rail.rate_gbps is not None else "?" for rail in rails])
+    if not choice.used:
+        return
     families = {"IPv6" if ":" in rail.gid else "IPv4" for rail in rails if rail.gid}
     if families:
         yield "family", " and ".join(sorted(families))
-    yield "rail_rates", _folded([f"{rail.rate_gbps:g}" if rail.rate_gbps is not None else "?" for rail in rails])
     yield "roce_mtu", _folded([str(rail.roce_mtu or "?") for rail in rails])
 
 
@@ -130,24 +135,25 @@ def _folded(texts: list[str]) -> str:
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)
 
 
-def rails_of(plan: Plan, facts: CardFacts, proven: Mapping[str, bool]) -> tuple[Rail, ...]:
-    """Return the rails as the card shows them; ``proven``: HCAs that can be, and whether NCCL needs each."""
-    return tuple(_rail(row, plan, facts, proven.get(row.decision.hca.name)) for row in plan.rails)
-
-
 def _rail(row: PortRow, plan: Plan, facts: CardFacts, proof: bool | None) -> Rail:
-    decision, network = row.decision, row.network
-    mtu = plan.facts.mtu_of(row.netdev)
+    """Return a rail as the card shows it; ``proof``: whether NCCL needs it, where it can be proven."""
+    decision, mtu = row.decision, plan.facts.mtu_of(row.netdev)
+    if decision.used:
+        network = str(row.network) if row.network is not None else None
+        routed = facts.gateways.get(row.netdev) if row.netdev is not None else None
+    else:
+        network, routed = subnet(row)
     return Rail(
         device=decision.hca.name,
         port=decision.port.number,
-        network=str(network) if network is not None else None,
+        network=network,
         gid=row.gid,
         gid_index=row.gid_index,
         rate_gbps=decision.port.rate_gbps,
         roce_mtu=roce_mtu(mtu) if mtu is not None else None,
-        routed=facts.gateways.get(row.netdev) if row.netdev is not None else None,
+        routed=routed,
         proof=proof,
+        lid=decision.port.lid,
     )
 
 

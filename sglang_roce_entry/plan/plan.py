@@ -110,9 +110,7 @@ class Plan:
     @property
     def rails(self) -> tuple[PortRow, ...]:
         """The used ports in the order of the GPUs that they serve, then by name."""
-        by_gpu = [self.affinity.hcas[column].name for columns in self.affinity.assigned for column in columns]
-        place = {name: position for position, name in enumerate(dict.fromkeys(by_gpu))}
-        return tuple(sorted(self.choice.used_rows, key=lambda row: place.get(row.decision.hca.name, len(place))))
+        return in_order(self.choice.used_rows, self.affinity)
 
     @property
     def first_error(self) -> Problem | None:
@@ -127,6 +125,13 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """Return the variables to set."""
         return {one.name: one.value for one in self.variables if one.value is not None}
+
+
+def in_order(rows: Iterable[PortRow], affinity: Affinity) -> tuple[PortRow, ...]:
+    """Return ports in the order of the GPUs that they serve, the others behind them."""
+    by_gpu = [affinity.hcas[column].name for columns in affinity.assigned for column in columns]
+    place = {name: position for position, name in enumerate(dict.fromkeys(by_gpu))}
+    return tuple(sorted(rows, key=lambda row: place.get(row.decision.hca.name, len(place))))
 
 
 def make_plan(

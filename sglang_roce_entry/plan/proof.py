@@ -4,61 +4,85 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.host.facts import IpAddress
+from sglang_roce_entry.plan.infiniband import addressing, infiniband_affinity, infiniband_rails
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.server.transfer import read_use
 from sglang_roce_entry.verbs.messages import Rail
 
-_BYTE = 0xFF
+_U8, _U16 = 0xFF, 0xFFFF
+
+
+def rails_in_order(plan: Plan, request: Request) -> tuple[PortRow, ...]:
+    """Return the ports that NCCL will use, over RoCE or InfiniBand, in the order of the GPUs that they serve."""
+    return plan.rails or infiniband_rails(plan, _affinity(plan, request))
+
+
+def _affinity(plan: Plan, request: Request) -> Affinity:
+    return plan.affinity if plan.choice.used else infiniband_affinity(plan, _gpus(plan, request))
+
+
+def _gpus(plan: Plan, request: Request) -> tuple[int, ...]:
+    """Return the numbers of the GPUs that SGLang will use."""
+    return read_use(request.user, plan.facts, plan.gpu_devices, request.environ).gpus
 
 
 def needed_by_device(plan: Plan, request: Request) -> dict[str, bool]:
     """Return the HCAs that are proven, and whether NCCL needs each: SGLang's GPUs are nearest to it.
 
-    None where RDMA is not required, or NCCL's own transport over it is not the one that NCCL uses.
+    None where RDMA is not required, or NCCL's own transport over it is not the one that NCCL uses; nor where
+    ``NCCL_IB_PKEY_VALUE`` (from 2.31 on) lets NCCL look for the partition of an InfiniBand port itself.
     """
     choice = plan.choice
     on = request.settings.prove_rails == "auto" and choice.constraints.rdma == REQUIRED and choice.plugin is None
     if not on or plan.environment().get("NCCL_NET", "").upper() != "IB":
         return {}
-    affinity = plan.affinity
-    gpus = read_use(request.user, plan.facts, affinity.gpus, request.environ).gpus
+    value = choice.constraints.given.get("NCCL_IB_PKEY_VALUE")
+    if not choice.used and value is not None and value.value:
+        return {}
+    affinity = _affinity(plan, request)
+    gpus = _gpus(plan, request)
     rows = [affinity.assigned[number] for number in gpus if number < len(affinity.assigned)] or affinity.assigned
     near = {affinity.hcas[column].name for columns in rows for column in columns}
-    return {row.decision.hca.name: not near or row.decision.hca.name in near for row in choice.used_rows}
+    names = [row.decision.hca.name for row in rails_in_order(plan, request)]
+    return {name: not near or name in near for name in names}
 
 
-def verbs_rails(plan: Plan) -> tuple[Rail | None, ...]:
+def verbs_rails(plan: Plan, request: Request) -> tuple[Rail | None, ...]:
     """Return the rails in their order, each as NCCL will use it; ``None`` where no GID of it is known."""
-    return tuple(verbs_rail(plan, row) for row in plan.rails)
+    return tuple(verbs_rail(plan, row) for row in rails_in_order(plan, request))
 
 
 def verbs_rail(plan: Plan, row: PortRow) -> Rail | None:
-    """Return a port with the index, traffic class and service level that NCCL will use on it."""
+    """Return a port with the index, partition, traffic class and service level that NCCL will use on it."""
     hca, port = row.decision.hca, row.decision.port
     gid = port.gid_at(row.gid_index)
-    if row.gid_index is None or gid is None:
+    if row.gid_index is None or (row.decision.used and gid is None):
         return None
     return Rail(
         device=hca.name,
         port=port.number,
         gid_index=row.gid_index,
-        gid=_in_digits(gid.ip),
+        # NCCL reads an InfiniBand port's when it connects, and needs none within a subnet.
+        gid=_in_digits(gid.ip) if gid is not None and row.decision.used else "",
         node=hca.verbs or "",
-        traffic_class=_byte(plan, "NCCL_IB_TC"),
-        service_level=_byte(plan, "NCCL_IB_SL"),
+        traffic_class=_given(plan, "NCCL_IB_TC") & _U8,
+        service_level=_given(plan, "NCCL_IB_SL") & _U8,
+        pkey_index=_given(plan, "NCCL_IB_PKEY") & _U16,
+        addressing=addressing(plan.facts.nccl_versions),
     )
 
 
-def _byte(plan: Plan, name: str) -> int:
-    """Return what NCCL hands to the kernel of a number, an ``uint8_t`` (``ncclIbRtrQp``, src/transport/net_ib)."""
+def _given(plan: Plan, name: str) -> int:
+    """Return what NCCL makes of a number; ``struct ibv_qp_attr`` takes its lower bits (``ncclIbRtrQp``)."""
     constraints = plan.choice.constraints
     given = constraints.given.get(name)
-    return ((parse_c_integer(given.value, constraints.nccl)[0] if given is not None else None) or 0) & _BYTE
+    return (parse_c_integer(given.value, constraints.nccl)[0] if given is not None else None) or 0
 
 
 def _in_digits(ip: IpAddress) -> str:

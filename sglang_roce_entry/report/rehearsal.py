@@ -90,6 +90,7 @@ def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:
                 "gid_index": rail.gid_index,
                 "rate_gbps": rail.rate_gbps,
                 "roce_mtu": rail.roce_mtu,
+                "lid": rail.lid,
             }
             for position, rail in enumerate(card.own.rails)
         ],
@@ -208,10 +209,16 @@ def _cells(node: Mapping[str, Any]) -> dict[str, str]:
         "rails": str(len(rails)),
         "Gb/s": _joined(f"{rail['rate_gbps']:g}" for rail in rails if rail["rate_gbps"] is not None),
         "RoCE MTU": _joined(str(rail["roce_mtu"]) for rail in rails if rail["roce_mtu"] is not None),
-        "family": _joined("IPv6" if ":" in rail["gid"] else "IPv4" for rail in rails if rail["gid"]),
+        "family": _joined(_family(rail) for rail in rails if rail["gid"]),
         "GID index": _joined(str(rail["gid_index"]) for rail in rails if rail["gid_index"] is not None),
         **{TITLES.get(name, name): node["versions"].get(name, "-") for name in _VERSIONS},
     }
+
+
+def _family(rail: Mapping[str, Any]) -> str:
+    if rail.get("lid") is not None:  # older launchers say nothing of it
+        return "InfiniBand"
+    return "IPv6" if ":" in rail["gid"] else "IPv4"
 
 
 def _joined(texts: Iterable[str]) -> str:

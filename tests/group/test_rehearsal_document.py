@@ -36,7 +36,7 @@ def listed(of_what: dict[str, Any]) -> dict[str, Any]:
 INDICES = listed(of("integer"))
 RAIL = keys(
     "device", position=of("integer"), port=of("integer"), network=of("string", "null"), gid=of("string", "null"),
-    gid_index=of("integer", "null"), rate_gbps=of("number", "null"), roce_mtu=of("integer", "null"),
+    gid_index=of("integer", "null"), rate_gbps=of("number", "null"), roce_mtu=of("integer", "null"), lid=of("integer", "null"),
 )  # fmt: skip
 NODE = keys(
     "pod", index=of("integer"), state={"enum": ["present", "refused", "missing", "left"]}, address=of("string", "null"),

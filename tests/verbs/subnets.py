@@ -37,6 +37,14 @@ class Subnet:
             (made.folder / name).mkdir(parents=True)
         return made
 
+    def node(self, name: str) -> Subnet:
+        """Return it as a node sees it that has only the ports which it is given there."""
+        seen = Subnet(self.folder / name, self.library)
+        (seen.folder / "ports").mkdir(parents=True)
+        for shared in ("pairs", "handles"):
+            (seen.folder / shared).symlink_to(self.folder / shared)
+        return seen
+
     def port(
         self,
         device: str,

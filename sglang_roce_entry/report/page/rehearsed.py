@@ -230,6 +230,7 @@ def _details(cell: Cell) -> Iterable[str]:
     facts = [
         f"{rail['device']}:{rail['port']}",
         rail["gid"],
+        f"LID {rail['lid']}" if rail.get("lid") is not None else None,
         f"in {rail['network']}" if rail["network"] else None,
         f"GID index {rail['gid_index']}" if rail["gid_index"] is not None else None,
         f"{rail['rate_gbps']:g} Gb/s" if rail["rate_gbps"] is not None else None,

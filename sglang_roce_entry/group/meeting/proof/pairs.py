@@ -83,9 +83,8 @@ class Nodes:
         return (near, far) if (near.lid is None) == (far.lid is None) else None
 
     def fit(self, pair: Pair) -> bool:
-        """Return whether a pair can be proven: in one network, or over gateways.
+        """Return whether a pair can be proven: in one network (of InfiniBand: one subnet), or over gateways.
 
-        The network of an InfiniBand rail is its subnet.
         What differs otherwise is compared, and no fault of the fabric.
         """
         ends = self.ends(pair)
