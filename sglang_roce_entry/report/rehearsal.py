@@ -6,7 +6,7 @@ The leader makes the document, the others are sent it: every member shows the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sglang_roce_entry.group.identity import Identity
@@ -163,9 +163,9 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
     columns = {title: [cells[title] for cells in map(_cells, nodes)] for title in _cells_of_nobody()}
     same = [_said(title, cells[0]) for title, cells in columns.items() if cells and len(set(cells)) == 1]
     varying = [title for title, cells in columns.items() if len(set(cells)) > 1]
-    lines = [f"{len(nodes)} of {len(shown['nodes'])} nodes: {_pods(nodes)}" if nodes else "no node is here"]
+    lines = [_first_line(shown, nodes)]
     same = [text for text in same if text]
-    lines += [f"all of them: {', '.join(same)}"] if same else []
+    lines += [f"{'all of them' if len(nodes) > 1 else 'it has'}: {', '.join(same)}"] if same else []
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for place, node in enumerate(nodes):
         kinds.setdefault(tuple(columns[title][place] for title in varying), []).append(node)
@@ -187,6 +187,16 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
     lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
     lines += [*rail_lines(shown["rails"]), *across_lines(shown.get("across", ()))]
     return [one_line(line) for line in lines]
+
+
+def _first_line(shown: Mapping[str, Any], here: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many are here. A worker whom the leader has told nothing has a row for itself only."""
+    if not here:
+        return "no node is here"
+    identity, known = shown["identity"], len(shown["nodes"])
+    if identity is not None and known == 1 < identity["size"]:
+        return f"of {identity['size']} nodes this one: {_pods(here)}"
+    return f"{len(here)} of {known} nodes: {_pods(here)}"
 
 
 def _cells_of_nobody() -> tuple[str, ...]:

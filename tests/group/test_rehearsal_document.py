@@ -116,6 +116,14 @@ def test_64_nodes_that_agree_are_a_few_lines() -> None:
     )
 
 
+def test_a_worker_that_knows_itself_alone_counts_nobody() -> None:
+    lines = table_lines(
+        {**rehearsed(group(1)), "identity": {"leader": "sglang-0", "size": 3, "index": 1, "source": ""}}
+    )
+    assert lines[0] == "of 3 nodes this one: sglang-0"
+    assert lines[1].startswith("it has: 8 GPUs, ")
+
+
 def test_only_columns_that_differ_are_columns() -> None:
     text = as_text(rehearsed(group(8).but(5, {"sglang": "0.5.22"})))
     assert "  index    pod                           SGLang\n" in text
