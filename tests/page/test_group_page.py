@@ -86,7 +86,7 @@ def test_rails_that_nobody_has_tried_are_not_called_failed() -> None:
     assert "not tried: compared only: nothing was sent over it" in page.texts
 
 
-def test_a_member_of_a_large_group_says_that_the_leader_has_all() -> None:
+def test_a_member_that_knows_its_own_row_alone_says_that_the_leader_has_all() -> None:
     shown = well(300)
     shown["nodes"] = shown["nodes"][7:8]
     assert "the leader's page has all" in read(group_page(shown)).text
@@ -105,6 +105,7 @@ def test_one_node_rehearses_itself(run: Run) -> None:
     html, document = (run(f"--rehearse={form}", *options).out for form in ("html", "json"))
     assert html == group_page(json.loads(document))
     assert "A group of one node" in read(html).texts
+    assert "opens its details" not in read(html).text  # it has no rail
 
 
 @pytest.mark.parametrize("shown", [well(2), unwell(), unlike()], ids=["well", "unwell", "unlike"])

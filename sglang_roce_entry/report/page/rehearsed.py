@@ -44,9 +44,6 @@ def group_page(shown: Mapping[str, Any]) -> str:
         *_unreached(shown["reach"]),
         element("h2", "Nodes and rails"),
         *_legend(shown, size),
-        element("p", "Each rail opens its details.", class_="soft")
-        if any(len(row.nodes) == 1 for row in rows)
-        else None,
         element("ul", *map(_row, rows), class_="rows") if rows else None,
     ]
     return as_page(f"{name}: {leader}" if leader else name, body)
@@ -176,7 +173,7 @@ def _legend(shown: Mapping[str, Any], size: int) -> Iterable[Element]:
     if texts:
         yield element("ul", *texts, element("li", "each rail of a single node opens its details"), class_="marks")
     if len(shown["nodes"]) < size:
-        yield element("p", "Of a large group each member is told its own row only; the leader's page has all.")
+        yield element("p", "This is the row of one member; the leader's page has all.")
 
 
 def _row(row: Row) -> Element:
