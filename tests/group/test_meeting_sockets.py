@@ -26,6 +26,7 @@ from sglang_roce_entry.group.meeting.caller import Called, Caller, Met
 from sglang_roce_entry.group.meeting.comparison.compare import judge
 from sglang_roce_entry.group.meeting.leader import Leader, enough_descriptors
 from sglang_roce_entry.group.meeting.missing import Names
+from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
 from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
@@ -291,6 +292,39 @@ def test_one_that_begins_to_greet_is_called_again_until_the_deadline() -> None:
             one.close()
     assert caught.value.exit_code == DEADLINE
     assert "begins to greet like a launcher and stays silent" in caught.value.message
+
+
+def test_a_proof_that_goes_on_and_on_is_borne_once() -> None:
+    """Beyond its deadline a member stays for one proof, from its first line on."""
+    moved_s, rounds = [0.0], 0
+
+    def clock() -> float:
+        return time.monotonic() + moved_s[0]
+
+    with socket.create_server((str(HERE), 0)) as server:
+
+        def serve() -> None:
+            nonlocal rounds
+            one, _ = server.accept()
+            with one, suppress(OSError), one.makefile("rwb") as lines:
+                lines.write(wire.greeting(GROUP, NONCE).line())
+                lines.flush()
+                while lines.readline() and rounds < 20:
+                    rounds, moved_s[0] = rounds + 1, moved_s[0] + PROOF_S / 4 * (rounds > 0)
+                    lines.write(b"%s %d\n" % (wire.PROVE, rounds))
+                    lines.flush()
+
+        leader = threading.Thread(target=serve)
+        leader.start()
+        around = Surroundings(say=lambda *_words, **_fields: None, clock=clock)
+        name = LeaderName(str(HERE), Resolver(), around, "")
+        cards = of_this_meeting(group(2))
+        caller = Caller(int(server.getsockname()[1]), GROUP, 1, lambda _called: cards[1], around)
+        with pytest.raises(EntryError) as caught:
+            caller.attend(name, WaitPolicy(10.0))
+        leader.join()
+    assert caught.value.exit_code == DEADLINE
+    assert 4 <= rounds <= 7
 
 
 def test_who_answers_is_known_in_time(serving: Callable[[Callable[[socket.socket], None]], socket.socket]) -> None:

@@ -186,6 +186,7 @@ class Caller:
     def _heard(self, lines: Lines, card: Card, door: Door | None, until: float, errand: Errand) -> Met:
         document: bytes | None = None
         verdict: Verdict | None = None
+        proven_until: float | None = None
         while True:
             limit = until if verdict is None else min(until, self._around.clock() + 2 * ACK_S)
             try:
@@ -206,7 +207,9 @@ class Caller:
             elif word == wire.GO and verdict is not None:
                 return Met(verdict, document)
             elif word in wire.TO_A_PROVER:
-                until = max(until, self._around.clock() + PROOF_S)  # all are here: the deadline has been kept
+                if proven_until is None:  # all are here: the deadline has been kept
+                    proven_until = self._around.clock() + PROOF_S
+                    until = max(until, proven_until)
                 for said in self._told(errand, word, rest):
                     lines.say(said)
             else:

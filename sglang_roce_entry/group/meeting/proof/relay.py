@@ -26,8 +26,9 @@ from sglang_roce_entry.group.meeting.proof.pairs import (
     second_wave,
 )
 
-#: For an interpreter and its libraries to start on a busy machine; for the exchanges of a wave.
-START_S, FIRST_S, PATIENT_S = 15.0, 12.0, 24.0
+#: For an interpreter and its libraries to start on a busy machine: what listing the devices, which starts the same
+#: ones, has had before (``verbs.listed``). For the exchanges of a wave.
+START_S, FIRST_S, PATIENT_S = 10.0, 12.0, 24.0
 #: Nothing new is begun after this.
 LONGEST_S = 60.0
 #: A member waits for the next line of a proof as long as this.
