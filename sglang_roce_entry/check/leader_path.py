@@ -12,8 +12,8 @@ from sglang_roce_entry.check.items import CheckItem, Examined, fail, listed, of_
 from sglang_roce_entry.check.names import CLUSTER_DNS, cluster_search
 from sglang_roce_entry.group.connect import ACCEPTED, REFUSED, TIMED_OUT, ConnectOutcome
 from sglang_roce_entry.group.endpoint import literal
-from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, SGLANG, Answer
-from sglang_roce_entry.group.meeting.answering import SILENT as NO_GREETING
+from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, Answer
+from sglang_roce_entry.group.meeting.answering import SILENT as UNKNOWN
 from sglang_roce_entry.group.names import Addresses, NotResolved
 from sglang_roce_entry.group.path_mtu import BLACK_HOLE, FULL, SILENT, PathMtu
 from sglang_roce_entry.host.facts import IpAddress
@@ -113,8 +113,11 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     if probe.cause == ACCEPTED:
         if answer is not None and answer.kind in (CLOSED, OTHER):
             return (_no_sign_of_life(f"{probe.address} on {probe.port}", answer),)
-        who = "" if answer is None else f": {_THERE.get(answer.kind, answer.detail)}"
-        line = ok(PORT, f"{probe.address} accepts on {probe.port}{who}")
+        if answer is not None and answer.kind == UNKNOWN:
+            line = _no_sign_of_life(f"{probe.address} on {probe.port}", answer)
+        else:
+            who = "" if answer is None else f": {_MEETS if answer.kind == MEETING else answer.detail}"
+            line = ok(PORT, f"{probe.address} accepts on {probe.port}{who}")
         return (line, *_others(reached, probe.port, outside), _mtu(reached, outside))
     if probe.cause == REFUSED:
         line = warn(
@@ -137,12 +140,7 @@ def _path(examined: Examined, addresses: Sequence[IpAddress], outside: Outside) 
     return (fail(PORT, f"{where} is unreachable: no route", remedy, DEADLINE),)
 
 
-#: What it says of the meeting that somebody is there.
-_THERE = {
-    MEETING: "its launcher holds the group's meeting",
-    SGLANG: "SGLang is there already",
-    NO_GREETING: "silent, as SGLang's store is",
-}
+_MEETS = "its launcher holds the group's meeting"
 
 
 def _no_sign_of_life(where: str, answer: Answer) -> CheckItem:

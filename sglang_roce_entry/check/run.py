@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,9 @@ from sglang_roce_entry.check.items import Examined, exit_code, fail
 from sglang_roce_entry.check.outcome import Outcome
 from sglang_roce_entry.check.serving import communicators, in_use, open_ports
 from sglang_roce_entry.fabric.consumers.sglang import ALLOWED_PEERS
+from sglang_roce_entry.group.attempts import NotYet
 from sglang_roce_entry.group.connect import ConnectOutcome, connect_any, port_is_free
-from sglang_roce_entry.group.meeting.answering import Answer, who_greets
+from sglang_roce_entry.group.meeting.answering import Answer, connect, who_answers
 from sglang_roce_entry.group.names import NotResolved, Resolver
 from sglang_roce_entry.group.path_mtu import path_mtu
 from sglang_roce_entry.host.answers import Host
@@ -179,17 +179,18 @@ def _outside(host: Host, facts: HostFacts, started: float, server_pid: int | Non
 def _greeting(
     addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s: float
 ) -> tuple[ConnectOutcome, Answer | None]:
-    """Return which port accepts, and who greets there on the same connection."""
-    kept: dict[tuple[IpAddress, int], socket.socket] = {}
-    try:
-        found = connect_any(addresses, ports, timeout_s, kept)
-        one = (
-            kept.get((found.address, found.port)) if found.address is not None and found.port is not None else None
-        )
-        return found, who_greets(one) if one is not None else None
-    finally:
-        for one in kept.values():
-            one.close()
+    """Return which port accepts, and who answers there: on D first, since beside it one is only called."""
+    found = connect_any(addresses, ports, timeout_s)
+    if found.address is None:
+        return found, None
+    for port in ports:
+        try:
+            one, address = connect([found.address], port, timeout_s)
+        except NotYet:
+            continue
+        with one:
+            return ConnectOutcome(address, port, found.cause), who_answers(one)
+    return found, None
 
 
 def refusal(failure: EntryError) -> Outcome:

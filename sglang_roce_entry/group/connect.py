@@ -34,15 +34,8 @@ class ConnectOutcome:
     cause: str  # ACCEPTED, REFUSED, TIMED_OUT, UNREACHABLE
 
 
-def connect_any(
-    addresses: Sequence[IpAddress],
-    ports: Sequence[int],
-    timeout_s: float,
-    kept: dict[tuple[IpAddress, int], socket.socket] | None = None,
-) -> ConnectOutcome:
+def connect_any(addresses: Sequence[IpAddress], ports: Sequence[int], timeout_s: float) -> ConnectOutcome:
     """Return the first accepting port; all are tried side by side, an IPv4 address is preferred.
-
-    ``kept`` gets the connections that were accepted; without it they are closed.
 
     ``timeout_s`` bounds the whole round. A name's IPv6 address is taken only when IPv4 has failed,
     so that every node of a group ends with the same one.
@@ -79,10 +72,7 @@ def connect_any(
                 one, address, port = open_sockets.pop(descriptor)
                 poll.unregister(descriptor)
                 code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code == 0 and kept is not None:
-                    kept[address, port] = one
-                else:
-                    one.close()
+                one.close()
                 settle(code, address, port)
         for _, address, _ in open_sockets.values():
             causes[address].add(TIMED_OUT)

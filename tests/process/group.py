@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
+from sglang_roce_entry.group.meeting import wire
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.process.nodes import Cluster, Launch, Node
 
@@ -57,6 +61,22 @@ def nodes_of(cluster: Cluster, size: int, families: Sequence[int] = (4,)) -> lis
 def launch_arguments(*options: str, sglang: Sequence[str] = SGLANG_ARGUMENTS) -> list[str]:
     """Return a launch with these further options of ours."""
     return [*OPTIONS, *PLAIN_WAIT, *options, *sglang]
+
+
+def store(joined: int) -> Callable[[socket.socket], None]:
+    """Return what answers as torch's store does, with so many ranks that have joined."""
+
+    def attend(one: socket.socket) -> None:
+        start = one.recv(10, socket.MSG_WAITALL)
+        if start[:6] == wire.MAGIC + b"\x0d":
+            one.sendall(start[6:])
+            one.recv(1 + 8 + 8 + 5, socket.MSG_WAITALL)
+            one.sendall(b"\0")
+            one.recv(1 + 8 + 5, socket.MSG_WAITALL)
+            text = str(joined).encode()
+            one.sendall(struct.pack("<Q", len(text)) + text)
+
+    return attend
 
 
 def option_values(argv: Sequence[str]) -> dict[str, str | None]:

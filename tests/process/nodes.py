@@ -746,7 +746,8 @@ class Cluster:
 @contextmanager
 def serving(node: Node, port: int, attend: Callable[[socket.socket], None]) -> Iterator[None]:
     """Do this with every connection to a port of a node, each in a thread; nothing is left of it afterwards."""
-    listening = in_network_of(node.pid, lambda: socket.create_server((node.address, port)))
+    family = socket.AF_INET6 if ":" in node.address else socket.AF_INET
+    listening = in_network_of(node.pid, lambda: socket.create_server((node.address, port), family=family))
     opened: list[socket.socket] = []
 
     def run() -> None:

@@ -16,12 +16,14 @@ from tests.process.command import START_S
 from tests.process.dns import Mood
 from tests.process.group import (
     DIST_PORT,
+    GPUS,
     HTTP_PORT,
     LEADER_RECORD,
     OPTIONS,
     SGLANG_ARGUMENTS,
     launch_arguments,
     lws,
+    store,
 )
 from tests.process.nodes import DROPPED_ADDRESS, UNREACHABLE_ADDRESS, ip_batch, serving
 
@@ -55,27 +57,27 @@ def items_by_name(document: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 def test_worker_whose_leader_is_there(cluster: Cluster, leader: Node, worker: Node) -> None:
     cluster.dns.publish(LEADER_RECORD, leader.address)
-    with leader.listen(DIST_PORT) as listener:
+    with serving(leader, DIST_PORT, store(GPUS)):
         code, lines = check(worker, lws(1))
-        visits = listener.visits()
     assert code == 0, lines
     assert lines["leader name"]["status"] == "ok"
     assert leader.address in lines["leader name"]["evidence"]
     assert lines["leader port"]["status"] == "ok"
-    assert str(DIST_PORT) in lines["leader port"]["evidence"]
+    assert (
+        f"on {DIST_PORT}: SGLang runs there already (torch's store answers, {GPUS} ranks joined)"
+        in (lines["leader port"]["evidence"])
+    )
     assert lines["path mtu"] == {
         "name": "path mtu", "status": "ok", "remedy": "", "evidence": f"packets of 1500 bytes reach {leader.address}",
     }  # fmt: skip
     assert lines["hostname"]["status"] == "ok"
     assert worker.address in lines["hostname"]["evidence"]
-    # Nothing was said to the rendezvous, and the connection was closed in order.
-    assert [(visit.orderly, visit.received_bytes) for visit in visits] == [(True, 0)]
 
 
 def test_ipv6(cluster: Cluster) -> None:
     leader, worker = cluster.add_node("sglang-0", (6,)), cluster.add_node("sglang-0-1", (6,))
     cluster.dns.publish(LEADER_RECORD, leader.address)
-    with leader.listen(DIST_PORT):
+    with serving(leader, DIST_PORT, store(GPUS)):
         code, lines = check(worker, lws(1))
     assert code == 0, lines
     assert (lines["leader port"]["status"], lines["path mtu"]["status"]) == ("ok", "ok"), lines
@@ -114,7 +116,7 @@ def test_black_hole_for_large_packets(cluster: Cluster, leader: Node, worker: No
     """A switch that drops what is too large, as the bridge does here: TCP would connect and hang."""
     cluster.dns.publish(LEADER_RECORD, leader.address)
     leader.ip("link set eth0 mtu 1400")
-    with leader.listen(DIST_PORT):
+    with serving(leader, DIST_PORT, store(GPUS)):
         code, lines = check(worker, lws(1))
     assert code == 0
     assert lines["leader port"]["status"] == "ok"
@@ -358,18 +360,19 @@ def test_probe_of_a_healthy_worker(cluster: Cluster, leader: Node, worker: Node)
     ("said", "status", "evidence"),
     [
         (wire.greeting("launch:sglang-0", "00").line(), "ok", "its launcher holds the group's meeting"),
-        (b"\xff\0\0\0\0\0\0\0\x01\x7f", "ok", "SGLang is there already"),
+        (b"\xff\0\0\0\0\0\0\0\x01\x7f", "ok", "SGLang runs there already"),
         (b"HTTP/1.1 400 Bad Request\r\n", "warn", "something else answers there"),
+        (b"", "warn", "stays silent, also when asked: neither a launcher nor SGLang"),
         (None, "warn", "accepts and closes at once: a proxy"),
     ],
-    ids=["meeting", "ZeroMQ", "HTTP", "proxy"],
+    ids=["meeting", "ZeroMQ", "HTTP", "silent", "proxy"],
 )
 def test_who_is_on_the_leaders_port(
     cluster: Cluster, leader: Node, worker: Node, said: bytes | None, status: str, evidence: str
 ) -> None:
-    """Whether a meeting could be held there; nothing is sent."""
+    """Whether a meeting could be held there; what is silent is asked as a launch asks it."""
     cluster.dns.publish(LEADER_RECORD, leader.address)
-    with serving(leader, DIST_PORT, lambda one: one.sendall(said) if said else one.close()):
+    with serving(leader, DIST_PORT, lambda one: one.sendall(said) if said is not None else one.close()):
         code, lines = check(worker, lws(1))
     assert code == 0, lines
     assert lines["leader port"]["status"] == status
@@ -379,7 +382,7 @@ def test_who_is_on_the_leaders_port(
 def test_a_firewall_that_lets_d_alone_through(cluster: Cluster, leader: Node, worker: Node) -> None:
     cluster.dns.publish(LEADER_RECORD, leader.address)
     leader.reject_ephemeral_ports()
-    with leader.listen(DIST_PORT):
+    with serving(leader, DIST_PORT, store(GPUS)):
         _, lines = check(worker, lws(1))
     assert lines["leader port"]["status"] == "ok"
     assert lines["other ports"]["status"] == "warn", lines

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sglang_roce_entry.group.meeting import wire
 from tests.process.command import START_S
 from tests.process.group import (
     ATTENTION_DP,
@@ -29,11 +27,12 @@ from tests.process.group import (
     assert_group_arguments,
     lws,
     nodes_of,
+    store,
 )
 from tests.process.nodes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from tests.process.nodes import Cluster, Launch, Node
 
@@ -214,22 +213,6 @@ def test_restarts_of_all_during_the_meeting(cluster: Cluster) -> None:
 
 
 # --------------------------------------------------------------------------- SGLang is there already
-
-
-def store(joined: int) -> Callable[[socket.socket], None]:
-    """Return what answers as torch's store does, with so many ranks that have joined."""
-
-    def attend(one: socket.socket) -> None:
-        start = one.recv(10, socket.MSG_WAITALL)
-        if start[:6] == wire.MAGIC + b"\x0d":
-            one.sendall(start[6:])
-            one.recv(1 + 8 + 8 + 5, socket.MSG_WAITALL)
-            one.sendall(b"\0")
-            one.recv(1 + 8 + 5, socket.MSG_WAITALL)
-            text = str(joined).encode()
-            one.sendall(struct.pack("<Q", len(text)) + text)
-
-    return attend
 
 
 @pytest.fixture

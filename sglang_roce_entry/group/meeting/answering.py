@@ -26,17 +26,6 @@ class Answer:
     joined: int | None = None
 
 
-def who_greets(one: socket.socket) -> Answer:
-    """Return who is at the other end by what it says of itself: nothing is sent, and SGLang's store is silent."""
-    try:
-        one.settimeout(wire.GREETING_S)
-        return _greeted(one.recv(64, socket.MSG_PEEK))
-    except TimeoutError:
-        return Answer(SILENT, "accepts and stays silent, as SGLang's store does")
-    except OSError:
-        return _greeted(b"")
-
-
 def who_answers(one: socket.socket, within_s: float = wire.GREETING_S + wire.ANSWER_S) -> Answer:
     """Return who is at the other end, known ``within_s``; of a meeting nothing has been read.
 
@@ -74,7 +63,7 @@ def _greeted(first: bytes) -> Answer:
         return Answer(CLOSED, "accepts and closes at once: a proxy, or a port that is nobody's")
     if first.startswith(wire.GREETING[: len(first)]):
         return Answer(MEETING, "a launcher holds a meeting there")
-    if first[:1] == b"\xff":
+    if first[:1] == wire.ZEROMQ:
         return Answer(SGLANG, "SGLang runs there already (ZeroMQ answers)")
     return Answer(OTHER, f"something else answers there: {shown(repr(bytes(first[:32])))}")
 
