@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +32,7 @@ from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
 from sglang_roce_entry.group.peers import Peers
-from sglang_roce_entry.group.wait import Awaited, LeaderName
+from sglang_roce_entry.group.wait import SIGNS_OF_LIFE, Awaited, LeaderName, life_ports
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
 from sglang_roce_entry.launch.proving import judged, starter
@@ -191,9 +192,24 @@ class Gathering:
             raise
         held = MeetingLeader(
             *(listener, terms, self.own_card(nonce, door), concluded, self.launch.log.say, names, door),
-            self._prover,
+            *(self._prover, self._beside(at)),
         )
         return held.hold(), held
+
+    def _beside(self, at: IpAddress) -> socket.socket | None:
+        """Listen where SGLang's workers call with attention DP; ``None`` where nobody will, or it cannot be.
+
+        They look for no store on D before the leader's SGLang has answered on D + 13, so that a leader which is
+        restarted after its members have started would not see them, and wait for them to its deadline. It is
+        one more port of the meeting's, open as long as D is: SGLang opens it a moment later, for the same callers.
+        """
+        command, ports = self.plan.command, life_ports(self.port)
+        if self._kind != LAUNCH or command is None or not command.attention_dp or len(ports) < len(SIGNS_OF_LIFE):
+            return None
+        try:
+            return wire.listen_on(at, ports[-1])
+        except OSError:
+            return None
 
     def _met_at(self, address: IpAddress) -> IpAddress:
         """Return where the group meets: at the leader's address, if that is one that others can call.

@@ -409,6 +409,20 @@ def test_who_has_stopped_retrying_does_not_count() -> None:
     assert not any(member.went for member in members)
 
 
+def test_a_worker_of_attention_dp_is_heard_beside_d_and_told_nothing() -> None:
+    """What is no greeting of ZeroMQ's own would make libzmq hand over what is meant for SGLang."""
+    room, _ = gathered(2)
+    room.addresses = {"sglang-0-1.sglang": ("10.0.0.2",)}
+    for _ in range(130):
+        peer = Peer("10.0.0.2", room.now_s, room.now_s)
+        room.table.connected_beside(peer)
+        room.table.received(peer, b"\xff\0\0\0\0\0\0\0\x01\x7f")
+        assert peer not in room.table.peers | room.sent
+        run(room, [], 0.1)
+    assert room.gathered is not None
+    assert [(one.index, one.state) for one in room.gathered.absent] == [(1, "ahead")]
+
+
 @pytest.mark.parametrize("size", [40, 300])
 def test_everybody_of_a_large_group_may_have_gone_ahead(size: int) -> None:
     """DNS is asked for all of them, also beyond the few that a sentence names."""

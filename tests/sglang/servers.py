@@ -149,6 +149,10 @@ class Group:
         """Let the leader's name resolve from now on."""
         self._cluster.dns.publish(LEADER_RECORD, self._nodes[0].address)
 
+    def publish_worker(self) -> None:
+        """Let the worker's name resolve from now on, as a headless Service has it."""
+        self._cluster.dns.publish(LEADER_RECORD.replace("sglang-0.", "sglang-0-1."), self._nodes[1].address)
+
     def wait_until(self, what: str, true: Callable[[], bool], within_s: float = SERVES_S) -> None:
         """Wait for something; fail with both logs when a process ends, or when time is up."""
         end_s = time.monotonic() + within_s

@@ -151,6 +151,27 @@ def test_attention_data_parallel_does_not_deadlock(
     group.wait_ended([leader, worker])
 
 
+def test_a_leader_restarted_after_the_worker_has_gone_finds_it(
+    cluster: Cluster, environment: Environment, entry: Path
+) -> None:
+    """With attention DP the worker's SGLang calls beside D only; what it has to say it keeps for the leader's."""
+    group = Group(cluster, environment, entry, "--enable-dp-attention", "--dp-size", "2")
+    group.publish_leader()
+    group.publish_worker()
+    leader, worker = (group.start(index, CHEAP_HEALTH) for index in (0, 1))
+    for member in (leader, worker):
+        group.wait_said(member, EXEC)
+    leader.send(signal.SIGKILL)
+    group.wait_ended([leader])
+    group.members.remove(leader)
+    again = group.start(0, CHEAP_HEALTH)
+    group.wait_said(again, rf"SGLang of {worker.node.address} waits.*MEMBER_AHEAD")
+    group.wait_healthy()
+    for member in (again, worker):
+        member.send(signal.SIGKILL)
+    group.wait_ended([again, worker])
+
+
 # Pushes a pickle that makes a folder where it is read; says what libzmq's handshake came to.
 PUSH = """
 import os, pickle, sys, zmq

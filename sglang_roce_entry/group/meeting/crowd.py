@@ -21,6 +21,14 @@ class Crowd:
         self._said: set[str] = set()
         self._rounds = 0
 
+    def connected_beside(self, peer: Peer) -> None:
+        """Take a connection to the port of SGLang's workers, which is not greeted.
+
+        libzmq takes what does not begin as it does itself for a peer of its first version, and would at once tell
+        it what is meant for SGLang.
+        """
+        self.peers[peer] = None
+
     def received(self, peer: Peer, data: bytes) -> None:
         """Take bytes from a peer."""
         if peer.state == GONE:

@@ -61,7 +61,8 @@ class Leader:
     """Holds a meeting on ``listener``, which it closes together with all connections.
 
     ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest. ``start`` starts what
-    proves its own rails.
+    proves its own rails. ``beside`` listens where SGLang's workers call with attention DP, which look for no store
+    before: that is how they are seen that have started before this leader's launcher.
     """
 
     def __init__(
@@ -74,10 +75,13 @@ class Leader:
         names: Names,
         door: Door | None = None,
         start: Start | None = None,
+        beside: socket.socket | None = None,
     ) -> None:
-        self._listener, self._door = listener, door
+        self._listener, self._beside, self._door = listener, beside, door
         self._select = selectors.DefaultSelector()
-        self._select.register(listener, selectors.EVENT_READ, None)
+        self._select.register(listener, selectors.EVENT_READ, listener)
+        if beside is not None:
+            self._select.register(beside, selectors.EVENT_READ, beside)
         if door is not None:
             self._select.register(door, selectors.EVENT_READ, door)
         self._sockets: dict[Peer, socket.socket] = {}
@@ -115,8 +119,9 @@ class Leader:
 
     def end(self) -> None:
         """Close the listener, the door and all connections."""
-        for one in (*self._sockets.values(), self._listener):
-            one.close()
+        for one in (*self._sockets.values(), self._beside, self._listener):
+            if one is not None:
+                one.close()
         self._sockets.clear()
         self._select.close()
         self._errand.close()
@@ -125,8 +130,8 @@ class Leader:
 
     def _step(self) -> None:
         for key, events in self._select.select(_ROUND_S):
-            if key.data is None:
-                self._accept()
+            if isinstance(key.data, socket.socket):
+                self._accept(key.data)
                 continue
             if key.data is self._errand or key.data is self._door:
                 continue  # heard below
@@ -141,18 +146,18 @@ class Leader:
         self._proofs.tick()
         self._table.tick()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                one, address = self._listener.accept()
+                one, address = listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # no descriptor left: without room the listener stays readable, a busy loop
                 self._table.make_room()
                 return
-            self._admit(one, str(address[0]))
+            self._admit(one, str(address[0]), greeted=listener is self._listener)
 
-    def _admit(self, one: socket.socket, address: str) -> None:
+    def _admit(self, one: socket.socket, address: str, *, greeted: bool) -> None:
         one.setblocking(False)
         try:
             wire.prepare(one)
@@ -162,7 +167,10 @@ class Leader:
         peer = Peer(address, time.time(), monotonic())
         self._sockets[peer] = one
         self._select.register(one, selectors.EVENT_READ, peer)
-        self._table.connected(peer)
+        if greeted:
+            self._table.connected(peer)
+        else:
+            self._table.connected_beside(peer)
 
     def _read(self, peer: Peer) -> None:
         try:

@@ -53,6 +53,8 @@ MAGIC = struct.pack("<BI", 0, 0x3C85F7CE)
 #: from torch's client; one random byte follows.
 QUESTION = MAGIC + b"\x0dsre"
 QUESTION_BYTES = len(QUESTION) + 1
+#: How ZeroMQ begins, whichever side it is: the first byte of its signature (ZMTP 3.1).
+ZEROMQ = b"\xff"
 _CHECK, _GET = 5, 3
 _KEY = b"init/"
 
@@ -95,10 +97,12 @@ def same_group(one: str, other: str) -> bool:
 
 
 def lines_from(inbox: bytearray) -> bool | None:
-    """Return whether lines follow: not where it is torch's client that calls; ``None``: too little has come.
+    """Return whether lines follow: not where torch's client or ZeroMQ calls; ``None``: too little has come.
 
     Our own question is taken out: a launcher asked because we were late to greet it.
     """
+    if inbox[:1] == ZEROMQ:
+        return False
     if inbox[:1] != MAGIC[:1]:
         return True
     if inbox[: len(QUESTION)] != QUESTION[: len(inbox)]:
