@@ -27,7 +27,7 @@ def test_for_people(run: Run) -> None:
     assert ran.code == 124, ran.err
     assert re.search(
         r"^sglang-roce-entry: waiting for the leader's launcher 127\.0\.0\.1: 127\.0\.0\.1 refuses connections on "
-        r"64900 \(0(\.\d)? of 1 s, next try in 0\.\d s\); the leader's launcher is not there yet, or has gone: see its log",
+        r"64900 \(0(\.\d)? of (1|0\.\d) s, next try in 0\.\d s\); the leader's launcher is not there yet, or has gone: see its log",
         without_times(ran.err),
         re.MULTILINE,
     ), ran.err
@@ -43,7 +43,7 @@ def test_for_machines(run: Run) -> None:
     assert waits, lines
     assert waits[0]["waiting_for"] == "the leader's launcher 127.0.0.1"
     assert "refuses connections" in waits[0]["cause"]
-    assert waits[0]["deadline_s"] == 1.0
+    assert 0 < waits[0]["deadline_s"] <= 1  # what a busy machine has left of it
     assert 0 <= waits[0]["elapsed_s"] < 1
     assert 0 < waits[0]["next_try_s"] <= 1
     assert lines[-1]["code"] == "LEADER_TIMEOUT"

@@ -164,7 +164,8 @@ def _amd_host() -> Tree:
 def recorded_nodes(folder: Path) -> dict[str, Node]:
     """Return the nodes by the network of the pods that they fit, unpacked below ``folder``."""
     with tarfile.open(PACKAGE / "snapshots" / "h20-roce.tar.gz") as archive:
-        archive.extractall(folder / "host", filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python has none
+        archive.extractall(folder / "host")
     places = {
         "host": (next((folder / "host").rglob("facts.json")).parent, "10.0.0.11", "10.0.0.10"),
         "functions": (_pod_network(functions=True).write(folder / "functions"), "10.244.2.23", "10.244.1.17"),

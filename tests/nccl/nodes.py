@@ -169,7 +169,8 @@ def serve(archive: Path, folder: Path) -> Served:
             port = (found[1], int(found[2]))
             texts = gids if found[3] == "gids" else kinds
             texts.setdefault(port, {})[int(found[4])] = content.read().decode().strip()
-        tar.extractall(folder, [one for one in wanted if "infiniband" in one.name], filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python has none
+        tar.extractall(folder, [one for one in wanted if "infiniband" in one.name])
         facts_file = tar.extractfile(next(one for one in wanted if one.name.removeprefix("./") == "facts.json"))
         assert facts_file is not None
         facts: dict[str, Any] = json.load(facts_file)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sglang_roce_entry.verbs.listed import Listing, list_devices, read_listing
@@ -82,9 +83,11 @@ def test_nothing_is_left_open_and_no_child_either(stub: Path) -> None:
     def held() -> list[str]:
         return sorted(os.listdir("/proc/self/fd"))
 
-    before = held()
+    def children() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    before, others = held(), children()  # a browser, where the tests of the page have run
     for told in ("mlx5_0", "crash", "hang"):
         ask(stub, told, 1.0)
     assert held() == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= others
