@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import gmtime, localtime, strftime, time
 from typing import TextIO
 
@@ -27,30 +27,38 @@ class Log:
 
     def say(self, message: str, **fields: object) -> None:
         """Write one fact."""
-        self._write("info", message, fields)
+        self._write(self._line("info", message, fields))
+
+    def say_all(self, messages: Iterable[str]) -> None:
+        """Write several facts at once."""
+        self._write(*(self._line("info", message, {}) for message in messages))
 
     def problem(self, problem: Problem | EntryError) -> None:
         """Write what is wrong, and on the next line what to do."""
         severity = getattr(problem, "severity", "error")
         if self.form == "json":
-            self._write(severity, problem.message, {"code": problem.code, "hint": problem.hint})
+            fields = {"code": problem.code, "hint": problem.hint}
+            self._write(self._line(severity, problem.message, fields))
             return
-        self._write(severity, f"{severity}: {problem.message} [{problem.code}]", {})
+        lines = [f"{severity}: {problem.message} [{problem.code}]"]
         if problem.hint:
-            self._write(severity, f"  fix: {problem.hint}", {})
+            lines.append(f"  fix: {problem.hint}")
+        self._write(*(self._line(severity, line, {}) for line in lines))
 
-    def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
-        if self._stream is None:
-            return  # started without a stderr, which must not keep SGLang from starting
+    def _line(self, level: str, message: str, fields: Mapping[str, object]) -> str:
         line = one_line(message)
         if self.form == "json":
             document = {"time": _utc(self._clock()), "level": level, "message": line, **fields}
-            text = json.dumps(document, ensure_ascii=True)
-        else:
-            # As SGLang's logging writes it, in local time: both go to one log.
-            text = f"[{strftime('%Y-%m-%d %H:%M:%S', localtime(self._clock()))}] {PREFIX} {line}"
+            return json.dumps(document, ensure_ascii=True)
+        # As SGLang's logging writes it, in local time: both go to one log.
+        return f"[{strftime('%Y-%m-%d %H:%M:%S', localtime(self._clock()))}] {PREFIX} {line}"
+
+    def _write(self, *lines: str) -> None:
+        if self._stream is None:
+            return  # started without a stderr, which must not keep SGLang from starting
+        text = "".join(f"{line}\n" for line in lines)
         try:
-            self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            self._stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
             self._stream.flush()
         except (OSError, ValueError):
             return  # a closed stderr must not keep SGLang from starting

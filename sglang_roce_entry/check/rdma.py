@@ -190,7 +190,7 @@ def _gin(plan: Plan) -> str:
     2.28.9 to 2.30.7 set its queue pairs to 4096 whatever the port has (NVIDIA/nccl#1957).
     """
     nccl = oldest_version(plan.facts.nccl_versions)
-    if not plan.deepep or nccl is None or not (2, 28) <= nccl < (2, 31):
+    if not plan.use.nvshmem or nccl is None or not (2, 28) <= nccl < (2, 31):
         return ""
     return f"; a DeepEP built on NCCL's GIN hangs, since that always sends {_FULL_PACKET} (NVIDIA/nccl#1957)"
 

@@ -118,7 +118,7 @@ def _ibgda(examined: Examined) -> tuple[CheckItem, ...]:
     (NVIDIA/nvshmem#23, #34; deepseek-ai/DeepEP#139, #163).
     """
     inspection, plan = examined.inspection, examined.plan
-    if not plan.deepep or not plan.choice.used or plan.facts.gpus.vendor != "nvidia":
+    if not plan.use.nvshmem or not plan.choice.used or plan.facts.gpus.vendor != "nvidia":
         return ()
     options = inspection.nvidia_options
     shown = first_version(inspection.packages or {}, NVSHMEM_DISTRIBUTIONS)

@@ -19,8 +19,8 @@ from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import answering, wire
 from sglang_roce_entry.group.meeting.caller import Called, Caller, Met, There
 from sglang_roce_entry.group.meeting.card import Card
-from sglang_roce_entry.group.meeting.comparison.compare import Rules
-from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
+from sglang_roce_entry.group.meeting.comparison.compare import Member, Rules
+from sglang_roce_entry.group.meeting.comparison.conclusion import conclude, with_proof
 from sglang_roce_entry.group.meeting.comparison.seen import check_given, peers_of
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.leader import Leader as MeetingLeader
@@ -40,7 +40,7 @@ from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
 from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
 from sglang_roce_entry.plan.peers import has_peers
-from sglang_roce_entry.plan.plan import Plan, rendezvous_port
+from sglang_roce_entry.plan.plan import Plan, rendezvous_port, with_peers
 from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem, errors_first
 from sglang_roce_entry.report.rehearsal import document
 from sglang_roce_entry.report.secrets import is_secret_variable
@@ -72,11 +72,10 @@ class Gathering:
         self.launch, self.identity, self.plan = launch, identity, plan
         self._leader: Leader | None = None
         self._peers: Peers | None = None
-        self._planned_with: Peers | None = None
         self._seen_as: str | None = None
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
-        self._card_now: Card | None = None
+        self._own_now: Member | None = None
         self._facts, self._read_at = facts, monotonic()
         self._kind, self._patience_s = kind, patience_s
         self._started = monotonic()
@@ -135,22 +134,19 @@ class Gathering:
         self._plan_again()
 
     def accept(self, peers: Peers) -> None:
-        """Take the members that SGLang's sockets may accept, where its release asks: the next plan has them."""
-        if has_peers(self.plan.facts.sglang_version):
-            self._peers = replace(peers, source=self._seen_as)
+        """Take the members that SGLang's sockets may accept into the plan, where its release asks."""
+        self._peers = replace(peers, source=self._seen_as)
+        self.plan = with_peers(self.plan, self.launch.request, self._peers)
 
     def current_plan(self) -> Plan:
         """Return the plan as all is known now: GIDs move while others are waited for."""
         if self._renew_facts() and self._leader is not None:
             self._leader = with_route(self._leader, self._facts, self.launch.host)
             self._plan_again()
-        elif self._planned_with is not self._peers:
-            self._plan_again()
         return self.plan
 
     def _plan_again(self) -> None:
         self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
-        self._planned_with = self._peers
 
     def _renew_facts(self) -> bool:
         if monotonic() - self._read_at <= STALE_FACTS_S:
@@ -224,17 +220,15 @@ class Gathering:
     def _with_new_card(self, gathered: Gathered, nonce: str, door: Door | None) -> Gathered:
         """Return what was gathered with this node's card as it is now: the last member may come after an hour."""
         before = self.plan
-        if self.current_plan() is not before:
-            self._card_now = self.own_card(nonce, door)
-        card = self._card_now
-        if card is None:
-            return gathered
         own, *others = gathered.members
-        return replace(
-            gathered,
-            members=[replace(own, card=card, greeted_at_s=time.time(), received_at_s=time.time()), *others],
-            commons={**gathered.commons, card.digest: card.common or {}},
-        )
+        if self.current_plan() is not before:
+            card, now = self.own_card(nonce, door), time.time()
+            self._own_now = replace(own, card=card, greeted_at_s=now, received_at_s=now)
+        if self._own_now is None:
+            return gathered
+        card = self._own_now.card
+        commons = {**gathered.commons, card.digest: card.common or {}}
+        return replace(gathered, members=[self._own_now, *others], commons=commons)
 
     def _concluded(self, gathered: Gathered) -> Concluded:
         verdict = self.verdict(gathered)
@@ -289,10 +283,14 @@ class Gathering:
     # ------------------------------------------------------------------------------------ the verdict
 
     def verdict(self, gathered: Gathered) -> Verdict:
-        """Return the verdict on what was gathered."""
-        settings = self.launch.request.settings
-        rules = Rules(MUST_AGREE, SECRETS, settings.strict)
-        anyway = settings.on_timeout == "exec" and self._kind == LAUNCH
+        """Return the verdict on what was gathered; what was compared before a proof is not compared again."""
+        rules = Rules(MUST_AGREE, SECRETS, self.launch.request.settings.strict)
+        before, unproven = self._concluded_from, replace(gathered, proven=None)
+        compared = before[1] if before is not None and before[0] == unproven else self._compared(unproven, rules)
+        return with_proof(compared, gathered, rules)
+
+    def _compared(self, gathered: Gathered, rules: Rules) -> Verdict:
+        anyway = self.launch.request.settings.on_timeout == "exec" and self._kind == LAUNCH
         verdict = conclude(gathered, rules, self.identity.size, self._deadline_s, anyway=anyway)
         problems = errors_first((*verdict.problems, *self._left_out(gathered)))
         peers = peers_of(gathered.members, gathered.edges, self.identity.size)

@@ -37,9 +37,8 @@ def launch(request: Request, host: Host, log: Log, guard: handover.SignalGuard) 
         log_problems(plan.problems, log)
     else:
         plan = final_plan(Launch(request, member, host, log))
-    for line in (*environment_lines(plan), *handover_lines(plan), warnings_line(plan.problems)):
-        if line is not None:
-            log.say(line)
+    lines = (*environment_lines(plan), *handover_lines(plan), warnings_line(plan.problems))
+    log.say_all(line for line in lines if line is not None)
     handover.raise_memlock()
     guard.check()
     handover.hand_over(plan.argv or (), {**request.environ, **plan.environment()})

@@ -70,8 +70,7 @@ class _Meeting:
         with enough_descriptors(self._identity.size):
             concluded, held = one.lead(awaited)
         document = one.document
-        for line in table_lines(document) if document is not None else ():
-            launch.log.say(line)
+        launch.log.say_all(table_lines(document) if document is not None else ())
         self._heed(concluded.verdict, held)
         rendezvous = ("*", one.port, "rendezvous, --dist-init-addr")
         waiting.await_free_ports([rendezvous], WaitPolicy(_FREE_AGAIN_S, 0.1, 0.01), one.around)

@@ -25,7 +25,7 @@ _OTHER_WAY = {"out": "in", "in": "out"}
 
 def starter(plan: Plan, request: Request) -> Start:
     """Return what starts the process that proves the rails of ``plan``."""
-    rails = verbs_rails(plan, request)
+    rails = verbs_rails(plan)
     return lambda: Running(rails, request.environ, PROOF_S)
 
 

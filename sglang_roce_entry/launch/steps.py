@@ -18,7 +18,7 @@ from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.launch.hardware import KernelEvents, await_hardware
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.plan.inputs import Leader, Member, Request, found_leader, read_facts
-from sglang_roce_entry.plan.plan import Plan, make_plan
+from sglang_roce_entry.plan.plan import Plan, make_plan, with_peers
 from sglang_roce_entry.problems import CONFIGURATION, USAGE, EntryError, Problem, deciding
 from sglang_roce_entry.report.folding import folded_problems
 from sglang_roce_entry.report.log_lines import decision_lines
@@ -80,8 +80,8 @@ class Launch:
             if settled is not facts:
                 facts, read_at = settled, monotonic()
                 plan = self._plan(facts, None)
-        for line in decision_lines(plan) if self.request.refused is None else ():
-            self.log.say(line)
+        if self.request.refused is None:
+            self.log.say_all(decision_lines(plan))
         log_problems(plan.problems, self.log)
         return plan, facts, read_at
 
@@ -93,12 +93,14 @@ class Launch:
         self, before: Plan, facts: HostFacts, leader: Leader | None, peers: Peers | None = None
     ) -> Plan:
         """Return the plan with what is now known of leader and peers; what has changed is logged."""
-        final = self._plan(facts, leader, peers)
+        final = self._plan(facts, leader)
+        if peers is not None:
+            final = with_peers(final, self.request, peers)
         self._log_changes(before, final)
         return final
 
-    def _plan(self, facts: HostFacts, leader: Leader | None, peers: Peers | None = None) -> Plan:
-        return make_plan(self.request, self.member, facts, leader, peers)
+    def _plan(self, facts: HostFacts, leader: Leader | None) -> Plan:
+        return make_plan(self.request, self.member, facts, leader)
 
     def _log_changes(self, before: Plan, after: Plan) -> None:
         """Log what moved during the wait: the leader's address can bring new problems as well."""

@@ -52,7 +52,7 @@ class CardMaker:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
         proven = needed_by_device(self.plan, self.request)
-        rows = rails_in_order(self.plan, self.request)
+        rows = rails_in_order(self.plan)
         rails = tuple(_rail(row, self.plan, self.facts, proven.get(row.decision.hca.name)) for row in rows)
         first, namespace = self.plan.first_error or self.refusal, self.facts.network_namespace
         own = Own(

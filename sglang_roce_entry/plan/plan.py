@@ -23,6 +23,7 @@ from sglang_roce_entry.fabric.control import (
 )
 from sglang_roce_entry.fabric.nccl.files import check_files, given_values
 from sglang_roce_entry.fabric.topology import place
+from sglang_roce_entry.fabric.use import Use
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import life_ports
@@ -84,7 +85,8 @@ class WaitPlan:
 class Plan:
     """What will be done, what was left out and why, and what is wrong.
 
-    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` is how the KV cache is carried.
+    ``affinity`` pairs GPUs with the used HCAs; ``transfer`` is how the KV cache is carried; ``use`` is what
+    SGLang's arguments ask for.
     """
 
     identity: Identity | None
@@ -97,10 +99,10 @@ class Plan:
     wait: WaitPlan | None
     problems: tuple[Problem, ...]
     gpus: GpuCount
+    use: Use
     gpu_devices: tuple[Gpu, ...] = ()  # in the order of the process; empty where that is not known
     #: A bare word of which a recording does not tell whether the node has it.
     unproven: str | None = None
-    deepep: bool = False  # SGLang's arguments ask for it
 
     @property
     def facts(self) -> HostFacts:
@@ -134,10 +136,8 @@ def in_order(rows: Iterable[PortRow], affinity: Affinity) -> tuple[PortRow, ...]
     return tuple(sorted(rows, key=lambda row: place.get(row.decision.hca.name, len(place))))
 
 
-def make_plan(
-    request: Request, member: Member, facts: HostFacts, leader: Leader | None, peers: Peers | None = None
-) -> Plan:
-    """Return the plan, stage by stage; ``leader`` is ``None`` without a group, ``peers`` before it has met."""
+def make_plan(request: Request, member: Member, facts: HostFacts, leader: Leader | None) -> Plan:
+    """Return the plan before a meeting, stage by stage; ``leader`` is ``None`` without a group."""
     settings, environ = request.settings, request.environ
     nccl = oldest_version(facts.nccl_versions)
     file_problems = check_files(facts.nccl_files, nccl, environ.get("NCCL_CONF_FILE"))
@@ -154,8 +154,8 @@ def make_plan(
     affinity = pair(visible.devices, hcas, use.gpus, placed.note)
     transfer = consumers.transfer_hcas(choice, use, affinity)
     wait = _wait_plan(request, member, command, facts.sglang_version)
-    meets = wait is not None and wait.meets is not None
-    variables = merge(given, (*consumers.wishes(choice, use), *peer_wishes(request, choice, peers, meets=meets)))
+    meets = _meets(wait)
+    variables = merge(given, (*consumers.wishes(choice, use), *peer_wishes(request, choice, None, meets=meets)))
     problems = (
         *member.problems,
         *visible.problems,
@@ -184,8 +184,21 @@ def make_plan(
         gpus=visible.count,
         gpu_devices=visible.devices,
         unproven=None if request.exec_known else shown_program(request.bare_word[0]),
-        deepep=use.nvshmem,
+        use=use,
     )
+
+
+def with_peers(plan: Plan, request: Request, peers: Peers) -> Plan:
+    """Return the plan with what the meeting has told of the members: two variables, and nothing else of it."""
+    wishes = peer_wishes(request, plan.choice, peers, meets=_meets(plan.wait))
+    names = {one.name for one in wishes}
+    told = merge(plan.choice.constraints.given, wishes)
+    variables = [*(one for one in plan.variables if one.name not in names), *told]
+    return replace(plan, variables=tuple(sorted(variables, key=lambda one: one.name)))
+
+
+def _meets(wait: WaitPlan | None) -> bool:
+    return wait is not None and wait.meets is not None
 
 
 def look_and_plan(

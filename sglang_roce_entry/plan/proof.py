@@ -12,24 +12,18 @@ from sglang_roce_entry.host.facts import IpAddress
 from sglang_roce_entry.plan.infiniband import addressing, infiniband_affinity, infiniband_rails
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
-from sglang_roce_entry.server.transfer import read_use
 from sglang_roce_entry.verbs.messages import Rail
 
 _U8, _U16 = 0xFF, 0xFFFF
 
 
-def rails_in_order(plan: Plan, request: Request) -> tuple[PortRow, ...]:
+def rails_in_order(plan: Plan) -> tuple[PortRow, ...]:
     """Return the ports that NCCL will use, over RoCE or InfiniBand, in the order of the GPUs that they serve."""
-    return plan.rails or infiniband_rails(plan, _affinity(plan, request))
+    return plan.rails or infiniband_rails(plan, _affinity(plan))
 
 
-def _affinity(plan: Plan, request: Request) -> Affinity:
-    return plan.affinity if plan.choice.used else infiniband_affinity(plan, _gpus(plan, request))
-
-
-def _gpus(plan: Plan, request: Request) -> tuple[int, ...]:
-    """Return the numbers of the GPUs that SGLang will use."""
-    return read_use(request.user, plan.facts, plan.gpu_devices, request.environ).gpus
+def _affinity(plan: Plan) -> Affinity:
+    return plan.affinity if plan.choice.used else infiniband_affinity(plan, plan.use.gpus)
 
 
 def needed_by_device(plan: Plan, request: Request) -> dict[str, bool]:
@@ -45,17 +39,17 @@ def needed_by_device(plan: Plan, request: Request) -> dict[str, bool]:
     value = choice.constraints.given.get("NCCL_IB_PKEY_VALUE")
     if not choice.used and value is not None and value.value:
         return {}
-    affinity = _affinity(plan, request)
-    gpus = _gpus(plan, request)
-    rows = [affinity.assigned[number] for number in gpus if number < len(affinity.assigned)] or affinity.assigned
+    affinity = _affinity(plan)
+    used = [number for number in plan.use.gpus if number < len(affinity.assigned)]
+    rows = [affinity.assigned[number] for number in used] or affinity.assigned
     near = {affinity.hcas[column].name for columns in rows for column in columns}
-    names = [row.decision.hca.name for row in rails_in_order(plan, request)]
+    names = [row.decision.hca.name for row in rails_in_order(plan)]
     return {name: not near or name in near for name in names}
 
 
-def verbs_rails(plan: Plan, request: Request) -> tuple[Rail | None, ...]:
+def verbs_rails(plan: Plan) -> tuple[Rail | None, ...]:
     """Return the rails in their order, each as NCCL will use it; ``None`` where no GID of it is known."""
-    return tuple(verbs_rail(plan, row) for row in rails_in_order(plan, request))
+    return tuple(verbs_rail(plan, row) for row in rails_in_order(plan))
 
 
 def verbs_rail(plan: Plan, row: PortRow) -> Rail | None:

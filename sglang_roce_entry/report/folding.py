@@ -77,11 +77,11 @@ def folded_problems(problems: Iterable[Problem]) -> list[Problem]:
     kept: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kept.setdefault((problem.severity, problem.code), []).append(problem)
-    return [
-        replace(alike[0], message=message, hint=hint)
-        for alike in kept.values()
-        for _, (_, message, hint) in folded_rows(("", one.message, one.hint) for one in alike)
-    ]
+    found: list[Problem] = []
+    for alike in kept.values():
+        rows = folded_rows(("", one.message, one.hint) for one in alike) if len(alike) > 1 else ()
+        found += [replace(alike[0], message=message, hint=hint) for _, (_, message, hint) in rows] or alike
+    return found
 
 
 def _shape(word: str) -> str:

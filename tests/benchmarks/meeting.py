@@ -38,12 +38,16 @@ WANTED = {"processes_s": 0.3, "largest_s": 2.0, "largest_mb": 120}
 
 _LEADER = """
 import json, resource, sys, time
+from dataclasses import replace
 from ipaddress import ip_address
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting import wire
-from sglang_roce_entry.group.meeting.comparison.compare import judge
+from sglang_roce_entry.group.meeting.comparison.conclusion import conclude
+from sglang_roce_entry.group.meeting.comparison.seen import peers_of
 from sglang_roce_entry.group.meeting.leader import Leader, enough_descriptors
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.terms import Concluded, Terms
+from sglang_roce_entry.report.rehearsal import document, table_lines
 from tests.benchmarks.meeting import cards
 from tests.group.meetings import GROUP, NONCE
 from tests.group.members import RULES
@@ -53,13 +57,23 @@ size = int(sys.argv[1])
 listener = wire.listen_on(ip_address("127.0.0.1"), 0)
 print(listener.getsockname()[1], flush=True)
 names = Names(lambda _index: "", lambda _name: "", lambda _names: None)
-conclude = lambda gathered: Concluded(judge(gathered.members, gathered.commons, RULES))
+last = []
+
+def concluded(gathered):
+    verdict = conclude(gathered, RULES, size, 300.0)
+    last[:] = [gathered]
+    return Concluded(replace(verdict, peers=peers_of(gathered.members, gathered.edges, size)))
+
 before = resource.getrusage(resource.RUSAGE_SELF)
 with enough_descriptors(size):
-    concluded = Leader(listener, Terms(size, GROUP, NONCE, 300.0, 1.0), own, conclude, lambda _said: None, names).hold()
+    held = Leader(listener, Terms(size, GROUP, NONCE, 300.0, 1.0), own, concluded, lambda _said: None, names).hold()
+began = time.monotonic()
+lines = table_lines(document(Identity("sglang-0", size, 0, "LWS_*"), last[0], held.verdict))
+table_s = time.monotonic() - began
 used = resource.getrusage(resource.RUSAGE_SELF)
 cpu_s = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-print(json.dumps({"exit_code": concluded.verdict.exit_code, "cpu_s": cpu_s, "mb": used.ru_maxrss / 1024}), flush=True)
+said = {"exit_code": held.verdict.exit_code, "cpu_s": cpu_s, "table_s": table_s, "mb": used.ru_maxrss / 1024}
+print(json.dumps(said), flush=True)
 """
 
 

@@ -59,7 +59,7 @@ def card(plan: Plan, request: Request) -> tuple[tuple[Rail, ...], Mapping[str, s
 
 def proven(plan: Plan, request: Request) -> VerbsRail:
     """Return what is told of the first rail; all are told alike."""
-    rails = verbs_rails(plan, request)
+    rails = verbs_rails(plan)
     first = rails[0]
     assert first is not None
     assert {replace(one, device="", node="") for one in rails if one is not None} == {

@@ -129,7 +129,7 @@ def _unused(examined: Examined, found: Sequence[Rail], seen: Seen) -> Iterator[C
         if nothing:
             yield ok(_NAME, f"no queue pair of the server: {why}")
         return
-    notes = "; those that a GPU drives (IBGDA) are not counted" if examined.plan.deepep else ""
+    notes = "; those that a GPU drives (IBGDA) are not counted" if examined.plan.use.nvshmem else ""
     if nothing:
         yield warn(
             _NAME,

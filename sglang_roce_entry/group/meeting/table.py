@@ -73,6 +73,7 @@ class Table(Crowd):
         self._roll = Roll(agreed.size, names, self._started)
         self._round = 0
         self._ring = Ring()
+        self._told = b""
         self._broken = False
 
     # ------------------------------------------------------------------------------------ what happens
@@ -227,6 +228,9 @@ class Table(Crowd):
             return
         self.concluded = concluded
         self._round += 1
+        self._told = b"%s %d %s\n" % (wire.VERDICT, self._round, write_verdict(concluded.verdict))
+        if concluded.document is not None:
+            self._told = wire.TABLE + b" " + concluded.document + b"\n" + self._told
         self.phase, self._phase_since = ACKNOWLEDGE, self._clock()
         for peer in (*self.members.values(), *self._twins):
             self._tell(peer)
@@ -259,13 +263,8 @@ class Table(Crowd):
                 self._transport.send(self.members[one.origin], one.line() + b"\n")
 
     def _tell(self, peer: Peer) -> None:
-        if self.concluded is None:
-            return
         peer.state = TOLD
-        if self.concluded.document is not None:
-            self._transport.send(peer, wire.TABLE + b" " + self.concluded.document + b"\n")
-        said = write_verdict(self.concluded.verdict)
-        self._transport.send(peer, b"%s %d %s\n" % (wire.VERDICT, self._round, said))
+        self._transport.send(peer, self._told)
 
     def _maybe_go(self, now: float) -> None:
         told = (*self.members.values(), *self._twins)

@@ -22,16 +22,21 @@ def conclude(gathered: Gathered, rules: Rules, size: int, deadline_s: float, *, 
     """
     verdict = judge(gathered.members, gathered.commons, rules)
     problems = [*verdict.problems, *judge_reach(gathered.edges, gathered.members)]
-    if gathered.proven is not None:
-        pods = {member.card.index: member.card.pod for member in gathered.members}
-        proof = (*judge_proof(gathered.proven, pods), *judge_across(gathered.proven, pods))
-        problems += hardened(proof, strict=rules.strict)
     ahead = [one for one in gathered.absent if one.state == AHEAD]
     if ahead:
         problems.append(_went_ahead("; ".join(map(str, ahead))))
     if gathered.overdue:
         problems.append(_incomplete(gathered, size, deadline_s, anyway=anyway))
-    return replace(verdict, problems=errors_first(problems))
+    return with_proof(replace(verdict, problems=errors_first(problems)), gathered, rules)
+
+
+def with_proof(verdict: Verdict, gathered: Gathered, rules: Rules) -> Verdict:
+    """Return ``verdict`` with what the proof of the rails has found, if they were proven."""
+    if gathered.proven is None:
+        return verdict
+    pods = {member.card.index: member.card.pod for member in gathered.members}
+    found = (*judge_proof(gathered.proven, pods), *judge_across(gathered.proven, pods))
+    return replace(verdict, problems=errors_first((*verdict.problems, *hardened(found, strict=rules.strict))))
 
 
 def _incomplete(gathered: Gathered, size: int, deadline_s: float, *, anyway: bool) -> Problem:
