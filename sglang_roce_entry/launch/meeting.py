@@ -19,7 +19,7 @@ from sglang_roce_entry.launch.steps import Launch, Refused, log_problems
 from sglang_roce_entry.plan.peers import has_peers
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import DEADLINE, EntryError
-from sglang_roce_entry.report.rehearsal import table_lines
+from sglang_roce_entry.report.rehearsal import held_lines
 
 #: A refusal is every pod's end within two seconds: so long others may still come and be told with the rest.
 _PATIENCE_S = 1.0
@@ -69,8 +69,7 @@ class _Meeting:
         self._ports(awaited.address)
         with enough_descriptors(self._identity.size):
             concluded, held = one.lead(awaited)
-        document = one.document
-        launch.log.say_all(table_lines(document) if document is not None else ())
+        launch.log.say_all(held_lines(one.gathered) if one.gathered is not None else ())
         self._heed(concluded.verdict, held)
         rendezvous = ("*", one.port, "rendezvous, --dist-init-addr")
         waiting.await_free_ports([rendezvous], WaitPolicy(_FREE_AGAIN_S, 0.1, 0.01), one.around)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_roce_entry.group.meeting.comparison.compare import Member
@@ -21,13 +21,26 @@ def rails_document(members: Sequence[Member], proven: Proven | None) -> list[dic
 
     ``direction`` is ``out`` from ``from`` to ``to``, ``in`` the other way, or ``both``.
     """
-    rows = {pair: _row_of(pair, outcome) for pair, outcome in proven or ()}
+    return list(rail_rows(members, proven))
+
+
+def rail_rows(members: Sequence[Member], proven: Proven | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of :func:`rails_document` one by one: of 10,000 nodes there are many."""
+    outcomes = dict(proven or ())
     rails = {member.card.index: len(member.card.own.rails) for member in members}
-    for near, far in ring_of(rails):
-        for position in range(min(rails[near], rails[far])):
-            pair = Pair(position, near, far)
-            rows.setdefault(pair, _row(pair, NOT_TRIED, None, None, None, _COMPARED))
-    return [rows[pair] for pair in sorted(rows, key=lambda pair: (pair.near, pair.far, pair.position))]
+    neighbours = (
+        Pair(position, near, far)
+        for near, far in ring_of(rails)
+        for position in range(min(rails[near], rails[far]))
+    )
+    pairs = sorted({*outcomes, *neighbours}, key=_place) if outcomes else neighbours  # they come in this order
+    for pair in pairs:
+        found = outcomes.get(pair)
+        yield _row_of(pair, found) if found else _row(pair, NOT_TRIED, None, None, None, _COMPARED)
+
+
+def _place(pair: Pair) -> tuple[int, int, int]:
+    return pair.near, pair.far, pair.position
 
 
 def across_document(proven: Proven | None) -> dict[str, list[dict[str, Any]]]:

@@ -6,12 +6,14 @@ The leader makes the document, the others are sent it: every member shows the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.group.meeting.card import shown as safe_text
 from sglang_roce_entry.group.meeting.comparison.compare import Member
+from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.comparison.saved import Saved
 from sglang_roce_entry.group.meeting.comparison.verdict import Verdict
 from sglang_roce_entry.group.meeting.missing import Absent
@@ -23,13 +25,26 @@ from sglang_roce_entry.problems import OK, EntryError
 from sglang_roce_entry.report.contract import is_rehearsal
 from sglang_roce_entry.report.folding import shortest_names
 from sglang_roce_entry.report.json import identity_document, problem_document
-from sglang_roce_entry.report.rail_table import across_document, across_lines, rail_lines, rails_document
+from sglang_roce_entry.report.rail_table import (
+    across_document,
+    across_lines,
+    rail_lines,
+    rail_rows,
+    rails_document,
+)
 
 #: What the document says of releases, in this order.
 _VERSIONS = ("sglang", "nccl", "torch", "mooncake", "nvshmem", "driver", "launcher")
 TITLES = {"sglang": "SGLang", "nccl": "NCCL", "nvshmem": "NVSHMEM", "mooncake": "Mooncake"}
+#: The columns of the table.
+_TITLES = (
+    *("GPUs", "rails", "Gb/s", "RoCE MTU", "family", "GID index"),
+    *(TITLES.get(one, one) for one in _VERSIONS),
+)
 PRESENT, REFUSED = "present", "refused"
 _MOST_ROWS, _MOST_NAMES, _LONGEST_TEXT = 64, 6, 2000
+#: A node's index and pod.
+_Named = Mapping[str, Any]
 
 
 def document(
@@ -38,12 +53,10 @@ def document(
     verdict: Verdict,
 ) -> dict[str, Any]:
     """Return the contract."""
-    members, commons, absent = gathered.members, gathered.commons, gathered.absent
-    present = [_node(member, commons.get(member.card.digest, {})) for member in members]
     return {
         "format": 1,
         "identity": identity_document(identity) if identity is not None else None,
-        "nodes": sorted([*present, *map(_absent, absent)], key=lambda node: int(node["index"])),
+        "nodes": list(_nodes(gathered)),
         "differences": [
             {
                 "key": one.key,
@@ -55,11 +68,8 @@ def document(
             }
             for one in verdict.differences
         ],
-        "reach": [
-            {"from": edge.origin, "to": edge.target, "ok": edge.ok, "detail": edge.detail}
-            for edge in gathered.edges
-        ],
-        "rails": rails_document(members, gathered.proven),
+        "reach": [_edge(edge) for edge in gathered.edges],
+        "rails": rails_document(gathered.members, gathered.proven),
         **across_document(gathered.proven),
         "problems": [problem_document(problem) for problem in verdict.problems],
         "exit_code": verdict.exit_code,
@@ -69,6 +79,19 @@ def document(
 def refusal_document(failure: EntryError) -> dict[str, Any]:
     """Return the same where a rehearsal could not begin: nothing is known but the one problem."""
     return document(None, Gathered((), {}, (), (), overdue=False), Verdict((as_problem(failure),)))
+
+
+def _nodes(gathered: Gathered) -> Iterator[dict[str, Any]]:
+    def index_of(one: Member | Absent) -> int:
+        return one.card.index if isinstance(one, Member) else one.index
+
+    those: list[Member | Absent] = [*gathered.members, *gathered.absent]
+    for one in sorted(those, key=index_of):
+        yield _absent(one) if isinstance(one, Absent) else _node(one, gathered.commons.get(one.card.digest, {}))
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
+    return {"from": edge.origin, "to": edge.target, "ok": edge.ok, "detail": edge.detail}
 
 
 def _node(member: Member, common: Mapping[str, str]) -> dict[str, Any]:
@@ -159,70 +182,87 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
 
     So 64 nodes that agree are two lines.
     """
-    nodes = [node for node in shown["nodes"] if node["state"] in (PRESENT, REFUSED)]
-    columns = {title: [cells[title] for cells in map(_cells, nodes)] for title in _cells_of_nobody()}
-    same = [_said(title, cells[0]) for title, cells in columns.items() if cells and len(set(cells)) == 1]
-    varying = [title for title, cells in columns.items() if len(set(cells)) > 1]
-    lines = [_first_line(shown, nodes)]
+    total, nodes, rows, others = 0, list[_Named](), list[tuple[str, ...]](), dict[str, list[_Named]]()
+    alike: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for node in shown["nodes"]:
+        total, named = total + 1, {"index": node["index"], "pod": node["pod"]}
+        if node["state"] in (PRESENT, REFUSED):
+            cells = _cells(node)
+            nodes.append(named)
+            rows.append(alike.setdefault(cells, cells))
+        if node["state"] != PRESENT:
+            others.setdefault(node["state"], []).append(named)
+    return [
+        one_line(line)
+        for line in (
+            _first_line(shown["identity"], nodes, total),
+            *_kinds(nodes, rows),
+            *(f"{state}: {ranges(one['index'] for one in of)} ({_pods(of)})" for state, of in others.items()),
+            *(
+                f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}"
+                for one in shown["reach"]
+                if not one["ok"]
+            ),
+            *rail_lines(shown["rails"]),
+            *across_lines(shown.get("across", ())),
+        )
+    ]
+
+
+def _kinds(nodes: Sequence[_Named], cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return what is the same on all ``nodes``, and a row for each kind of the rest."""
+    columns = dict(zip(_TITLES, zip(*dict.fromkeys(cells), strict=True), strict=bool(cells)))
+    same = [_said(title, column[0]) for title, column in columns.items() if len(set(column)) == 1]
+    varying = [place for place, column in enumerate(columns.values()) if len(set(column)) > 1]
     same = [text for text in same if text]
-    lines += [f"{'all of them' if len(nodes) > 1 else 'it has'}: {', '.join(same)}"] if same else []
-    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for place, node in enumerate(nodes):
-        kinds.setdefault(tuple(columns[title][place] for title in varying), []).append(node)
+    lines = [f"{'all of them' if len(nodes) > 1 else 'it has'}: {', '.join(same)}"] if same else []
+    kinds: dict[tuple[str, ...], list[_Named]] = {}
+    for node, row in zip(nodes, cells, strict=True):
+        kinds.setdefault(tuple(row[place] for place in varying), []).append(node)
     if varying:
         shown_kinds = list(kinds.items())[:_MOST_ROWS]
-        rows = [("index", "pod", *varying)]
-        rows += [(ranges(node["index"] for node in alike), _pods(alike), *cells) for cells, alike in shown_kinds]
+        rows = [("index", "pod", *(_TITLES[place] for place in varying))]
+        rows += [(ranges(one["index"] for one in of), _pods(of), *kind) for kind, of in shown_kinds]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines += [f"and {len(kinds) - _MOST_ROWS} more kinds of nodes"] if len(kinds) > _MOST_ROWS else []
-    others: dict[str, list[Mapping[str, Any]]] = {}
-    for node in shown["nodes"]:
-        if node["state"] != PRESENT:
-            others.setdefault(node["state"], []).append(node)
-    lines += [
-        f"{state}: {ranges(node['index'] for node in those)} ({_pods(those)})" for state, those in others.items()
-    ]
-    failed = [one for one in shown["reach"] if not one["ok"]]
-    lines += [f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}" for one in failed]
-    lines += [*rail_lines(shown["rails"]), *across_lines(shown.get("across", ()))]
-    return [one_line(line) for line in lines]
+    return lines
 
 
-def _first_line(shown: Mapping[str, Any], here: Sequence[Mapping[str, Any]]) -> str:
+def _first_line(identity: Mapping[str, Any] | None, here: Sequence[_Named], known: int) -> str:
     """Return how many are here. A worker whom the leader has told nothing has a row for itself only."""
     if not here:
         return "no node is here"
-    identity, known = shown["identity"], len(shown["nodes"])
     if identity is not None and known == 1 < identity["size"]:
         return f"of {identity['size']} nodes this one: {_pods(here)}"
     return f"{len(here)} of {known} nodes: {_pods(here)}"
 
 
-def _cells_of_nobody() -> tuple[str, ...]:
-    return (
-        "GPUs",
-        "rails",
-        "Gb/s",
-        "RoCE MTU",
-        "family",
-        "GID index",
-        *(TITLES.get(one, one) for one in _VERSIONS),
-    )
-
-
-def _cells(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the table shows of one node, by column; ``-`` is not known."""
-    rails = node["rails"]
-    return {
-        "GPUs": str(node["gpus"]) if node["gpus"] is not None else "-",
-        "rails": str(len(rails)),
-        "Gb/s": _joined(f"{rail['rate_gbps']:g}" for rail in rails if rail["rate_gbps"] is not None),
-        "RoCE MTU": _joined(str(rail["roce_mtu"]) for rail in rails if rail["roce_mtu"] is not None),
-        "family": _joined(_family(rail) for rail in rails if rail["gid"]),
-        "GID index": _joined(str(rail["gid_index"]) for rail in rails if rail["gid_index"] is not None),
-        **{TITLES.get(name, name): node["versions"].get(name, "-") for name in _VERSIONS},
+def held_lines(gathered: Gathered) -> list[str]:
+    """Return the same table of what a leader has gathered, without its document: 10,000 nodes' is 40 MB."""
+    rails = rail_rows(gathered.members, gathered.proven)
+    shown = {
+        "identity": None,
+        "nodes": _nodes(gathered),
+        "reach": (_edge(edge) for edge in gathered.edges if not edge.ok),
+        "rails": list(rails if gathered.proven is not None else islice(rails, 1)),  # all are alike
+        **across_document(gathered.proven),
     }
+    return table_lines(shown)
+
+
+def _cells(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the table shows of one node, in the order of ``_TITLES``; ``-`` is not known."""
+    rails = node["rails"]
+    return (
+        str(node["gpus"]) if node["gpus"] is not None else "-",
+        str(len(rails)),
+        _joined(f"{rail['rate_gbps']:g}" for rail in rails if rail["rate_gbps"] is not None),
+        _joined(str(rail["roce_mtu"]) for rail in rails if rail["roce_mtu"] is not None),
+        _joined(_family(rail) for rail in rails if rail["gid"]),
+        _joined(str(rail["gid_index"]) for rail in rails if rail["gid_index"] is not None),
+        *(node["versions"].get(name, "-") for name in _VERSIONS),
+    )
 
 
 def _family(rail: Mapping[str, Any]) -> str:
