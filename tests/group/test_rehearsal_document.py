@@ -13,7 +13,14 @@ from sglang_roce_entry.group.meeting.card import Refusal
 from sglang_roce_entry.group.meeting.comparison.reach import Edge
 from sglang_roce_entry.group.meeting.missing import Absent
 from sglang_roce_entry.group.meeting.terms import Gathered
-from sglang_roce_entry.report.rehearsal import as_text, document, ranges, received_document, table_lines
+from sglang_roce_entry.report.rehearsal import (
+    as_text,
+    document,
+    held_lines,
+    ranges,
+    received_document,
+    table_lines,
+)
 from tests.group.members import Group, group, rails
 
 if TYPE_CHECKING:
@@ -67,9 +74,11 @@ CONTRACT = keys(
 
 def rehearsed(one: Group, absent: Sequence[Absent] = (), reach: Sequence[Edge] = ()) -> dict[str, Any]:
     identity = Identity("sglang-0.sglang", len(one.cards) + len(absent), 0, "LWS_*")
-    made = document(identity, Gathered(one.members(), one.commons(), absent, reach, overdue=False), one.verdict())
+    gathered = Gathered(one.members(), one.commons(), absent, reach, overdue=False)
+    made = document(identity, gathered, one.verdict())
     import_module("jsonschema").validate(made, CONTRACT)  # its types are another package
     assert json.loads(json.dumps(made)) == made
+    assert held_lines(gathered) == table_lines(made)
     return made
 
 

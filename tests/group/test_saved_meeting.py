@@ -21,7 +21,7 @@ from sglang_roce_entry.group.meeting.proof.pairs import nodes_of
 from sglang_roce_entry.group.meeting.terms import Gathered
 from sglang_roce_entry.launch.rehearsing import replay
 from sglang_roce_entry.problems import config_error
-from sglang_roce_entry.report.rehearsal import as_text, document
+from sglang_roce_entry.report.rehearsal import as_text, document, held_lines, table_lines
 from tests.group.members import NOW, RULES, Group, group, rails
 from tests.group.proof.fabric import Fabric
 
@@ -56,7 +56,9 @@ def shown(meeting: Saved) -> dict[str, Any]:
     """Return the document of the rehearsal itself."""
     assert meeting.gathered is not None
     assert meeting.identity is not None
-    return document(meeting.identity, meeting.gathered, conclude(meeting.gathered, RULES, 8, DEADLINE_S))
+    made = document(meeting.identity, meeting.gathered, conclude(meeting.gathered, RULES, 8, DEADLINE_S))
+    assert held_lines(meeting.gathered) == table_lines(made)
+    return made
 
 
 def replayed(data: bytes, *, strict: bool = False) -> dict[str, Any]:
