@@ -57,7 +57,7 @@ def shown(meeting: Saved) -> dict[str, Any]:
     assert meeting.gathered is not None
     assert meeting.identity is not None
     made = document(meeting.identity, meeting.gathered, conclude(meeting.gathered, RULES, 8, DEADLINE_S))
-    assert held_lines(meeting.gathered) == table_lines(made)
+    assert held_lines(meeting.gathered) == table_lines({**made, "identity": None})
     return made
 
 
