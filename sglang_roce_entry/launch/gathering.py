@@ -122,9 +122,18 @@ class Gathering:
 
     @property
     def _group(self) -> str:
-        """The group as the greeting names it: by its leader's pod, whatever domain is written behind it."""
-        leader = self.identity.leader or "-"
-        return f"{self._kind}:{'-' if literal(leader) is not None else leader.partition('.')[0]}"
+        """The group as the greeting names it: by its leader, whatever domain is written behind its name.
+
+        Where the leader is told another name than its pod has, a Service's or one of a hosts file, others may know
+        it by either.
+        """
+        names = [self.identity.leader or "-"]
+        if literal(names[0]) is not None:
+            names = ["-"]
+        elif self.identity.is_leader:
+            names.append(pod_name(self.launch.request))
+        labels = dict.fromkeys(name.partition(".")[0].lower() for name in names if name)
+        return f"{self._kind}:{','.join(labels)}"
 
     def plan_at(self, address: IpAddress, *, only_ipv6: bool, elsewhere: bool = False) -> None:
         """Plan again with the leader at ``address``, and with new facts where those at hand are old."""

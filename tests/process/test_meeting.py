@@ -305,6 +305,23 @@ def test_a_group_meets_by_way_of_a_service(pair: list[Node]) -> None:
     assert f"--dist-init-addr {SERVICE} is no address of this leader" in launches[0].text()
 
 
+def test_a_leader_that_is_told_another_name_is_met_by_its_pods(pair: list[Node], cluster: Cluster) -> None:
+    """A Service's, or one of a hosts file, in another spelling; a third one might be another group's leader."""
+    for name in ("lead", "third"):
+        cluster.dns.publish(f"{name}.default.svc.cluster.local", pair[0].address)
+    leader = pair[0].start(by_arguments(0, "Lead:21000"))
+    leader.wait_for_line("the group of 2 meets", MEETS_S)
+    stranger = pair[1].start(by_arguments(1, "third:21000"))
+    stranger.wait_for_line(
+        r"another meeting is held there \(launch:lead,sglang-0; this is launch:third\)", MEETS_S
+    )
+    worker = pair[1].start(by_arguments(1, f"{LEADER_ADDRESS}:21000"))
+    for launch in (worker, leader):
+        launch.wait_record(MEETS_S)
+        assert launch.wait_exit(5) == 0, launch.account()
+        assert "the group of 2 has met" in launch.text()
+
+
 def test_with_attention_dp_a_service_is_everybodys_end(pair: list[Node]) -> None:
     """SGLang binds that very address."""
     behind_a_service(pair[1], pair[0])

@@ -261,7 +261,8 @@ class Caller:
         if not wire.same_group(greeting.group, self._group):
             raise NotYet(
                 f"another meeting is held there ({greeting.group}; this is {self._group})",
-                "a stale DNS record, or a launch and a rehearsal of one group at the same time",
+                "a stale DNS record, or a launch and a rehearsal of one group at the same time; if these are two "
+                "names of one leader, give all pods the same one, or its pod's",
                 1.0,
             )
         if greeting.protocol != PROTOCOL:

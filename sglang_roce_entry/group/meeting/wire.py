@@ -91,9 +91,14 @@ def read_greeting(line: bytes) -> Greeting:
 
 
 def same_group(one: str, other: str) -> bool:
-    """Return whether two spellings name one group: a leader given as an address says no name (``-``)."""
+    """Return whether two spellings name one group: a leader given as an address says no name (``-``).
+
+    A leader may go by more names than one, with commas between them. Two that nobody says of one leader are two
+    leaders, whatever DNS says: a stale record gives the address of another group's.
+    """
     kinds, names = zip(*(text.rpartition(":")[::2] for text in (one, other)), strict=True)
-    return kinds[0] == kinds[1] and ("-" in names or names[0] == names[1])
+    by = [set(each.split(",")) for each in names]
+    return kinds[0] == kinds[1] and ("-" in by[0] | by[1] or not by[0].isdisjoint(by[1]))
 
 
 def lines_from(inbox: bytearray) -> bool | None:
