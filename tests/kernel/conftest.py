@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.kernel.eight_rails import ASKED
 from tests.kernel.guest import Run, boot, missing_part, real_interpreter
 from tests.kernel.image import BootableKernel, KernelUnavailableError, bootable_kernel
 from tests.kernel.scenarios import SCENARIOS
@@ -21,11 +22,12 @@ from tests.nccl.wheels import NEWEST, WheelUnavailableError, fetch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+EXCHANGES = "SGLANG_ROCE_TEST_EXCHANGES"
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The first whose GID scan survives an unreadable type, and today's. Before 2.24 two devices without
 # a PCI path crash NCCL, and soft-RoCE has none.
 NCCL_RELEASES = ("2.26.2", NEWEST)
-# All scenarios together take less than seven minutes of the guest's own time, which does not pass faster
+# All scenarios together take less than ten minutes of the guest's own time, which does not pass faster
 # where others are busy; the machine's does.
 LIFETIME_S = 900.0
 BOOT_DEADLINE_S = 2400.0
@@ -104,7 +106,7 @@ def guest(
     asked_for = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     out = tmp_path_factory.mktemp("guest")
     missing_parts: dict[str, str] = {}
-    with_nccl = asked_for & {"nccl_transfer", "in_use_by_nccl"}
+    with_nccl = asked_for & {"nccl_transfer", "in_use_by_nccl", "beside_nccl"}
     if with_nccl and shutil.which("nm") is None:
         missing_parts |= dict.fromkeys(with_nccl, "needs the package binutils")
     elif with_nccl:
@@ -115,6 +117,8 @@ def guest(
         except WheelUnavailableError as error:
             needed = f"needs a wheel of nvidia-nccl-cu12: {error}{_how()}"
             missing_parts |= dict.fromkeys(with_nccl, needed)
+    if os.environ.get(EXCHANGES):
+        (out / ASKED.name).write_text(os.environ[EXCHANGES])
     names = [name for name in SCENARIOS if name in asked_for and name not in missing_parts]
     interpreter = command.parent / "python"
     job = [str(interpreter), "-m", "tests.kernel.scenarios", str(command), *names]

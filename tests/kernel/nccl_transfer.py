@@ -26,6 +26,7 @@ MESSAGE = bytes(range(256)) * 64
 DEADLINE_S = 20.0
 HOST_MEMORY = 1  # NCCL_PTR_HOST
 TAG = 7
+OUT_OF_TIME = -1
 
 
 class Transfer(Net):
@@ -41,56 +42,84 @@ class Transfer(Net):
 
     def message(self, sending: int, receiving: int) -> tuple[int, bool]:
         """Connect and send; return NCCL's result code, -1 if out of time, and whether it arrived."""
-        handle = (ctypes.c_char * HANDLE_BYTES)()
-        listener, sender, receiver, offload = (ctypes.c_void_p() for _ in range(4))
-        rc = self._call(self.LISTEN, *self._device(receiving), handle, ctypes.byref(listener))
-        target = self._device(sending)
-        if self._abi == 10:
-            target = (sending, ctypes.byref(self._config))
+        handle, sender, receiver = (ctypes.c_char * HANDLE_BYTES)(), ctypes.c_void_p(), ctypes.c_void_p()
+        rc, listener = self.listen(receiving, handle)
         while rc == 0 and not (sender.value and receiver.value):
-            if not sender.value:
-                rc = self._call(self.CONNECT, *target, handle, ctypes.byref(sender), ctypes.byref(offload))
-            if rc == 0 and not receiver.value:
-                accepted = ctypes.byref(receiver)
-                rc = self._call(self.ACCEPT, listener, accepted, ctypes.byref(offload))
-            rc = rc or self._late()
+            rc = self.dial(sending, handle, sender) or self.accept(listener, receiver) or self.late()
         return (rc, False) if rc else self._transfer(sender, receiver)
 
     def _transfer(self, sender: ctypes.c_void_p, receiver: ctypes.c_void_p) -> tuple[int, bool]:
-        outgoing = ctypes.create_string_buffer(MESSAGE, len(MESSAGE))
-        incoming = ctypes.create_string_buffer(len(MESSAGE))
-        size = ctypes.c_size_t(len(MESSAGE))
-        memory = {}
-        for communicator, buffer in ((sender, outgoing), (receiver, incoming)):
-            registered = memory[communicator.value] = ctypes.c_void_p()
-            rc = self._call(self.REGISTER, communicator, buffer, size, HOST_MEMORY, ctypes.byref(registered))
-            if rc:
-                return rc, False
-        sent, received = ctypes.c_void_p(), ctypes.c_void_p()
-        one_buffer = (ctypes.c_void_p * 1)(ctypes.addressof(incoming))
-        one_memory = (ctypes.c_void_p * 1)(memory[receiver.value])
-        one_size, one_tag = (ctypes.c_size_t * 1)(len(MESSAGE)), (ctypes.c_int * 1)(TAG)
-        rc = self._call(
-            self.RECEIVE, receiver, 1, one_buffer, one_size, one_tag, one_memory, None, ctypes.byref(received)
-        )
-        while rc == 0 and not sent.value:  # NULL: the receiver is not ready yet
-            rc = self._call(self.SEND, sender, outgoing, size, TAG, memory[sender.value], None, ctypes.byref(sent))
-            rc = rc or self._late()
-        rc = rc or self._complete(sent) or self._complete(received)
-        return rc, incoming.raw == MESSAGE
+        outgoing, incoming = Buffer(MESSAGE), Buffer(bytes(len(MESSAGE)))
+        rc = self.register(sender, outgoing) or self.register(receiver, incoming)
+        rc = rc or self.receive(receiver, incoming)
+        while rc == 0 and not outgoing.request.value:
+            rc = self.send(sender, outgoing) or self.late()
+        for buffer in (outgoing, incoming):
+            while rc == 0 and not buffer.done:
+                rc = self.test(buffer) or self.late()
+        return rc, incoming.holds == MESSAGE
 
-    def _complete(self, request: ctypes.c_void_p) -> int:
+    def listen(self, device: int, handle: Any) -> tuple[int, ctypes.c_void_p]:
+        """Fill the handle by which a peer finds the listener."""
+        listener = ctypes.c_void_p()
+        return self._call(self.LISTEN, *self._device(device), handle, ctypes.byref(listener)), listener
+
+    def dial(self, device: int, handle: Any, sender: ctypes.c_void_p) -> int:
+        """Go on with the connection to a listener; ``sender`` is set when it is there."""
+        if sender.value:
+            return 0
+        target = self._device(device)
+        if self._abi == 10:
+            target = (device, ctypes.byref(self._config))
+        offload = ctypes.c_void_p()  # none is asked for
+        return self._call(self.CONNECT, *target, handle, ctypes.byref(sender), ctypes.byref(offload))
+
+    def accept(self, listener: ctypes.c_void_p, receiver: ctypes.c_void_p) -> int:
+        """Go on with the connection of a peer; ``receiver`` is set when it is there."""
+        if receiver.value:
+            return 0
+        offload = ctypes.c_void_p()
+        return self._call(self.ACCEPT, listener, ctypes.byref(receiver), ctypes.byref(offload))
+
+    def register(self, communicator: ctypes.c_void_p, buffer: Buffer) -> int:
+        size, memory = ctypes.c_size_t(buffer.size), ctypes.byref(buffer.memory)
+        return self._call(self.REGISTER, communicator, buffer.pages, size, HOST_MEMORY, memory)
+
+    def send(self, sender: ctypes.c_void_p, buffer: Buffer) -> int:
+        """Try to; the request stays NULL while the receiver is not ready yet."""
+        size, request = ctypes.c_size_t(buffer.size), ctypes.byref(buffer.request)
+        return self._call(self.SEND, sender, buffer.pages, size, TAG, buffer.memory, None, request)
+
+    def receive(self, receiver: ctypes.c_void_p, buffer: Buffer) -> int:
+        buffers = (ctypes.c_void_p * 1)(ctypes.addressof(buffer.pages))
+        sizes, tags = (ctypes.c_size_t * 1)(buffer.size), (ctypes.c_int * 1)(TAG)
+        memory, request = (ctypes.c_void_p * 1)(buffer.memory.value), ctypes.byref(buffer.request)
+        return self._call(self.RECEIVE, receiver, 1, buffers, sizes, tags, memory, None, request)
+
+    def test(self, buffer: Buffer) -> int:
+        """Look whether the request of a buffer is done."""
         done, sizes = ctypes.c_int(0), (ctypes.c_int * 8)()
-        while True:
-            rc = self._call(self.TEST, request, ctypes.byref(done), sizes)
-            if rc or done.value:
-                return rc
-            if self._late():
-                return -1
+        rc = 0 if buffer.done else self._call(self.TEST, buffer.request, ctypes.byref(done), sizes)
+        buffer.done = buffer.done or bool(done.value)
+        return rc
 
-    def _late(self) -> int:
+    def late(self) -> int:
         time.sleep(0.001)
-        return -1 if time.monotonic() > self._deadline else 0
+        return OUT_OF_TIME if time.monotonic() > self._deadline else 0
+
+
+class Buffer:
+    """Memory of a message, and the request that fills or sends it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.size = len(content)
+        self.pages = ctypes.create_string_buffer(content, self.size)
+        self.memory, self.request = ctypes.c_void_p(), ctypes.c_void_p()
+        self.done = False
+
+    @property
+    def holds(self) -> bytes:
+        return self.pages.raw
 
 
 def main(release: dict[str, Any], *, stays: bool) -> None:

@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.kernel.beside_nccl import beside_nccl
+from tests.kernel.eight_rails import eight_rails, lossy
 from tests.kernel.fabrics import nccl_transfer, routed_fabric
 from tests.kernel.gid_tables import address_added_again, address_churn, bond, port_down, unchanged_soft_roce, vlan
 from tests.kernel.launches import healthy, late_address, late_hca, never
@@ -58,6 +60,9 @@ SCENARIOS: dict[str, Callable[[Command], Result]] = {
         in_use_by_threads,
         rails,
         rehearsals,
+        beside_nccl,
+        eight_rails,
+        lossy,
     )
 }
 
