@@ -1363,6 +1363,14 @@ _REASONS = Group(
             "Nothing; if it is a rail, name the ports with --hca.",
         ),
         Entry(
+            "OTHER_CARD",
+            "Another model or board than most cards here have, and no GPU's rail: a card for storage, or the "
+            "north-south card on the switch of one GPU. Every GPU keeps a port that is as near.",
+            "NCCL counts it as one more rail.",
+            "nvidia-smi topo -m; grep . /sys/class/infiniband/*/board_id",
+            "Nothing; if it is a rail, name the ports with --hca.",
+        ),
+        Entry(
             "DUPLICATE_FUNCTION",
             "The physical function of a virtual function that is used: one cable, not two.",
             "NCCL counts them as two HCAs.",

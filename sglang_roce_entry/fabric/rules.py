@@ -75,8 +75,7 @@ def management_nic(candidates: Sequence[Candidate], node: Node) -> dict[str, Rej
     if not node.gpus.placed:
         return {}
     hcas = [one.hca for one in candidates]
-    cards = Counter(hca.card for hca in hcas)
-    usual = next((card for card, number in cards.items() if 2 * number > len(hcas)), None)
+    usual = _usual_card(hcas)
     found = {}
     for one in candidates:
         netdev = next((g.gid.netdev for g in one.view.own if g.gid.netdev in node.default_route_interfaces), None)
@@ -99,6 +98,7 @@ def slower_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Reject
 
     It is none if it is of another model or board, comes on top of what the other GPUs have, or is farther from
     all GPUs than any of the others from its own (the storage card of NVIDIA/nccl#1277, the rails below switches).
+    Where these would carry more than what remains, they are the rails, beside one fast card for storage.
     """
     fastest, slower = _slower(candidates)
     fast = [one.hca for one in candidates if one.port.rate_gbps == fastest]
@@ -116,7 +116,48 @@ def slower_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Reject
         else:
             continue
         found[one.label] = Rejection(Reason.SLOWER_RATE, f"{rate:g} Gb/s{why}, others have {fastest:g} Gb/s")
+    dropped = [one for one, _ in slower if one.label in found]
+    return found if _bandwidth(dropped) <= _bandwidth([c for c in candidates if c.label not in found]) else {}
+
+
+def other_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:
+    """Leave out a card of another model or board than most have, as fast or not, that is no GPU's rail.
+
+    A storage card at its own root, or a north-south card on the switch of one GPU without the default route.
+    """
+    hcas = [one.hca for one in candidates]
+    usual = _usual_card(hcas)
+    if usual is None or not node.gpus.placed:
+        return {}
+    places = [_to_nearest_gpu(hca, node.gpus) for hca in hcas if hca.card == usual]
+    found = {}
+    for one in candidates:
+        if one.hca.card in (usual, None):
+            continue
+        if all(place < _to_nearest_gpu(one.hca, node.gpus, unknown=PIX) for place in places):
+            why = "is farther from every GPU than these"
+        elif is_surplus(one.hca, hcas, node.gpus):
+            why = "is one more than the other GPUs have"
+        else:
+            continue
+        found[one.label] = Rejection(Reason.OTHER_CARD, f"it is another card than the rails and {why}")
     return found
+
+
+def _usual_card(hcas: Sequence[Hca]) -> str | None:
+    """Return the card that more than half of the HCAs are, ``None`` where none is or it is not known."""
+    cards = Counter(hca.card for hca in hcas)
+    return next((card for card, number in cards.items() if 2 * number > len(hcas)), None)
+
+
+def _bandwidth(candidates: Sequence[Candidate]) -> float:
+    """Return what the candidates carry together in Gb/s; virtual functions share that of their card."""
+    of_card: dict[str, float] = {}
+    for one in candidates:
+        shared = one.hca.physical_function
+        place = one.label if shared is None else f"{shared} {one.port.number}"
+        of_card[place] = max(of_card.get(place, 0.0), one.port.rate_gbps or 0.0)
+    return sum(of_card.values())
 
 
 def beside_its_vf(candidates: Sequence[Candidate], _node: Node) -> dict[str, Rejection]:
@@ -150,7 +191,7 @@ def _is_another_card(one: Candidate, fast_cards: set[str | None]) -> bool:
 #: They hold even if nothing remains.
 HARD_RULES: tuple[Rule, ...] = (users_selector, beside_infiniband)
 #: Each only while something remains and every GPU keeps an equally near port.
-RULES: tuple[Rule, ...] = (management_nic, slower_card, beside_its_vf)
+RULES: tuple[Rule, ...] = (management_nic, slower_card, beside_its_vf, other_card)
 
 
 def apply_rules(candidates: Sequence[Candidate], node: Node) -> tuple[list[Candidate], dict[str, Rejection]]:

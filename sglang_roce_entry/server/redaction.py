@@ -119,7 +119,7 @@ def masked(text: str) -> str:
         except (ValueError, RecursionError):
             return _masked_words(text)
         hidden = _masked_document(document)
-        return text if hidden == document else text[:start] + json.dumps(hidden, ensure_ascii=False)
+        return text if hidden == document else text[:start] + json.dumps(hidden, ensure_ascii="\\u" in text)
     return _masked_words(text)
 
 

@@ -112,3 +112,13 @@ def test_closed_streams_do_not_keep_a_command_from_starting(tmp_path: Path) -> N
     assert _closed("ENTRY sh -c 'echo started >there' <&- >&- 2>&-", tmp_path).returncode == 0
     assert (tmp_path / "there").read_text() == "started\n"
     assert _closed("ENTRY --dry-run 2>&- | grep -c Environment", tmp_path).stdout == "1\n"
+
+
+def test_half_a_character_beside_a_key_is_no_defect(run: Run) -> None:
+    """JSON may escape half of a surrogate pair, and is written anew where a key in it is hidden."""
+    text = '{"token": "s3cr3tvalue", "stop": "\\ud83d"}'
+    for mode in ("--dry-run=json", "--dry-run", "--check=json", "--dry-run=html"):
+        ran = run("--snapshot", "cx7-pod", mode, "--model-path", "/m", "--chat-template-kwargs", text)
+        assert ran.code == 0, ran.err
+        assert "s3cr3tvalue" not in ran.out
+        assert "ud83d" in ran.out

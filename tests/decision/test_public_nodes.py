@@ -225,6 +225,10 @@ def _switched(slow: Mapping[str, object], *, near: bool = True, default_route: b
         ({"gbps": 200}, False, False, "SLOWER_RATE"),  # Cisco C885A: storage
         ({"gbps": 200}, True, False, "SLOWER_RATE"),
         ({"gbps": 200, "board": "MT_0000000884"}, True, False, "SLOWER_RATE"),
+        # As fast as the rails, and the default route is on a card of its own.
+        ({"gbps": 400, "board": "MT_0000000884"}, True, False, "OTHER_CARD"),
+        ({"gbps": 400, "board": "MT_0000000884"}, False, False, "OTHER_CARD"),
+        ({"gbps": 800, "board": "MT_0000000884"}, False, False, "OTHER_CARD"),
     ],
 )
 def test_a_card_with_the_chip_of_the_rails_is_no_further_rail(
@@ -263,6 +267,27 @@ def test_boards_tell_cards_apart_where_places_do_not(decide: Decide) -> None:
         node.files[path.replace("node_type", "board_id")] = board + "\n"
     assert decide(node).left == {"mlx5_2:1": "SLOWER_RATE"}
     assert decide(node).codes == []
+
+
+@pytest.mark.parametrize("places", ["none", "flat", "numa"])
+def test_one_fast_card_displaces_no_rails_that_carry_more(decide: Decide, places: str) -> None:
+    """Eight rails of 200 Gb/s beside storage with 400, where neither PCI nor NUMA shows whose they are."""
+    node = Node()
+    for number in range(8):
+        numa = number // 4 if places == "numa" else None
+        rail(node, number, pci=f"0000:{number + 1}0:00.0", device_id="0x101b", numa=numa)
+        if places != "none":
+            node.gpu(f"0001:{number + 1}0:00.0", numa=numa, answer="ok")
+    rail(node, 8, gbps=400, pci="0002:10:00.0", device_id="0xa2dc", numa=0 if places == "numa" else None)
+    assert {f"mlx5_{number}:1" for number in range(8)} <= set(decide(node).used)
+
+
+def test_virtual_functions_of_a_slow_card_carry_no_more_than_it(decide: Decide) -> None:
+    node = rail(Node(), 0, gbps=400, pci="0000:10:00.0")
+    for number in range(1, 20):
+        pci = f"0000:20:{number // 8:02x}.{number % 8}"
+        rail(node, number, gbps=50, pci=pci, physfn="0000:20:00.0", device_id="0x101e")
+    assert set(decide(node).used) == {"mlx5_0:1"}
 
 
 def test_two_equal_cards_of_which_one_has_the_default_route_are_both_rails(decide: Decide) -> None:
