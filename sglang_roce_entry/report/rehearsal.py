@@ -197,7 +197,7 @@ def table_lines(shown: Mapping[str, Any]) -> list[str]:
         for line in (
             _first_line(shown["identity"], nodes, total),
             *_kinds(nodes, rows),
-            *(f"{state}: {ranges(one['index'] for one in of)} ({_pods(of)})" for state, of in others.items()),
+            *(f"{state}: {_indices_and_pods(of)}" for state, of in others.items()),
             *(
                 f"{one['from']} does not reach {one['to']}: {squeezed(str(one['detail']))}"
                 for one in shown["reach"]
@@ -294,6 +294,11 @@ def pods_of(nodes: Iterable[Mapping[str, Any]]) -> str:
 
 def _pods(nodes: Iterable[Mapping[str, Any]]) -> str:
     return pods_of(nodes) or "-"
+
+
+def _indices_and_pods(nodes: Sequence[_Named]) -> str:
+    indices, pods = ranges(one["index"] for one in nodes), pods_of(nodes)
+    return f"{indices} ({pods})" if pods else indices
 
 
 def ranges(indices: Iterable[int]) -> str:

@@ -146,6 +146,8 @@ def test_who_is_not_there_and_who_is_not_reached() -> None:
     made = rehearsed(group(4), absent, [Edge(1, 2, False, "refused")])
     assert "missing: 4-6 (sglang-0-[4-6])" in table_lines(made)
     assert "1 does not reach 2: refused" in table_lines(made)
+    unnamed = [Absent(4, "", "missing", "has not called")]
+    assert "missing: 4" in table_lines(rehearsed(group(4), unnamed))
     refused = rehearsed(group(4).but(2, refusal=REFUSAL))
     assert "refused: 2 (sglang-0-2)" in table_lines(refused)
     assert refused["nodes"][2]["refusal"] == {
