@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sglang_roce_entry.check.items import CheckItem, Examined, listed, ok, skip, warn
-from sglang_roce_entry.plan.infiniband import infiniband_affinity, infiniband_rails
+from sglang_roce_entry.plan.infiniband import infiniband_rails
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.plan.proof import verbs_rail
 from sglang_roce_entry.report.folding import names_by_text
@@ -37,7 +37,7 @@ _REMEDIES = {
 
 def rails(plan: Plan) -> tuple[Rail, ...]:
     """Return the used ports, of RoCE or InfiniBand, each with the index that NCCL will use on it."""
-    rows = plan.choice.used_rows or infiniband_rails(plan, infiniband_affinity(plan))
+    rows = plan.choice.used_rows or infiniband_rails(plan)
     return tuple(rail for row in rows if (rail := verbs_rail(plan, row)) is not None)
 
 

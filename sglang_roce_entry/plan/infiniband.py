@@ -19,16 +19,16 @@ _ROUTABLE = "NCCL_IB_ROUTABLE_FLID_GID_INDEX"
 _PREFIX_BITS = 64
 
 
-def infiniband_affinity(plan: Plan, gpus: Sequence[int] = ()) -> Affinity:
-    """Return which InfiniBand HCAs serve which GPU; ``gpus``: the numbers of those that SGLang uses (all)."""
+def infiniband_affinity(plan: Plan) -> Affinity:
+    """Return which InfiniBand HCAs serve which GPU."""
     hcas = {row.decision.hca.name: row.decision.hca for row in _used(plan)}
-    return pair(plan.gpu_devices, tuple(hcas.values()), gpus)
+    return pair(plan.gpu_devices, tuple(hcas.values()), plan.use.gpus)
 
 
-def infiniband_rails(plan: Plan, affinity: Affinity) -> tuple[PortRow, ...]:
+def infiniband_rails(plan: Plan) -> tuple[PortRow, ...]:
     """Return the ports that NCCL uses in the order of the GPUs that they serve, each with NCCL's GID of it."""
     rows = []
-    for row in in_order(_used(plan), affinity):
+    for row in in_order(_used(plan), infiniband_affinity(plan)):
         index = _gid_index(plan, row.decision.port)
         gid = row.decision.port.gid_at(index)
         rows.append(replace(row, gid_index=index, gid=str(gid.ip) if gid is not None else None, netdev=None))

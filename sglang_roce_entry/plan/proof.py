@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from sglang_roce_entry.fabric.affinity import Affinity
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import REQUIRED
 from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
@@ -19,11 +18,7 @@ _U8, _U16 = 0xFF, 0xFFFF
 
 def rails_in_order(plan: Plan) -> tuple[PortRow, ...]:
     """Return the ports that NCCL will use, over RoCE or InfiniBand, in the order of the GPUs that they serve."""
-    return plan.rails or infiniband_rails(plan, _affinity(plan))
-
-
-def _affinity(plan: Plan) -> Affinity:
-    return plan.affinity if plan.choice.used else infiniband_affinity(plan, plan.use.gpus)
+    return plan.rails or infiniband_rails(plan)
 
 
 def needed_by_device(plan: Plan, request: Request) -> dict[str, bool]:
@@ -39,7 +34,7 @@ def needed_by_device(plan: Plan, request: Request) -> dict[str, bool]:
     value = choice.constraints.given.get("NCCL_IB_PKEY_VALUE")
     if not choice.used and value is not None and value.value:
         return {}
-    affinity = _affinity(plan)
+    affinity = plan.affinity if choice.used else infiniband_affinity(plan)
     used = [number for number in plan.use.gpus if number < len(affinity.assigned)]
     rows = [affinity.assigned[number] for number in used] or affinity.assigned
     near = {affinity.hcas[column].name for columns in rows for column in columns}

@@ -121,6 +121,17 @@ class Judge:
             taken[key] = index
         return taken
 
+    def vectors(
+        self, tree: Path, environment: Mapping[str, str], pairs: Sequence[tuple[str, str]]
+    ) -> list[dict[str, dict[str, Any]]]:
+        """Return the address vectors of each pair of devices that NCCL connects, by the device that uses them."""
+        answer = self.ask("pairs", tree=str(tree), environment={**LOOPBACK, **environment}, pairs=pairs)
+        self._alive(answer)
+        failed = [pair for pair, one in zip(pairs, answer["pairs"], strict=True) if one["rc"] != 0]
+        if failed:
+            raise AssertionError(f"NCCL does not connect {failed}")
+        return [one["vectors"] for one in answer["pairs"]]
+
     def bootstrap(self, environment: Mapping[str, str]) -> tuple[int | None, str | None]:
         """Return NCCL's result code and the address that its bootstrap listens on."""
         answer = self.ask("unique_id", environment=dict(environment))

@@ -13,6 +13,9 @@ Questions, by ``kind``:
 ``connect``
     the same, and NCCL connected to itself on each device; ``transitions`` are the (device, port, source
     GID index) with which it took its queue pairs to RTR: one of the sender, one of the receiver
+``pairs``
+    NCCL connected from one device to another, for each of ``pairs`` of names: ``{"rc": 0, "pairs": [{"rc": 0,
+    "vectors": {"mlx5_0": {"is_global": 0, "dlid": 7, ...}}}]}``, the address vectors by the device that uses them
 
 Common keys: ``environment`` (set in the child), ``tree`` (the directory that the verbs library serves).
 ``tables`` of the last two are GID tables that replace those of the tree: ``[{"device": "mlx5_0", "port": 1,
@@ -42,6 +45,9 @@ CONNECT_LIMIT_S = 10.0
 CHILD_LIMIT_S = 300.0
 
 
+VECTOR = ("sgid_index", "dlid", "pkey_index", "is_global", "sl", "hop_limit", "traffic_class")
+
+
 class Transition(ctypes.Structure):
     """``struct verbs_transition`` of the verbs library."""
 
@@ -50,6 +56,8 @@ class Transition(ctypes.Structure):
         ("port", ctypes.c_uint32),
         ("sgid_index", ctypes.c_uint32),
         ("dgid", ctypes.c_uint8 * 16),
+        *((name, ctypes.c_uint16) for name in ("dlid", "pkey_index")),
+        *((name, ctypes.c_uint8) for name in VECTOR if name not in ("sgid_index", "dlid", "pkey_index")),
     )
 
 
@@ -104,11 +112,11 @@ class Net:
     def _device(self, device: int) -> tuple[Any, ...]:
         return (self._context, device) if self._abi >= 11 else (device,)
 
-    def connect_to_itself(self, device: int) -> int:
-        """Take a send and a receive side of ``device`` to ready; return NCCL's result code."""
+    def connect(self, device: int, other: int) -> int:
+        """Take a send side of ``device`` and a receive side of ``other`` to ready; return NCCL's result code."""
         handle = (ctypes.c_char * HANDLE_BYTES)()
         listener = ctypes.c_void_p()
-        rc = self._call(self.LISTEN, *self._device(device), handle, ctypes.byref(listener))
+        rc = self._call(self.LISTEN, *self._device(other), handle, ctypes.byref(listener))
         if rc != 0:
             return rc
         sender, receiver = ctypes.c_void_p(), ctypes.c_void_p()
@@ -163,7 +171,24 @@ class Worker:
             if kind == "connect":
                 entry["rc"], entry["transitions"] = self._connect(device)
             devices.append(entry)
+        if kind == "pairs":
+            numbers = {entry["name"]: number for number, entry in enumerate(devices)}
+            return {
+                "rc": rc,
+                "pairs": [self._pair(numbers[one], numbers[other]) for one, other in question["pairs"]],
+            }
         return {"rc": rc, "devices": devices}
+
+    def _pair(self, device: int, other: int) -> dict[str, Any]:
+        assert self._verbs is not None
+        self._verbs.verbs_transitions_clear()
+        rc = self._net.connect(device, other)
+        vectors = {}
+        for position in range(self._verbs.verbs_transition_count()):
+            entry = self._verbs.verbs_transition_at(position).contents
+            vector = {name: int(getattr(entry, name)) for name in VECTOR}
+            vectors[entry.device.decode()] = {**vector, "dgid": bytes(entry.dgid).hex()}
+        return {"rc": rc, "vectors": vectors}
 
     def _give(self, table: dict[str, Any]) -> None:
         """Hand a GID table to the verbs library."""
@@ -190,7 +215,7 @@ class Worker:
     def _connect(self, device: int) -> tuple[int, list[tuple[str, int, int]]]:
         assert self._verbs is not None
         self._verbs.verbs_transitions_clear()
-        rc = self._net.connect_to_itself(device)
+        rc = self._net.connect(device, device)
         made = []
         for position in range(self._verbs.verbs_transition_count()):
             entry = self._verbs.verbs_transition_at(position).contents

@@ -4,7 +4,8 @@
  * NCCL's network layer loads verbs by dlvsym() and never links it. This library has the versioned
  * symbols that NCCL asks for, lists the devices of <tree>/sys/class/infiniband, takes every queue pair
  * through its states without a peer, and keeps the address vector of each transition to RTR, so that
- * a test can read which source GID index NCCL decided on.
+ * a test can read which source GID index NCCL decided on, and how it addresses a peer over InfiniBand:
+ * ports/<n>/lid is sysfs's, ports/<n>/flags (hexadecimal) are those of struct ibv_port_attr.
  *
  * It is also preloaded: NCCL reads GID types and PCI paths from the hard-coded /sys/class/infiniband.
  * open(), read() and realpath() under that prefix go to the tree. A kernel's gid_attrs/types/<n> of an
@@ -483,7 +484,10 @@ EXPORT int ibv_query_port(struct ibv_context *context, uint8_t port,
 	attr.active_speed = 32; /* EDR */
 	attr.active_width = 2;	/* 4x */
 	attr.pkey_tbl_len = 1;
-	attr.lid = 1;
+	snprintf(name, sizeof(name), "ports/%u/lid", port);
+	attr.lid = attribute(device, name, text, sizeof(text)) == 0 ? strtoul(text, NULL, 16) : 1;
+	snprintf(name, sizeof(name), "ports/%u/flags", port);
+	attr.flags = attribute(device, name, text, sizeof(text)) == 0 ? strtoul(text, NULL, 16) : 0;
 	/* The symbol of IBVERBS_1.1 fills the structure only up to its first extension. */
 	memcpy(answer, &attr, offsetof(struct ibv_port_attr, port_cap_flags2));
 	return 0;
@@ -611,6 +615,8 @@ struct verbs_transition {
 	uint32_t port;
 	uint32_t sgid_index;
 	uint8_t dgid[16];
+	uint16_t dlid, pkey_index;
+	uint8_t is_global, sl, hop_limit, traffic_class;
 };
 
 static struct verbs_transition transitions[MAX_TRANSITIONS];
@@ -635,13 +641,21 @@ EXPORT int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	if (mask & IBV_QP_STATE)
 		qp->state = attr->qp_state;
-	if ((mask & IBV_QP_AV) && attr->ah_attr.is_global) {
+	if (mask & IBV_QP_PKEY_INDEX)
+		qp->handle = attr->pkey_index;
+	if (mask & IBV_QP_AV) {
 		struct verbs_transition *entry = &transitions[transition_count % MAX_TRANSITIONS];
 
 		snprintf(entry->device, sizeof(entry->device), "%s", qp->context->device->name);
 		entry->port = attr->ah_attr.port_num;
 		entry->sgid_index = attr->ah_attr.grh.sgid_index;
 		memcpy(entry->dgid, attr->ah_attr.grh.dgid.raw, sizeof(entry->dgid));
+		entry->dlid = attr->ah_attr.dlid;
+		entry->pkey_index = qp->handle;
+		entry->is_global = attr->ah_attr.is_global;
+		entry->sl = attr->ah_attr.sl;
+		entry->hop_limit = attr->ah_attr.grh.hop_limit;
+		entry->traffic_class = attr->ah_attr.grh.traffic_class;
 		transition_count++;
 	}
 	return 0;
