@@ -166,6 +166,18 @@ def test_an_index_that_two_claim_is_an_error_for_all() -> None:
         assert "sglang-0-2x" in member.verdict.problems[0].message
 
 
+def test_a_second_launcher_of_a_pod_that_cannot_start_is_no_member() -> None:
+    """Somebody has tried a command in a pod that waits; the one that waits can start."""
+    room, members = gathered(4)
+    waiting = members.pop()
+    second = Attendant(room, refusing(members[1].card))
+    run(room, [*members, second], 4)
+    assert second.verdict is None
+    assert room.log[0].startswith("a second launcher at 10.0.0.3 cannot start; worker 2 is here")
+    run(room, [*members, waiting])
+    assert all(member.went for member in (*members, waiting))
+
+
 def test_members_that_all_differ_cost_so_many_texts() -> None:
     size = terms.COMMONS + 40
     own, *others = of_this_meeting(group(size))

@@ -71,6 +71,19 @@ def test_what_cannot_be_read_is_everybodys_end(cluster: Cluster, name: str, devi
     assert "was told" in odd.text() or deviant == 0
 
 
+def test_a_command_that_is_tried_in_a_pod_that_waits_ends_nobody(cluster: Cluster) -> None:
+    nodes = nodes_of(cluster, 3)
+    waiting = [launch(nodes[index], index, size=3) for index in (0, 1)]
+    waiting[0].wait_for_line("2 of 3 are here", START_S + 35)
+    for index in (0, 1):
+        tried = launch(nodes[index], index, FAULTS["a flag"], size=3)
+        assert tried.wait_exit(ENDS_S) == 2, tried.account()
+        assert "the group was not told" in tried.text()
+    waiting.append(launch(nodes[2], 2, size=3))
+    assert [one.wait_exit(ENDS_S) for one in waiting] == [0, 0, 0], waiting[0].account()
+    assert "a second launcher at" in waiting[0].text()
+
+
 def test_a_rehearsal_hears_of_it(cluster: Cluster) -> None:
     nodes = nodes_of(cluster, 2)
     environments = (lws(0), lws(1) | FAULTS["a value"].environment)

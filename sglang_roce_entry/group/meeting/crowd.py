@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from sglang_roce_entry.group.meeting import terms, wire
 from sglang_roce_entry.group.meeting.card import shown
-from sglang_roce_entry.group.meeting.terms import GONE, NEW, Peer
+from sglang_roce_entry.group.meeting.terms import GONE, NEW, PARKED, Peer
 
 
 class Crowd:
@@ -82,6 +82,14 @@ class Crowd:
         for peer in strangers[: max(0, len(strangers) - max(keep, 0))]:
             self._odd("strangers", f"too many connections that bring no card, among them from {peer.address}")
             self._drop(peer)
+
+    def _parked(self, index: int | None = None) -> list[Peer]:
+        """Return who claims an index (``None``: any) that another one holds, until that is known to be alive."""
+        return [
+            peer
+            for peer in self.peers
+            if peer.state == PARKED and peer.member and index in (None, peer.member.card.index)
+        ]
 
     def _odd(self, kind: str, said: str) -> None:
         if kind not in self._said:

@@ -166,17 +166,14 @@ class Table(Crowd):
         peer.state, peer.since = PARKED, self._clock()
         return self._transport.send(holder, wire.PING + b"\n")
 
-    def _parked(self, index: int | None = None) -> list[Peer]:
-        return [
-            peer
-            for peer in self.peers
-            if peer.state == PARKED and peer.member and index in (None, peer.member.card.index)
-        ]
-
     def _alive(self, holder: Peer, index: int) -> None:
         if self.members.get(index) is not holder:
             return
         for peer in self._parked(index):
+            if peer.address == holder.address and peer.member and peer.member.card.refusal:
+                self._odd("second", f"a second launcher at {peer.address} cannot start; worker {index} is here")
+                self._drop(peer)
+                continue
             peer.state = HERE
             self._twins.append(peer)
             self._hopeless()
