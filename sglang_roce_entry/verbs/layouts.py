@@ -35,7 +35,7 @@ class Gid(Union):
 
 
 class PortAttributes(Structure):
-    """``struct ibv_port_attr`` to ``flags``, which were reserved and zero before rdma-core 16.
+    """``struct ibv_port_attr`` to ``flags``, which rdma-core leaves zero before 20.
 
     ``port_cap_flags2`` came with rdma-core 22 (52 bytes), ``active_speed_ex`` with 49 (56). The exported
     ``ibv_query_port`` writes the first 48 bytes, whatever the release (``verbs.c``, ``__lib_query_port`` copies

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from sglang_roce_entry.group.meeting.card import Rail as CardRail
 from sglang_roce_entry.group.meeting.proof.pairs import Nodes
 from sglang_roce_entry.verbs.addressing import NO_GRH, PORT_GRH, SUBNET_GRH
-from sglang_roce_entry.verbs.judgement import Verdict
-from sglang_roce_entry.verbs.messages import Rail
+from sglang_roce_entry.verbs.device import Device
+from sglang_roce_entry.verbs.end import FIRST, End, StoppedError
+from sglang_roce_entry.verbs.judgement import Verdict, judge
+from sglang_roce_entry.verbs.messages import Offer, Rail
 from sglang_roce_entry.verbs.proof.looped import Loop, prove_loops
 from tests.verbs.provers import Provers
 from tests.verbs.subnets import DEFAULT_PREFIX, FULL, Subnet, gid
@@ -79,6 +82,15 @@ def test_a_slot_that_the_p_key_table_does_not_have(subnet: Subnet) -> None:
     loop = looped(subnet, replace(RAIL, pkey_index=3))
     assert loop.verdict == Verdict("failed", "PKEY_REFUSED", "both")
     assert loop.seen.detail == "P_Key index 3, the port has 1"
+
+
+@pytest.mark.parametrize(("own", "peer"), [(7, None), (None, 7)])
+def test_a_peer_that_says_nothing_of_a_lid_is_not_tried(own: int | None, peer: int | None) -> None:
+    offer = Offer(1, 2, gid(DEFAULT_PREFIX, 3), 5, 4, 5, 8256, f"{6:032x}")
+    end = End(cast("Device", None), RAIL, FIRST)
+    with pytest.raises(StoppedError) as stopped:
+        end.connect(replace(offer, lid=own), replace(offer, lid=peer))
+    assert judge(end.seen(stopped.value), None) == Verdict("not_tried", "PEER_OTHER_LINK", "theirs")
 
 
 def test_two_nodes(subnet: Subnet) -> None:
