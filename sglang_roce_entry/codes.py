@@ -882,7 +882,7 @@ _MEETING = Group(
             "RAIL_LARGE_LOST",
             "64 bytes pass between two ports, full packets do not: a hop has a smaller MTU than both ends.",
             "NCCL connects, and hangs or ends with status=12 at the first large message.",
-            "ping -M do -s 4100 -I OWN PEER",
+            "ping -M do -s 4128 -I OWN PEER, of RoCE MTU 4096; the message has the size",
             "Give every switch and link on the way the MTU of the interfaces; 4200 carries RoCE MTU 4096.",
         ),
         Entry(

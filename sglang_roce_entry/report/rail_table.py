@@ -12,6 +12,8 @@ from sglang_roce_entry.group.meeting.proof.relay import Proven
 from sglang_roce_entry.natural import runs_of
 
 WORST_FIRST = (FAILED, LOSSY, NOT_TRIED, PROVEN)
+#: A rail that passes with one neighbour and not with the other.
+PARTLY = "partly"
 _MOST_ROWS = 64
 _COMPARED = "compared only: no packet was sent over it"
 
@@ -114,7 +116,7 @@ def results_by_end(rails: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], 
 def _cell(rails: Sequence[Mapping[str, Any]]) -> str:
     statuses = {rail["status"] for rail in rails}
     if {FAILED, PROVEN} <= statuses:
-        return "partly"
+        return PARTLY
     worst = min(rails, key=lambda rail: WORST_FIRST.index(rail["status"]), default=None)
     if worst is None:
         return "-"

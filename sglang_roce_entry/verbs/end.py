@@ -115,7 +115,7 @@ class End:
         elif not int(gid, 16):
             raise StoppedError("NO_GID", detail=f"index {rail.gid_index} is empty")
         if rail.gid not in ("", gid):
-            raise StoppedError("GID_MOVED", detail=f"index {rail.gid_index} holds {gid}")
+            raise StoppedError("GID_MOVED", detail=f"index {rail.gid_index} holds {_address(gid)}")
         self._port_flags = port.flags
         self.step = "memory"
         self._large = 2 * ibv.MTU_BYTES[port.active_mtu] + SMALL_BYTES
@@ -192,7 +192,9 @@ class End:
                 lost = error.number == errno.ETIMEDOUT
                 without = _route_errno(own.gid, peer.gid) if lost and own.lid is None else 0
                 if without:
-                    raise StoppedError("NO_ROUTE", without, "of IP; the kernel's RDMA waited in vain") from error
+                    raise StoppedError(
+                        "NO_ROUTE", without, "IP has none; RDMA has waited in vain for a neighbour"
+                    ) from error
                 if not lost or not tries_left:
                     if peer.lid is None:
                         raise VerbsError("rtr", error.number) from error
@@ -278,17 +280,25 @@ def _alike(found: bytes, wanted: bytes) -> int:
     return next(place for place, (one, other) in enumerate(zip(found, wanted, strict=True)) if one != other)
 
 
+def _family(gid: str) -> socket.AddressFamily:
+    return socket.AF_INET if gid.startswith(_IPV4) else socket.AF_INET6
+
+
+def _address(gid: str) -> str:
+    """Return the address that 32 digits of a GID are."""
+    return socket.inet_ntop(_family(gid), bytes.fromhex(gid.removeprefix(_IPV4)))
+
+
 def _route_errno(source: str, target: str) -> int:
     """Return the errno of IP's own choice of a route, 0 where there is one.
 
     RDMA's look-up is bound to the GID's interface, where IPv4 takes a target without a route for on-link
     (``ip_route_output_key_hash_rcu``): it waits for a neighbour that cannot answer, and says ETIMEDOUT.
     """
-    family, start = (socket.AF_INET, 24) if source.startswith(_IPV4) else (socket.AF_INET6, 0)
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.bind((socket.inet_ntop(family, bytes.fromhex(source[start:])), 0))
-            asking.connect((socket.inet_ntop(family, bytes.fromhex(target[start:])), _ROCE_PORT))
+        with socket.socket(_family(source), socket.SOCK_DGRAM) as asking:
+            asking.bind((_address(source), 0))
+            asking.connect((_address(target), _ROCE_PORT))
     except OSError as error:
         return error.errno if error.errno in _NO_ROUTE else 0
     return 0

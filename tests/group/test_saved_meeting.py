@@ -95,7 +95,7 @@ def test_the_rails_are_judged_again() -> None:
     made = replayed(write_saved(proven(3)))
     assert made["exit_code"] == 69
     assert [one["code"] for one in made["problems"]] == ["RAIL_NO_WAY"]
-    assert "rail 2 of 3 (sglang-0-3)" in made["problems"][0]["message"]
+    assert "rail 2 of node 3 (sglang-0-3)" in made["problems"][0]["message"]
     assert {rail["status"] for rail in made["rails"]} == {"proven", "failed"}
 
 

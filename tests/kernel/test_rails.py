@@ -13,19 +13,23 @@ pytestmark = pytest.mark.kernel
 Result = dict[str, Any]
 #: Severity and code of each fault at node 1, and what the message has to say.
 FAULTS = {
-    "foreign GID": ("warning", "RAIL_GID_MOVED", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
-    "another family": ("error", "RAIL_GID_REFUSED", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
-    "filtered one way": ("error", "RAIL_NO_WAY", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "foreign GID": ("warning", "RAIL_GID_MOVED", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "another family": ("error", "RAIL_GID_REFUSED", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "filtered one way": ("error", "RAIL_NO_WAY", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
     "filtered both ways": ("error", "RAIL_NO_WAY", "10.0.0.1 and 1 mlx5_1:1 10.0.0.2, and between 1-2, 2-0"),
-    "MTU on the path": ("error", "RAIL_LARGE_LOST", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
-    "no neighbour": ("error", "RAIL_NO_NEIGHBOUR", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
-    "no route": ("error", "RAIL_NO_ROUTE", "rail 0 of 0 mlx5_0:1 10.0.0.1, tried with 1"),
-    "link lost": ("warning", "RAIL_LINK_DOWN", "rail 0 of 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
-    "memlock": ("warning", "RAIL_MEMLOCK", "rail 0 of 0, 1, 2: no memory can be locked for it; ibv_reg_mr: EPERM"),
+    "MTU on the path": ("error", "RAIL_LARGE_LOST", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "no neighbour": ("error", "RAIL_NO_NEIGHBOUR", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "no route": ("error", "RAIL_NO_ROUTE", "rail 0 of node 0 mlx5_0:1 10.0.0.1, tried with 1"),
+    "link lost": ("warning", "RAIL_LINK_DOWN", "rail 0 of node 1 mlx5_1:1 10.0.0.2, tried with 0, 2"),
+    "memlock": (
+        "warning",
+        "RAIL_MEMLOCK",
+        "rail 0 of nodes 0, 1, 2: no memory can be locked for it; ibv_reg_mr: EPERM",
+    ),
     "no providers": (
         "warning",
         "RAIL_NO_DEVICE",
-        "rail 0 of 0, 1, 2: the verbs device cannot be opened; list: ENODEV (listed: none)",
+        "rail 0 of nodes 0, 1, 2: libibverbs does not list its HCA; list: ENODEV (listed: none)",
     ),
 }
 #: What the kernel refuses or is known at once, and what is only known because nothing arrives.

@@ -45,7 +45,7 @@ def test_a_provider_that_crashes_stops_no_group(cluster: Cluster, standin: Path,
     for launch in started(cluster, standin, tmp_path):
         assert launch.wait_exit(MEETS_S) == 0, launch.account()
         (warned,) = [line for line in launch.text().splitlines() if "[RAIL_" in line]
-        assert "rails 0-1 of 0 (sglang-0), 1 (sglang-0-1): it could not be tried" in warned
+        assert "rails 0-1 of nodes 0 (sglang-0), 1 (sglang-0-1): it could not be tried" in warned
         assert "was ended by signal 11 (Segmentation fault)" in warned
         assert "[RAIL_NOT_PROVEN]" in warned
 

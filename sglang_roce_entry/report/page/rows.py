@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_roce_entry.group.meeting.proof.pairs import FAILED, NOT_TRIED
-from sglang_roce_entry.report.rail_table import WORST_FIRST, results_by_end
+from sglang_roce_entry.group.meeting.proof.pairs import FAILED, NOT_TRIED, PROVEN
+from sglang_roce_entry.report.rail_table import PARTLY, WORST_FIRST, results_by_end
 
 #: A key with more values than this tells nodes apart that are meant to differ.
 _MOST_VALUES = 8
@@ -25,7 +25,9 @@ class Cell:
 
     @property
     def cause(self) -> str:
-        """Why the rail failed, in a word; empty where it did not, or nothing tells."""
+        """Why the rail failed, in a word, ``partly`` where it passed with a neighbour; empty if it did not."""
+        if {FAILED, PROVEN} <= {one["status"] for one in self.results}:
+            return PARTLY
         worst = next((one for one in self.results if one["status"] == self.status), None)
         return str(worst["cause"] or "") if worst is not None and self.status == FAILED else ""
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sglang_roce_entry.group.meeting import wire
+from sglang_roce_entry.group.meeting.proof.relay import Proof, Proven
+from sglang_roce_entry.launch.proving import judged
 from sglang_roce_entry.verbs.messages import LARGEST_BYTES, READY, SENT, SMALL_BYTES, Offer, Seen, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sglang_roce_entry.group.meeting.proof.pairs import Nodes
 
 _ALL = (SMALL_BYTES, LARGEST_BYTES, LARGEST_BYTES)
 WHOLE = Seen("mlx5_0", step="send", sent=(0, 0, 0), got=_ALL, want=_ALL, state_after=4, seconds=0.01)
@@ -91,6 +95,21 @@ class Ends:
     def _see(self, index: int, number: bytes, pair: int, seen: Seen) -> Line:
         self._ends[index, pair].done = True
         return index, b"%s %s %d %s" % (wire.SEEN, number, pair, written(seen).rstrip())
+
+    def prove(self, known: Nodes) -> Proven:
+        """Return what a proof of all rails comes to."""
+        proof, now_s = Proof(known, judged), 0.0
+        lines = proof.begin(1, now_s)
+        while not proof.over:
+            while lines:
+                index, line = lines.pop(0)
+                for member, answer in self.told(index, line, now_s):
+                    lines += proof.took(member, *wire.split(answer), now_s)
+            now_s += 0.5
+            for member, answer in self.late(1, now_s):
+                lines += proof.took(member, *wire.split(answer), now_s)
+            lines += proof.tick(now_s)
+        return proof.results()
 
     def late(self, number: int, now_s: float) -> list[Line]:
         """Return what ends say whose peers have said nothing for too long."""

@@ -42,7 +42,7 @@ def told(outcome: Outcome) -> tuple[str, str, str, str]:
 
 
 BETWEEN = "rail 0 between 0 (a) mlx5_0:1 LID 7 and 1 (b) mlx5_0:1 LID 9: "
-OF_THE_OTHER = "rail 0 of 1 (b) mlx5_0:1 LID 9, tried with 0 (a): "
+OF_THE_OTHER = "rail 0 of node 1 (b) mlx5_0:1 LID 9, tried with 0 (a): "
 
 
 @pytest.mark.parametrize(

@@ -113,14 +113,22 @@ def test_a_few_faults_in_a_large_group_have_their_nodes() -> None:
     played = play(SIZE, Ends(faulty, mute=frozenset({1050})))
     found = [(one.severity, one.code, one.message) for one in judge_proof(played.proven, {})]
     expected = [
-        ("error", "RAIL_NO_WAY", "rail 3 of 17 mlx5_3:1 10.3.0.18, tried with 16, 18: nothing arrives"),
+        ("error", "RAIL_NO_WAY", "rail 3 of node 17 mlx5_3:1 10.3.0.18, tried with 16, 18: nothing arrives"),
         (
             "error",
             "RAIL_LARGE_LOST",
             "rail 5 between 900 mlx5_5:1 10.5.0.901 and 901 mlx5_5:1 10.5.0.902: 64 bytes",
         ),
-        ("warning", "RAIL_MEMLOCK", "rails 0-7 of 500 mlx5_0:1 10.0.0.501, tried with 499, 501: no memory"),
-        ("warning", "RAIL_NOT_PROVEN", "rails 0-7 of 1050 mlx5_0:1 10.0.0.1051, tried with 1049, 1051: it could"),
+        (
+            "warning",
+            "RAIL_MEMLOCK",
+            "rails 0-7 of node 500, first mlx5_0:1 10.0.0.501, tried with 499, 501: no memory",
+        ),
+        (
+            "warning",
+            "RAIL_NOT_PROVEN",
+            "rails 0-7 of node 1050, first mlx5_0:1 10.0.0.1051, tried with 1049, 1051: it could",
+        ),
     ]
     assert [(severity, code) for severity, code, _ in found] == [one[:2] for one in expected]
     for (_, _, message), (_, _, beginning) in zip(found, expected, strict=True):

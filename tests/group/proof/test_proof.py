@@ -120,13 +120,13 @@ def test_what_passes_with_patience_is_a_warning() -> None:
 def test_from_three_nodes_on_the_fault_has_a_node(size: int, cause: str) -> None:
     ((severity, code, message),) = told(Fabric(nodes(size), broken(2, cause=cause)).run())
     assert (severity, code) == ("error", f"RAIL_{cause}")
-    assert message.startswith("rail 0 of 2 (pod-2) mlx5_0:1 10.0.0.3, tried with "), message
+    assert message.startswith("rail 0 of node 2 (pod-2) mlx5_0:1 10.0.0.3, tried with "), message
 
 
 def test_two_that_are_broken_side_by_side_are_both_named() -> None:
     fabric = Fabric(nodes(8), broken(2, 3))
     ((_, _, message),) = told(fabric.run())
-    assert message == "rail 0 of 2 (pod-2), 3 (pod-3): nothing arrives"
+    assert message == "rail 0 of nodes 2 (pod-2), 3 (pod-3): nothing arrives, in either direction"
 
 
 @pytest.mark.parametrize("end", ["near", "far", "both"])
@@ -137,7 +137,7 @@ def test_who_says_it_is_not_whose_fault_it_is(end: str) -> None:
 
     for cause in ("NO_NEIGHBOUR", "GID_REFUSED"):
         ((_, _, message),) = told(Fabric(nodes(4), broken(2, cause=cause), judge=seen_by).run())
-        assert message.startswith("rail 0 of 2 (pod-2) mlx5_0:1 10.0.0.3, tried with 1 (pod-1), 3 (pod-3)"), (
+        assert message.startswith("rail 0 of node 2 (pod-2) mlx5_0:1 10.0.0.3, tried with 1 (pod-1), 3 (pod-3)"), (
             message
         )
     ((_, _, message),) = told(Fabric(nodes(2), broken(1, cause="NO_NEIGHBOUR"), judge=seen_by).run())

@@ -127,7 +127,7 @@ def test_what_the_kernel_refuses_is_the_end_of_all() -> None:
         (2, 0): ("failed", "GID_REFUSED"),
     }
     assert [met.verdict.exit_code for met in one.met] == [RDMA_UNUSABLE] * 2
-    assert "rail 0 of 2 mlx5_0:1 10.0.0.3, tried with 0, 1" in one.met[0].verdict.problems[0].message
+    assert "rail 0 of node 2 mlx5_0:1 10.0.0.3, tried with 0, 1" in one.met[0].verdict.problems[0].message
 
 
 @pytest.mark.parametrize("where", [0, 2])

@@ -8,17 +8,27 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A code, what is said of a rail that has it, and what to do."""
+    """A code, what is said of a rail that has it, and what to do.
+
+    In the hint OWN, PEER, OWN_LID, PEER_LID, INDEX and SIZE stand for what the ends have; SIZE is that of a ping
+    which is as large as a full packet.
+    """
 
     code: str
     what: str
     hint: str
 
 
-_ABSENT = Fault(
+_DENIED = Fault(
     "RAIL_NO_DEVICE",
-    "the verbs device cannot be opened",
-    "grant the pod its RDMA device, and install the card's verbs provider, of libibverbs' own release: --check",
+    "the pod may not open its verbs device",
+    "grant the pod its RDMA device (device plugin, DRA, docker run --device /dev/infiniband): --check",
+)
+_GONE = replace(_DENIED, what="its verbs device is not in the pod")
+_UNLISTED = Fault(
+    "RAIL_NO_DEVICE",
+    "libibverbs does not list its HCA",
+    "install the card's verbs provider (ibverbs-providers), of the same release as libibverbs: --check",
 )
 _MOVED = Fault(
     "RAIL_GID_MOVED",
@@ -32,7 +42,7 @@ _DOWN = Fault(
 )
 _UNSOUND = Fault(
     "RAIL_UNSOUND",
-    "what arrived is not what was sent, or the HCA refused it",
+    "what arrived is not what was sent",
     "run ibv_rc_pingpong -g INDEX between the two ports; update the NIC's firmware and rdma-core",
 )
 _NOT_PROVEN = Fault(
@@ -49,7 +59,8 @@ _FAULTS: Mapping[str, Fault] = {
     "NO_NEIGHBOUR": Fault(
         "RAIL_NO_NEIGHBOUR",
         "no neighbour answers for the peer's address",
-        "look at ip neigh on both nodes, then at the VLAN and the switch port of this rail, or at its gateway",
+        "see that the peer has its address, then look at ip neigh on both nodes (ping -I OWN PEER), at VLAN and "
+        "switch port of this rail, or at its gateway",
     ),
     "NO_ROUTE": Fault(
         "RAIL_NO_ROUTE",
@@ -71,7 +82,7 @@ _FAULTS: Mapping[str, Fault] = {
         "RAIL_LARGE_LOST",
         "64 bytes arrive, full packets do not",
         "give every switch and link on the way the MTU of the interfaces (4200 for RoCE 4096): "
-        "ping -M do -s 4100 -I OWN PEER",
+        "ping -M do -s SIZE -I OWN PEER",
     ),
     "LOSSY": Fault(
         "RAIL_LOSSY",
@@ -86,8 +97,21 @@ _FAULTS: Mapping[str, Fault] = {
     "PKEY_REFUSED": _NO_PARTITION,
     **dict.fromkeys(("GID_MOVED", "NO_GID"), _MOVED),
     **dict.fromkeys(("PORT_DOWN", "LINK_DOWN"), _DOWN),
-    **dict.fromkeys(("DEVICE_DENIED", "NO_DEVICE_NODE", "NO_PROVIDER"), _ABSENT),
-    **dict.fromkeys(("REFUSED_KEY", "WRONG_DATA"), _UNSOUND),
+    "DEVICE_DENIED": _DENIED,
+    "NO_DEVICE_NODE": _GONE,
+    "NO_PROVIDER": _UNLISTED,
+    "QP_REFUSED": replace(
+        _NOT_PROVEN,
+        what="its HCA makes no RC queue pair",
+        hint="nothing, where NCCL uses a plugin for this card (EFA); else update the NIC's firmware and rdma-core",
+    ),
+    "CHILD_FAILED": replace(
+        _NOT_PROVEN,
+        hint="run sglang-roce-entry --check there, which tries each HCA against itself, and look at the image's "
+        "rdma-core; without the proof: --prove-rails off",
+    ),
+    "WRONG_DATA": _UNSOUND,
+    "REFUSED_KEY": replace(_UNSOUND, what="its HCA has refused a write that was allowed"),
 }
 _LATE = replace(_FAULTS["LOSSY"], what="it carried everything only at the second, patient try")
 
@@ -133,7 +157,7 @@ _OVER_INFINIBAND: Mapping[str, Fault] = {
         hint="a subnet manager has just given the port another prefix: see its log, and start again",
     ),
     **{
-        cause: replace(_UNSOUND, hint=_UNSOUND.hint.replace(" -g INDEX", ""))
+        cause: replace(_FAULTS[cause], hint=_UNSOUND.hint.replace(" -g INDEX", ""))
         for cause in ("REFUSED_KEY", "WRONG_DATA")
     },
     "LATE": replace(

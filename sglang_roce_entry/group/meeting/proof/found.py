@@ -6,7 +6,7 @@ not arrive in a second, patient try either, on a rail that NCCL needs. All else 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang_roce_entry.group.meeting.comparison.verdict import listed
@@ -31,6 +31,9 @@ from sglang_roce_entry.problems import RDMA_UNUSABLE, Problem, error, errors_fir
 
 #: Causes of which the end that has seen them need not be the one that has them.
 _OF_TWO = ("NO_NEIGHBOUR", "GID_REFUSED", "LID_REFUSED", "PEER_")
+#: A full packet has so many bytes more than its MTU: of IPv4 20, UDP 8, BTH 12, RETH 16, ICRC 4; a ping brings 28.
+_PING_MORE = 20 + 8 + 12 + 16 + 4 - 28
+_LARGEST_MTU = 4096
 #: Pairs of nodes of which the same is true, that are named.
 _MOST_PAIRS = 8
 
@@ -46,14 +49,24 @@ class _Case:
     subject: tuple[int, ...]
     fatal: bool
     between: bool
-    pairs: tuple[Pair, ...]
-    first: Outcome
+    outcomes: tuple[tuple[Pair, Outcome], ...]
+
+    @property
+    def first(self) -> Pair:
+        """The pair that was seen first."""
+        return self.outcomes[0][0]
 
     @property
     def rails(self) -> str:
         """The positions, as a sentence names them."""
-        positions = sorted({pair.position for pair in self.pairs})
+        positions = sorted({pair.position for pair, _ in self.outcomes})
         return f"rail{'s' if len(positions) > 1 else ''} {','.join(runs_of(positions))}"
+
+    @property
+    def ends(self) -> tuple[Port, Port]:
+        """The ends of that pair, the one first whose fault it is."""
+        near, far = self.first.ports
+        return (far, near) if self.subject == (self.first.far,) else (near, far)
 
 
 def status_of(outcome: Outcome) -> tuple[str, str]:
@@ -64,7 +77,7 @@ def status_of(outcome: Outcome) -> tuple[str, str]:
 
 def judge_proof(proven: Proven, pods: Mapping[int, str]) -> tuple[Problem, ...]:
     """Return what is wrong with the rails; nodes, or pairs of them, of which the same is true are one problem."""
-    cases: dict[tuple[str, bool, bool, tuple[int, ...]], _Case] = {}
+    cases: dict[tuple[Fault, bool, bool, tuple[int, ...]], _Case] = {}
     good = passed({**proven.outcomes, **proven.trials})
     for pair, outcome in proven:
         status, cause = status_of(outcome)
@@ -74,17 +87,15 @@ def judge_proof(proven: Proven, pods: Mapping[int, str]) -> tuple[Problem, ...]:
         fatal = _fatal(pair, outcome, proven.nodes)
         subjects, between = _subjects(pair, outcome, good)
         for subject in subjects:
-            key = (fault.code, fatal, between, subject)
-            before = cases.get(key)
-            pairs = (*(before.pairs if before is not None else ()), pair)
-            first = before.first if before is not None else outcome
-            cases[key] = _Case(fault, subject, fatal, between, pairs, first)
-    alike: dict[tuple[str, bool, bool, int, str], list[_Case]] = {}
-    by_node = {(code, subject[0]) for code, _, _, subject in cases if len(subject) == 1}
+            key = (fault, fatal, between, subject)
+            before = cases[key].outcomes if key in cases else ()
+            cases[key] = _Case(fault, subject, fatal, between, (*before, (pair, outcome)))
+    alike: dict[tuple[Fault, bool, bool, int, str], list[_Case]] = {}
+    by_node = {(fault.code, subject[0]) for fault, _, _, subject in cases if len(subject) == 1}
     for case in cases.values():
         if len(case.subject) > 1 and all((case.fault.code, index) in by_node for index in case.subject):
             continue  # both are named
-        kind = (case.fault.code, case.fatal, case.between, len(case.subject), case.rails)
+        kind = (case.fault, case.fatal, case.between, len(case.subject), case.rails)
         alike.setdefault(kind, []).append(case)
     return errors_first(_problem(those, proven.nodes, pods) for those in alike.values())
 
@@ -105,51 +116,75 @@ def _subjects(pair: Pair, outcome: Outcome, good: set[Port]) -> tuple[tuple[tupl
     near, far = (port in good for port in pair.ports)
     if near != far and outcome.status != PROVEN:
         return ((pair.far if near else pair.near,),), False
-    return ((pair.near, pair.far),), near and far
+    return ((pair.near, pair.far),), near and far and outcome.status != PROVEN
 
 
 def _problem(cases: Sequence[_Case], nodes: Nodes, pods: Mapping[int, str]) -> Problem:
     fault, message = cases[0].fault, _sentence(cases, nodes, pods)
+    hint = _filled(fault.hint, cases[0], nodes)
     if cases[0].fatal:
-        return error(fault.code, message, fault.hint, RDMA_UNUSABLE)
-    return rdma_value(fault.code, message, fault.hint)
+        return error(fault.code, message, hint, RDMA_UNUSABLE)
+    return rdma_value(fault.code, message, hint)
+
+
+def _filled(hint: str, case: _Case, nodes: Nodes) -> str:
+    """Return a hint with what the ends have, so that its commands can be copied."""
+    own, peer = (nodes.rails[index][position] for index, position in case.ends)
+    same_index = own.gid_index if own.gid_index == peer.gid_index else None
+    size = min(own.roce_mtu or _LARGEST_MTU, peer.roce_mtu or _LARGEST_MTU) + _PING_MORE
+    lids = (("OWN_LID", own.lid), ("PEER_LID", peer.lid))
+    for word, value in (*lids, ("OWN", own.gid), ("PEER", peer.gid), ("INDEX", same_index), ("SIZE", size)):
+        if value is not None:
+            hint = hint.replace(word, str(value))
+    return hint
 
 
 def _sentence(cases: Sequence[_Case], nodes: Nodes, pods: Mapping[int, str]) -> str:
     case = cases[0]
-    pair, outcome = case.pairs[0], case.first
-    said = [case.fault.what + (_direction(outcome, pair) if len(cases) == 1 else "")]
+    said = [case.fault.what + _direction(cases)]
     if case.between:
         said.append("both ends reach others")
-    if outcome.detail:
-        said.append(outcome.detail)
-    return f"{case.rails} {_where(cases, pair, nodes, pods)}: {'; '.join(said)}"
+    detail = next((outcome.detail for _, outcome in case.outcomes if outcome.detail), "")
+    return f"{case.rails} {_where(cases, nodes, pods)}: {'; '.join(filter(None, (*said, detail)))}"
 
 
-def _where(cases: Sequence[_Case], pair: Pair, nodes: Nodes, pods: Mapping[int, str]) -> str:
+def _where(cases: Sequence[_Case], nodes: Nodes, pods: Mapping[int, str]) -> str:
     case = cases[0]
     if len(case.subject) > 1:
-        ends = " and ".join(named(port, nodes, pods) for port in pair.ports)
-        others = [f"{one.pairs[0].near}-{one.pairs[0].far}" for one in cases[1:]]
+        ends = " and ".join(named(port, nodes, pods) for port in case.first.ports)
+        others = [f"{one.first.near}-{one.first.far}" for one in cases[1:]]
         more = f", and between {shortened(others, _MOST_PAIRS)}" if others else ""
         return f"between {ends}{more}"
     if len(cases) > 1:
-        return f"of {listed(sorted(index for one in cases for index in one.subject), pods)}"
+        return f"of nodes {listed(sorted(index for one in cases for index in one.subject), pods)}"
     index = case.subject[0]
-    others_of = sorted({one for each in case.pairs for one in (each.near, each.far)} - {index})
-    return f"of {named((index, pair.position), nodes, pods)}, tried with {listed(others_of, pods)}"
+    others_of = sorted({one for pair, _ in case.outcomes for one in (pair.near, pair.far)} - {index})
+    several = len({pair.position for pair, _ in case.outcomes}) > 1
+    own = named(case.ends[0], nodes, pods, first=several)
+    return f"of node {own}, tried with {listed(others_of, pods)}"
 
 
-def named(port: Port, nodes: Nodes, pods: Mapping[int, str]) -> str:
-    """Return a port as a sentence names it: member, pod, device, and GID or LID."""
+def named(port: Port, nodes: Nodes, pods: Mapping[int, str], *, first: bool = False) -> str:
+    """Return a port as a sentence names it: member, pod, device, and GID or LID; ``first``: of several."""
     index, position = port
     rail = nodes.rails[index][position]
     address = f"LID {rail.lid}" if rail.lid is not None else rail.gid
-    return f"{listed([index], pods)} {rail.device}:{rail.port} {address}"
+    return f"{listed([index], pods)}{', first' if first else ''} {rail.device}:{rail.port} {address}"
 
 
-def _direction(outcome: Outcome, pair: Pair) -> str:
-    if outcome.direction == BOTH:
+def _direction(cases: Sequence[_Case]) -> str:
+    """Return the way that is concerned, where it is the same on all pairs; else nothing."""
+    seen = [each for case in cases for each in case.outcomes]
+    directions = {outcome.direction for _, outcome in seen}
+    if directions == {BOTH}:
         return ", in either direction"
-    origin, target = (pair.near, pair.far) if outcome.direction == "out" else (pair.far, pair.near)
-    return f", from {origin} to {target}" if outcome.direction else ""
+    if directions & {"", BOTH}:
+        return ""
+    ways = [(pair.near, pair.far) if one.direction == "out" else (pair.far, pair.near) for pair, one in seen]
+    origins, targets = (set(ends) for ends in zip(*ways, strict=True))
+    one_way = len(origins) == 1 or len(targets) == 1
+    return f", from {_numbers(origins)} to {_numbers(targets)}" if one_way else ""
+
+
+def _numbers(indices: Iterable[int]) -> str:
+    return ",".join(runs_of(sorted(indices)))
