@@ -75,7 +75,7 @@ def _detail(ours: Seen, theirs: Seen | None, cause: str) -> str:
     """Return what the kernel or the completions have said, as the end of a sentence."""
     views = [seen for seen in (ours, theirs) if seen is not None and not seen.cause.startswith("PEER_")]
     told = [seen.detail for seen in views if seen.detail]
-    if len(told) == 1 and cause in _OF_EITHER:
+    if len(set(told)) == 2 or (len(told) == 1 and cause in _OF_EITHER):
         told = [f"{_end(seen)}: {seen.detail}" if _end(seen) else seen.detail for seen in views if seen.detail]
     if not told and theirs is not None:
         told = [text for seen in views for text in _changed(seen)] or [_memories(ours, theirs)]

@@ -115,7 +115,8 @@ class End:
         elif not int(gid, 16):
             raise StoppedError("NO_GID", detail=f"index {rail.gid_index} is empty")
         if rail.gid not in ("", gid):
-            raise StoppedError("GID_MOVED", detail=f"index {rail.gid_index} holds {_address(gid)}")
+            held = f"index {rail.gid_index} holds {_address(gid)}, not {_address(rail.gid)}"
+            raise StoppedError("GID_MOVED", detail=held)
         self._port_flags = port.flags
         self.step = "memory"
         self._large = 2 * ibv.MTU_BYTES[port.active_mtu] + SMALL_BYTES

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_roce_entry.group.meeting import wire
+from sglang_roce_entry.group.meeting.proof import relay
 from sglang_roce_entry.group.meeting.proof.found import judge_proof, status_of
 from sglang_roce_entry.group.meeting.proof.pairs import (
     FAILED,
@@ -199,10 +200,18 @@ def test_a_process_that_fails_costs_its_own_pairs_and_a_bounded_time(size: int, 
     assert {(severity, code) for severity, code, _ in told(proof)} == {("warning", "RAIL_NOT_PROVEN")}
 
 
-def test_nothing_is_begun_any_more_after_a_minute() -> None:
-    fabric = Fabric(nodes(6, 8), garbage=frozenset(range(6)))
-    assert fabric.run().over
-    assert fabric.now_s <= START_S + LONGEST_S + PATIENT_S
+def test_nothing_is_begun_any_more_after_a_minute_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "LONGEST_S", FIRST_S - 1)
+    fabric = Fabric(nodes(6, 2), garbage=frozenset({2}))
+    proof = fabric.run()
+    assert fabric.now_s <= FIRST_S + 1
+    in_time, late = first_waves(nodes(6, 2))
+    assert {proof.outcomes[pair].cause for pair in late} == {"NO_TIME"}
+    assert PROVEN in {proof.outcomes[pair].status for pair in in_time}
+    assert ("warning", "RAIL_NOT_PROVEN") in {(severity, code) for severity, code, _ in told(proof)}
+    assert any(
+        "it could not be tried; 11 s had passed before its turn" in message for _, _, message in told(proof)
+    )
 
 
 LINES = st.one_of(

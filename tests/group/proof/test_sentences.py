@@ -64,8 +64,8 @@ def problem(sees: Sees, size: int = 4, *, mute: frozenset[int] = frozenset(), mt
 
 FAULTS = {
     "foreign GID": (
-        stops("GID_MOVED", "index 3 holds 10.0.0.2"), "warning RAIL_GID_MOVED",
-        f"{OF_1}its GID index does not hold the GID that was decided; index 3 holds 10.0.0.2", "ip monitor address",
+        stops("GID_MOVED", "index 3 holds 10.0.0.2, not 10.1.0.2"), "warning RAIL_GID_MOVED",
+        f"{OF_1}its GID index does not hold the GID that was decided; index 3 holds 10.0.0.2, not 10.1.0.2", "ip monitor address",
     ),
     "GID taken away": (
         ends(replace(NOTHING, gid_after="f" * 32, sent=(2, 5, 5)), NOTHING), "warning RAIL_GID_MOVED",

@@ -37,7 +37,7 @@ PROOF_S = START_S + LONGEST_S + PATIENT_S
 _MESSAGES, _MESSAGE_BYTES = 4, 4096
 #: No message of an exchange: whoever hears it stops waiting for its peer.
 _GONE = b"{}"
-CHILD_FAILED = "CHILD_FAILED"
+CHILD_FAILED, NO_TIME = "CHILD_FAILED", "NO_TIME"
 
 #: Lines by the index of the member that they are for.
 Lines = list[tuple[int, bytes]]
@@ -149,11 +149,18 @@ class Proof:
                 self._second = True
                 again = second_wave(self.outcomes, self._nodes)
                 self._waves = [again] if again else []
-            if not self._waves or now > self._began + LONGEST_S:
-                self.over = True
-            else:
+            if now > self._began + LONGEST_S:
+                self._give_up()
+            if self._waves:
                 lines += self._wave(self._waves.pop(0), now)
+            else:
+                self.over = True
         return lines
+
+    def _give_up(self) -> None:
+        for pair in [pair for wave in self._waves for pair in wave]:
+            self._keep(pair, Outcome(NOT_TRIED, NO_TIME, detail=f"{LONGEST_S:.0f} s had passed before its turn"))
+        self._waves.clear()
 
     def _wave(self, pairs: Sequence[Pair], now: float) -> Lines:
         told: dict[int, list[list[int]]] = {}
