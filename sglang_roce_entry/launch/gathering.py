@@ -49,6 +49,9 @@ from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 #: Beyond this size a member shows itself and the problems only: the table of all would be 90 GB for 10,000.
 _WHOLE_TABLE = 256
 
+#: While others are waited for the facts are read again before they are too old.
+_RENEWED_AFTER_S = 3.0
+
 #: Meetings of one kind only: a launch does not meet a rehearsal.
 LAUNCH, REHEARSAL = "launch", "rehearse"
 
@@ -76,6 +79,8 @@ class Gathering:
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
         self._own_now: Member | None = None
+        #: The plan that this node's card shows.
+        self._shown = plan
         self._facts, self._read_at = facts, monotonic()
         self._kind, self._patience_s = kind, patience_s
         self._started = monotonic()
@@ -106,7 +111,7 @@ class Gathering:
 
     def own_card(self, nonce: str, door: Door | None = None) -> Card:
         """Return this node's card as the latest plan has it."""
-        plan = self.plan
+        plan = self._shown = self.plan
         rails = [
             (row.netdev, ip_address(row.gid))
             for row in plan.choice.used_rows
@@ -138,7 +143,7 @@ class Gathering:
     def plan_at(self, address: IpAddress, *, only_ipv6: bool, elsewhere: bool = False) -> None:
         """Plan again with the leader at ``address``, and with new facts where those at hand are old."""
         awaited = Awaited(address, self.port, 0.0, only_ipv6, elsewhere)
-        self._renew_facts()
+        self._facts = self._facts_not_older(STALE_FACTS_S)
         self._leader = found_leader(self.launch.member, (address,), self._facts, self.launch.host, awaited)
         self._plan_again()
 
@@ -147,21 +152,29 @@ class Gathering:
         self._peers = replace(peers, source=self._seen_as)
         self.plan = with_peers(self.plan, self.launch.request, self._peers)
 
-    def current_plan(self) -> Plan:
-        """Return the plan as all is known now: GIDs move while others are waited for."""
-        if self._renew_facts() and self._leader is not None:
-            self._leader = with_route(self._leader, self._facts, self.launch.host)
-            self._plan_again()
+    def current_plan(self, older_than_s: float = STALE_FACTS_S) -> Plan:
+        """Return the plan as all is known now, of facts not older than this: GIDs move while others come."""
+        facts = self._facts_not_older(older_than_s)
+        if facts is not self._facts:
+            leader = with_route(self._leader, facts, self.launch.host) if self._leader is not None else None
+            changed = (facts, leader) != (self._facts, self._leader)
+            self._facts, self._leader = facts, leader
+            if changed:
+                self._plan_again()
         return self.plan
+
+    def _facts_not_older(self, older_than_s: float) -> HostFacts:
+        if monotonic() - self._read_at <= older_than_s:
+            return self._facts
+        self._read_at = monotonic()
+        return self.launch.facts()
+
+    def stay_current(self) -> None:
+        """Read the facts while others are waited for: when the last one comes, nobody has to."""
+        self.current_plan(_RENEWED_AFTER_S)
 
     def _plan_again(self) -> None:
         self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
-
-    def _renew_facts(self) -> bool:
-        if monotonic() - self._read_at <= STALE_FACTS_S:
-            return False
-        self._facts, self._read_at = self.launch.facts(), monotonic()
-        return True
 
     # ------------------------------------------------------------------------------------ the two sides
 
@@ -197,7 +210,7 @@ class Gathering:
             raise
         held = MeetingLeader(
             *(listener, terms, self.own_card(nonce, door), concluded, self.launch.log.say, names, door),
-            *(self._prover, self._beside(at)),
+            *(self._prover, self._beside(at), self.stay_current),
         )
         return held.hold(), held
 
@@ -228,9 +241,8 @@ class Gathering:
 
     def _with_new_card(self, gathered: Gathered, nonce: str, door: Door | None) -> Gathered:
         """Return what was gathered with this node's card as it is now: the last member may come after an hour."""
-        before = self.plan
         own, *others = gathered.members
-        if self.current_plan() is not before:
+        if self.current_plan() is not self._shown:
             card, now = self.own_card(nonce, door), time.time()
             self._own_now = replace(own, card=card, greeted_at_s=now, received_at_s=now)
         if self._own_now is None:
@@ -286,7 +298,9 @@ class Gathering:
         policy = WaitPolicy.for_group(within_s, self.identity.size)
         own = self.launch.own_addresses
         index, prover = self.identity.index, self._prover
-        caller = Caller(self.port, self._group, index, make_card, self.around, there, own, prover)
+        caller = Caller(
+            self.port, self._group, index, make_card, self.around, there, own, prover, self.stay_current
+        )
         return caller.attend(self.name, policy)
 
     # ------------------------------------------------------------------------------------ the verdict

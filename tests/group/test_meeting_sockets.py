@@ -25,6 +25,7 @@ from sglang_roce_entry.group.meeting.answering import CLOSED, MEETING, OTHER, SG
 from sglang_roce_entry.group.meeting.caller import Called, Caller, Met
 from sglang_roce_entry.group.meeting.comparison.compare import judge
 from sglang_roce_entry.group.meeting.leader import Leader, enough_descriptors
+from sglang_roce_entry.group.meeting.lines import nothing
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
 from sglang_roce_entry.group.meeting.ring.door import Door, open_door
@@ -37,6 +38,7 @@ from tests.group.members import RULES, group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from sglang_roce_entry.group.meeting.card import Card
     from sglang_roce_entry.group.meeting.comparison.reach import Edge
@@ -67,15 +69,16 @@ class Meeting:
         names = Names(lambda _index: "", lambda _name: "", lambda _names: None)
         terms = Terms(size, GROUP, NONCE, deadline_s, 1.0)
         self.edges: list[Edge] = []
+        self.leader_idle = threading.Event()
         self.door = open_door(HERE, NONCE, 0)
         self._leader = Leader(
             *(listener, terms, with_door(self.cards[0], self.door), self._conclude, self.log.append, names),
-            *(self.door, self.starts.get(0)),
+            *(self.door, self.starts.get(0), None, self.leader_idle.set),
         )
         self._pool = ThreadPoolExecutor(size + 8)
         self._held = self._pool.submit(self._leader.hold)
 
-    def call(self, index: int) -> Met:
+    def call(self, index: int, idle: Callable[[], None] = nothing) -> Met:
         """Return what member `index` is told."""
         around = Surroundings(say=lambda *_words, **_fields: None)
 
@@ -84,14 +87,18 @@ class Meeting:
 
         name = LeaderName(str(HERE), Resolver(), around, "")
         start = self.starts.get(index)
-        return Caller(self.port, GROUP, index, make_card, around, start=start).attend(name, WaitPolicy(20.0))
+        caller = Caller(self.port, GROUP, index, make_card, around, start=start, idle=idle)
+        return caller.attend(name, WaitPolicy(20.0))
 
     def _conclude(self, gathered: Gathered) -> Concluded:
         self.edges = list(gathered.edges)
         return Concluded(judge(gathered.members, gathered.commons, RULES))
 
+    def start(self, index: int, idle: Callable[[], None] = nothing) -> Future[Met]:
+        return self._pool.submit(self.call, index, idle)
+
     def meet(self) -> list[Met]:
-        calls = [self._pool.submit(self.call, index) for index in range(1, len(self.cards))]
+        calls = [self.start(index) for index in range(1, len(self.cards))]
         met = [call.result(timeout=25) for call in calls]
         self._held.result(timeout=25)
         return met
@@ -192,6 +199,15 @@ def test_a_group_meets_and_its_port_is_free_at_once() -> None:
         for host in ("127.0.0.1", ""):
             assert port_is_free(host, meeting.port)
         wire.listen_on(HERE, meeting.port).close()
+
+
+def test_who_waits_has_time_for_other_things_until_the_last_one_comes() -> None:
+    meeting, idle = Meeting(3), threading.Event()
+    early = meeting.start(1, idle.set)
+    assert idle.wait(20)
+    assert meeting.leader_idle.wait(20)
+    late = meeting.start(2)
+    assert [one.result(timeout=25).verdict.problems for one in (early, late)] == [(), ()]
 
 
 def test_no_child_inherits_the_listener() -> None:

@@ -16,7 +16,7 @@ from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.answering import MEETING, SGLANG, Answer, connect, who_answers
 from sglang_roce_entry.group.meeting.card import PROTOCOL, Card, shown
 from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict
-from sglang_roce_entry.group.meeting.lines import Lines
+from sglang_roce_entry.group.meeting.lines import Lines, nothing
 from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
 from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
 from sglang_roce_entry.group.meeting.ring.door import Door, open_door
@@ -76,7 +76,7 @@ class Caller:
     """One member that calls the leader's launcher on ``port``, and brings what ``make_card`` makes.
 
     ``there`` is ``None`` where SGLang's presence is no reason to start: in a rehearsal. ``start`` starts what
-    proves this node's rails.
+    proves this node's rails. ``idle`` is done again and again while others are waited for.
     """
 
     def __init__(
@@ -89,10 +89,11 @@ class Caller:
         there: There | None = None,
         own_addresses: Callable[[], Collection[IpAddress]] = tuple,
         start: Start | None = None,
+        idle: Callable[[], None] = nothing,
     ) -> None:
         self._port, self._group, self._index = port, group, index
         self._make_card, self._around, self._there = make_card, around, there
-        self._own_addresses, self._start = own_addresses, start
+        self._own_addresses, self._start, self._idle = own_addresses, start, idle
         #: What the leader said last of who is missing.
         self._status = ""
 
@@ -169,7 +170,7 @@ class Caller:
         if answer.kind != MEETING:
             raise NotYet(answer.detail, "see what listens on the leader: ss -ltnp", 1.0)
         errand = Errand(self._start, self._around.say)
-        lines = Lines(one, self._around.clock, errand)
+        lines = Lines(one, self._around.clock, self._idle, errand)
         nonce = self._greeted(lines, until)
         door = open_door(ip_address(str(one.getsockname()[0]).partition("%")[0]), nonce, self._index)
         if door is not None:

@@ -13,6 +13,7 @@ from time import monotonic
 from sglang_roce_entry.group.meeting import wire
 from sglang_roce_entry.group.meeting.card import Card
 from sglang_roce_entry.group.meeting.comparison.reach import Neighbour
+from sglang_roce_entry.group.meeting.lines import nothing
 from sglang_roce_entry.group.meeting.missing import Names
 from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
 from sglang_roce_entry.group.meeting.proof.holding import Proofs
@@ -21,6 +22,7 @@ from sglang_roce_entry.group.meeting.table import Table
 from sglang_roce_entry.group.meeting.terms import (
     DONE,
     ENDED,
+    GATHER,
     Conclude,
     Concluded,
     Peer,
@@ -61,8 +63,12 @@ class Leader:
     """Holds a meeting on ``listener``, which it closes together with all connections.
 
     ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest. ``start`` starts what
+    <<<<<<< ours
     proves its own rails. ``beside`` listens where SGLang's workers call with attention DP, which look for no store
     before: that is how they are seen that have started before this leader's launcher.
+    =======
+    proves its own rails. ``idle`` is done again and again while others are waited for.
+    >>>>>>> theirs
     """
 
     def __init__(
@@ -76,8 +82,9 @@ class Leader:
         door: Door | None = None,
         start: Start | None = None,
         beside: socket.socket | None = None,
+        idle: Callable[[], None] = nothing,
     ) -> None:
-        self._listener, self._beside, self._door = listener, beside, door
+        self._listener, self._beside, self._door, self._idle = listener, beside, door, idle
         self._select = selectors.DefaultSelector()
         self._select.register(listener, selectors.EVENT_READ, listener)
         if beside is not None:
@@ -129,7 +136,8 @@ class Leader:
             self._door.close()
 
     def _step(self) -> None:
-        for key, events in self._select.select(_ROUND_S):
+        ready = self._select.select(_ROUND_S)
+        for key, events in ready:
             if isinstance(key.data, socket.socket):
                 self._accept(key.data)
                 continue
@@ -145,6 +153,8 @@ class Leader:
         self._hear_own()
         self._proofs.tick()
         self._table.tick()
+        if not ready and self._table.phase == GATHER and not self._proofs.going_on:
+            self._idle()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):

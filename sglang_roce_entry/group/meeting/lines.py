@@ -13,6 +13,12 @@ from sglang_roce_entry.group.meeting.terms import ACK_S
 _READ_BYTES = 65536
 #: How long what is busy beside may wait though nothing is readable: for a call's end, for what is read later.
 _FLUSH_S = 0.2
+#: After so long without anything to do what is ``idle`` has its turn.
+_IDLE_S = 1.0
+
+
+def nothing() -> None:
+    """Do nothing while others are waited for."""
 
 
 class Beside(Protocol):
@@ -30,10 +36,15 @@ class Beside(Protocol):
 
 
 class Lines:
-    """Lines of a connection to a leader, each of a bounded length; what is ``beside`` goes on meanwhile."""
+    """Lines of a connection to a leader, each of a bounded length; what is ``beside`` goes on meanwhile.
 
-    def __init__(self, one: socket.socket, clock: Callable[[], float], *beside: Beside) -> None:
-        self._socket, self._clock = one, clock
+    ``idle`` is done again and again while nothing else is.
+    """
+
+    def __init__(
+        self, one: socket.socket, clock: Callable[[], float], idle: Callable[[], None], *beside: Beside
+    ) -> None:
+        self._socket, self._clock, self._idle = one, clock, idle
         self.beside = beside
         self._inbox = bytearray()
 
@@ -70,8 +81,11 @@ class Lines:
         for descriptor in (own, *(one.fileno() for one in self.beside)):
             if descriptor >= 0:
                 poller.register(descriptor, select.POLLIN)
-        limit_s = min(within_s, _FLUSH_S) if any(one.busy for one in self.beside) else within_s
-        return any(descriptor == own for descriptor, _ in poller.poll(1000 * limit_s))
+        busy = any(one.busy for one in self.beside)
+        ready = poller.poll(1000 * min(within_s, _FLUSH_S if busy else _IDLE_S))
+        if not ready and not busy:
+            self._idle()
+        return any(descriptor == own for descriptor, _ in ready)
 
     def _read(self) -> None:
         try:
