@@ -167,7 +167,7 @@ class Gathering:
         if monotonic() - self._read_at <= older_than_s:
             return self._facts
         self._read_at = monotonic()
-        return self.launch.facts()
+        return self.launch.facts(self._facts)
 
     def stay_current(self) -> None:
         """Read the facts while others are waited for: when the last one comes, nobody has to."""

@@ -85,9 +85,9 @@ class Launch:
         log_problems(plan.problems, self.log)
         return plan, facts, read_at
 
-    def facts(self) -> HostFacts:
-        """Return the facts of this node as they are now."""
-        return read_facts(self.request, self.member, self.host)
+    def facts(self, known: HostFacts | None = None) -> HostFacts:
+        """Return the facts of this node as they are now; ``known`` are those of before."""
+        return read_facts(self.request, self.member, self.host, known=known)
 
     def planned_again(
         self, before: Plan, facts: HostFacts, leader: Leader | None, peers: Peers | None = None

@@ -221,17 +221,31 @@ def asked_constraints(settings: Settings, group_size: int, facts: HostFacts | No
     )
 
 
-def read_facts(request: Request, member: Member, host: Host, *, ask_libibverbs: bool = False) -> HostFacts:
+def read_facts(
+    request: Request,
+    member: Member,
+    host: Host,
+    *,
+    ask_libibverbs: bool = False,
+    known: HostFacts | None = None,
+) -> HostFacts:
     """Return the present facts of the host. Without RDMA a launch reads no HCAs.
 
     libibverbs is asked where RDMA is required: that takes a process. After the HCAs were read, so that one that
-    has just come is not taken for one without a provider.
+    has just come is not taken for one without a provider; and not again where ``known`` has the same devices: a
+    provider that hangs would hold up a whole meeting.
     """
     rdma = asked_constraints(request.settings, member.size).rdma
     facts = collect(host, request.environ, rdma=rdma != OFF or request.form == MODE)
     if not ask_libibverbs and rdma != REQUIRED:
         return facts
+    if known is not None and _devices(known) == _devices(facts):
+        return replace(facts, libibverbs=known.libibverbs)
     return replace(facts, libibverbs=libibverbs_of(host, request.environ, facts.hcas))
+
+
+def _devices(facts: HostFacts) -> set[tuple[str, str | None]]:
+    return {(hca.name, hca.verbs) for hca in facts.hcas}
 
 
 def libibverbs_of(host: Host, environ: Mapping[str, str], hcas: Iterable[Hca] = ()) -> Libibverbs:

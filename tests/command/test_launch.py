@@ -13,6 +13,7 @@ import pytest
 
 from sglang_roce_entry.command.command_line import parse_command_line
 from sglang_roce_entry.command.settings import read_settings
+from sglang_roce_entry.host.facts import Libibverbs
 from sglang_roce_entry.launch import launch, steps
 from sglang_roce_entry.launch.handover import SignalGuard
 from sglang_roce_entry.launch.steps import Refused
@@ -70,7 +71,7 @@ def test_a_launch_that_is_refused_after_the_wait_says_why(monkeypatch: pytest.Mo
     request = read_request(invocation, read_settings(invocation.flags, environ), environ, host)
     good = read_facts(request, identify(request), host)
     reads = [good, replace(good, memlock_bytes=65536, memlock_known=True, ipc_lock=False)]
-    monkeypatch.setattr(steps, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(steps, "read_facts", lambda *_, **_known: reads.pop(0))
     monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     said = io.StringIO()
     with pytest.raises(Refused) as refused:
@@ -89,7 +90,7 @@ def test_a_variable_that_is_withdrawn_during_the_wait_is_named(monkeypatch: pyte
     request = read_request(invocation, read_settings(invocation.flags, environ), environ, host)
     good = read_facts(request, identify(request), host)
     reads = [good, replace(good, hcas=())]
-    monkeypatch.setattr(steps, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(steps, "read_facts", lambda *_, **_known: reads.pop(0))
     monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda *_: None)
@@ -112,13 +113,25 @@ def test_the_route_to_the_leader_is_asked_for_again_with_the_facts(monkeypatch: 
     request = read_request(invocation, read_settings(invocation.flags, {}), {}, host)
     after = read_facts(request, identify(request), host)
     reads = [replace(after, interfaces=()), after]
-    monkeypatch.setattr(steps, "read_facts", lambda *_: reads.pop(0))
+    monkeypatch.setattr(steps, "read_facts", lambda *_, **_known: reads.pop(0))
     monkeypatch.setattr(launch, "STALE_FACTS_S", -1.0)
     environ: dict[str, str] = {}
     monkeypatch.setattr("sglang_roce_entry.launch.handover.raise_memlock", lambda: None)
     monkeypatch.setattr("sglang_roce_entry.launch.handover.hand_over", lambda _argv, given: environ.update(given))
     launch.launch(request, host, Log("text", io.StringIO()), SignalGuard())
     assert environ["GLOO_SOCKET_IFNAME"] == "eth0"
+
+
+def test_libibverbs_is_asked_again_where_the_devices_are_others() -> None:
+    """A provider that hangs would hold up a meeting each time that facts are read again."""
+    host, environ = group().host(), group().facts["environ"]
+    invocation = parse_command_line(("--model-path", "/m"))
+    request = read_request(invocation, read_settings(invocation.flags, environ), environ, host)
+    good = read_facts(request, identify(request), host)
+    known = replace(good, libibverbs=Libibverbs("ok", failure="hangs"))
+    assert read_facts(request, identify(request), host, known=known).libibverbs == known.libibverbs
+    others = replace(known, hcas=good.hcas[1:])
+    assert read_facts(request, identify(request), host, known=others).libibverbs == good.libibverbs
 
 
 @pytest.mark.parametrize("index", ["0", "1"])
