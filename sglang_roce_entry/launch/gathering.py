@@ -31,16 +31,15 @@ from sglang_roce_entry.group.meeting.proof.relay import Proof
 from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.terms import Concluded, Gathered, Terms
 from sglang_roce_entry.group.names import Resolver
-from sglang_roce_entry.group.peers import Peers
 from sglang_roce_entry.group.wait import SIGNS_OF_LIFE, Awaited, LeaderName, life_ports
 from sglang_roce_entry.host.facts import HostFacts, IpAddress
 from sglang_roce_entry.host.further.card_facts import read_card_facts
+from sglang_roce_entry.launch.planned import Planned
 from sglang_roce_entry.launch.proving import judged, starter
-from sglang_roce_entry.launch.steps import STALE_FACTS_S, Launch, dns_hint
+from sglang_roce_entry.launch.steps import Launch, dns_hint
 from sglang_roce_entry.plan.card import CardMaker, pod_name
-from sglang_roce_entry.plan.inputs import Leader, found_leader, with_route
 from sglang_roce_entry.plan.peers import has_peers
-from sglang_roce_entry.plan.plan import Plan, rendezvous_port, with_peers
+from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import CONFIGURATION, EntryError, Problem, errors_first
 from sglang_roce_entry.report.rehearsal import document
 from sglang_roce_entry.report.secrets import is_secret_variable
@@ -49,18 +48,14 @@ from sglang_roce_entry.server.compared.agreement import MUST_AGREE, SECRETS
 #: Beyond this size a member shows itself and the problems only: the table of all would be 90 GB for 10,000.
 _WHOLE_TABLE = 256
 
-#: While others are waited for the facts are read again before they are too old.
-_RENEWED_AFTER_S = 3.0
-
 #: Meetings of one kind only: a launch does not meet a rehearsal.
 LAUNCH, REHEARSAL = "launch", "rehearse"
 
 
-class Gathering:
+class Gathering(Planned):
     """The meeting of ``identity``'s group as this node sees it.
 
-    ``plan`` is the latest one: with the leader's address as soon as that is known. ``patience_s``: how long others
-    are waited for once a member has refused.
+    ``patience_s``: how long others are waited for once a member has refused.
     """
 
     def __init__(
@@ -72,16 +67,13 @@ class Gathering:
         kind: str,
         patience_s: float,
     ) -> None:
-        self.launch, self.identity, self.plan = launch, identity, plan
-        self._leader: Leader | None = None
-        self._peers: Peers | None = None
-        self._seen_as: str | None = None
+        super().__init__(launch, plan, facts)
+        self.identity = identity
         self.refusal: EntryError | None = None
         self._concluded_from: tuple[Gathered, Verdict] | None = None
         self._own_now: Member | None = None
         #: The plan that this node's card shows.
         self._shown = plan
-        self._facts, self._read_at = facts, monotonic()
         self._kind, self._patience_s = kind, patience_s
         self._started = monotonic()
         host = identity.leader or ""
@@ -89,11 +81,6 @@ class Gathering:
         self.name = LeaderName(host, Resolver(), self.around, dns_hint(facts, host))
 
     # ------------------------------------------------------------------------------------ what it knows
-
-    @property
-    def port(self) -> int:
-        """D, on which the group meets."""
-        return rendezvous_port(self.launch.member, self.plan.command)
 
     @property
     def around(self) -> Surroundings:
@@ -139,42 +126,6 @@ class Gathering:
             names.append(pod_name(self.launch.request))
         labels = dict.fromkeys(name.partition(".")[0].lower() for name in names if name)
         return f"{self._kind}:{','.join(labels)}"
-
-    def plan_at(self, address: IpAddress, *, only_ipv6: bool, elsewhere: bool = False) -> None:
-        """Plan again with the leader at ``address``, and with new facts where those at hand are old."""
-        awaited = Awaited(address, self.port, 0.0, only_ipv6, elsewhere)
-        self._facts = self._facts_not_older(STALE_FACTS_S)
-        self._leader = found_leader(self.launch.member, (address,), self._facts, self.launch.host, awaited)
-        self._plan_again()
-
-    def accept(self, peers: Peers) -> None:
-        """Take the members that SGLang's sockets may accept into the plan, where its release asks."""
-        self._peers = replace(peers, source=self._seen_as)
-        self.plan = with_peers(self.plan, self.launch.request, self._peers)
-
-    def current_plan(self, older_than_s: float = STALE_FACTS_S) -> Plan:
-        """Return the plan as all is known now, of facts not older than this: GIDs move while others come."""
-        facts = self._facts_not_older(older_than_s)
-        if facts is not self._facts:
-            leader = with_route(self._leader, facts, self.launch.host) if self._leader is not None else None
-            changed = (facts, leader) != (self._facts, self._leader)
-            self._facts, self._leader = facts, leader
-            if changed:
-                self._plan_again()
-        return self.plan
-
-    def _facts_not_older(self, older_than_s: float) -> HostFacts:
-        if monotonic() - self._read_at <= older_than_s:
-            return self._facts
-        self._read_at = monotonic()
-        return self.launch.facts(self._facts)
-
-    def stay_current(self) -> None:
-        """Read the facts while others are waited for: when the last one comes, nobody has to."""
-        self.current_plan(_RENEWED_AFTER_S)
-
-    def _plan_again(self) -> None:
-        self.plan = self.launch.planned_again(self.plan, self._facts, self._leader, self._peers)
 
     # ------------------------------------------------------------------------------------ the two sides
 
