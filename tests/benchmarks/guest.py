@@ -12,8 +12,9 @@ from typing import Any
 
 from tests.benchmarks.rails import Unavailable, workplace
 from tests.benchmarks.text_table import text_table
+from tests.kernel.archive import KernelUnavailableError
 from tests.kernel.guest import boot, missing_part
-from tests.kernel.image import KernelUnavailableError, bootable_kernel
+from tests.kernel.image import bootable_kernel
 from tests.process.command import CHECKOUT
 
 OURS, BARE = "sglang-roce-entry", "python3 -c pass"

@@ -8,25 +8,32 @@ import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from tests.kernel.archive import KernelUnavailableError, userland
 from tests.kernel.eight_rails import ASKED
 from tests.kernel.guest import Run, boot, missing_part, real_interpreter
-from tests.kernel.image import BootableKernel, KernelUnavailableError, bootable_kernel
+from tests.kernel.image import BootableKernel, bootable_kernel
+from tests.kernel.releases import USERLANDS
 from tests.kernel.scenarios import SCENARIOS
 from tests.layers import is_required, skip_or_fail
 from tests.nccl.wheels import NEWEST, WheelUnavailableError, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 EXCHANGES = "SGLANG_ROCE_TEST_EXCHANGES"
+Fetched = TypeVar("Fetched")
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The first whose GID scan survives an unreadable type, and today's. Before 2.24 two devices without
 # a PCI path crash NCCL, and soft-RoCE has none.
 NCCL_RELEASES = ("2.26.2", NEWEST)
+# Debian's newest kernel that has left unstable, and the releases whose rdma-core is tried on it.
+NEWEST_KERNEL = "trixie-backports"
+DEBIAN_RELEASES = ("trixie", "forky")
+ON_THE_NEWEST = "releases"
 # All scenarios together take less than ten minutes of the guest's own time, which does not pass faster
 # where others are busy; the machine's does.
 LIFETIME_S = 900.0
@@ -80,12 +87,16 @@ def _pip_install(environment: Path) -> tuple[str | Path, ...]:
 @pytest.fixture(scope="session")
 def kernel() -> BootableKernel:
     """Fetch and prepare the kernel, or take what an earlier run left."""
+    return _fetched(lambda download: bootable_kernel(download=download))
+
+
+def _fetched(fetched: Callable[[bool], Fetched]) -> Fetched:
     missing = missing_part()
     if missing:
         skip_or_fail("kernel", missing)
     try:
         # Nobody expects a plain pytest to download some hundred megabytes.
-        return bootable_kernel(download=is_required("kernel"))
+        return fetched(is_required("kernel"))
     except KernelUnavailableError as error:
         skip_or_fail("kernel", f"{error}{_how()}")
 
@@ -119,17 +130,31 @@ def guest(
             missing_parts |= dict.fromkeys(with_nccl, needed)
     if os.environ.get(EXCHANGES):
         (out / ASKED.name).write_text(os.environ[EXCHANGES])
-    names = [name for name in SCENARIOS if name in asked_for and name not in missing_parts]
-    interpreter = command.parent / "python"
-    job = [str(interpreter), "-m", "tests.kernel.scenarios", str(command), *names]
+    names = [name for name in SCENARIOS if name in asked_for - {ON_THE_NEWEST} and name not in missing_parts]
+    return Guest(out, _run(kernel, command, names, out), missing_parts)
+
+
+@pytest.fixture(scope="session")
+def newest_guest(installed_command: Path, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    """Boot the newest kernel, with the user space of other releases."""
+    roots = [_fetched(lambda download, name=name: userland(name, download=download)) for name in DEBIAN_RELEASES]  # type: ignore[misc]
+    kernel = _fetched(lambda download: bootable_kernel(download=download, suite=NEWEST_KERNEL))
+    out = tmp_path_factory.mktemp("newest-guest")
+    (out / USERLANDS.name).write_text(json.dumps({version: str(root) for version, root in roots}))
+    return Guest(out, _run(kernel, installed_command, [ON_THE_NEWEST], out), {})
+
+
+def _run(kernel: BootableKernel, command: Path, names: Sequence[str], out: Path) -> Run:
+    job = [str(command.parent / "python"), "-m", "tests.kernel.scenarios", str(command), *names]
     run = boot(kernel, job, directory=CHECKOUT, out=out, deadline_s=BOOT_DEADLINE_S, lifetime_s=LIFETIME_S)
     print(f"guest with {kernel.package}: {run.wall_s:.0f} s\n{run.log}")
-    return Guest(out, run, missing_parts)
+    return run
 
 
 def _fixture_of(name: str) -> Callable[..., dict[str, Any]]:
     @pytest.fixture(scope="session", name=name)
-    def result(guest: Guest) -> dict[str, Any]:
+    def result(request: pytest.FixtureRequest) -> dict[str, Any]:
+        guest: Guest = request.getfixturevalue("newest_guest" if name == ON_THE_NEWEST else "guest")
         return guest.result(name)
 
     return result

@@ -76,11 +76,13 @@ def _told(problems: Sequence[Problem]) -> list[list[str]]:
     return [[one.severity, one.code, one.message] for one in problems]
 
 
-def prove_apart(rails_of: Mapping[int, Sequence[VerbsRail]], *inside: str) -> Result:
+def prove_apart(
+    rails_of: Mapping[int, Sequence[VerbsRail]], *inside: str, interpreter: str = sys.executable
+) -> Result:
     """Do the same in a process of its own, ``inside`` of what limits it."""
     asked = json.dumps({node: [asdict(one) for one in rails] for node, rails in rails_of.items()})
     done = subprocess.run(
-        [*inside, sys.executable, "-m", "tests.kernel.group_proof", asked],
+        [*inside, interpreter, "-m", "tests.kernel.group_proof", asked],
         capture_output=True,
         text=True,
         timeout=MOST_S,

@@ -20,11 +20,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.kernel.image import BootableKernel, KernelUnavailableError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tests.kernel.image import BootableKernel
 
 QEMU = "qemu-system-x86_64"
 # 2**2 ns of the guest's time for an instruction: about the speed of emulation on a quiet core.
@@ -134,6 +134,3 @@ def boot(
 
 def _text(path: Path) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
-
-
-__all__ = ["KernelUnavailableError", "Run", "boot", "missing_part", "real_interpreter"]

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.kernel.archive import Archive, KernelUnavailableError, archive_of, cache_directory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -48,10 +50,6 @@ MODULE_SIGNATURE_MARK = b"~Module signature appended~\n"
 INIT = Path(__file__).with_name("init.sh")
 
 
-class KernelUnavailableError(Exception):
-    """The kernel cannot be fetched or does not have what the layer needs; the message is one plain sentence."""
-
-
 @dataclass(frozen=True)
 class BootableKernel:
     """Files for QEMU's `-kernel` and `-initrd`, and the package they come from."""
@@ -61,29 +59,24 @@ class BootableKernel:
     package: str
 
 
-def cache_directory() -> Path:
-    """Where fetched parts are kept: `$SGLANG_ROCE_TEST_CACHE`/kernel, or a directory under the user's cache."""
-    configured = os.environ.get("SGLANG_ROCE_TEST_CACHE")
-    base = Path(configured) if configured else Path.home() / ".cache" / "sglang-roce-entry-tests"
-    return base.resolve() / "kernel"
-
-
-def bootable_kernel(*, download: bool = True) -> BootableKernel:
+def bootable_kernel(*, download: bool = True, suite: str = "") -> BootableKernel:
     """Return what an earlier call left of the current kernel, or `download` and prepare it.
 
-    Raises KernelUnavailableError with one sentence that says what is missing.
+    It is the one of a `suite` of Debian's, in which HCAs stay in their namespace, or of this machine's own package
+    lists. Raises KernelUnavailableError with one sentence that says what is missing.
     """
-    package, version = _current_package()
+    archive = archive_of(suite, download=download) if suite else Archive()
+    package, version = _current_package(archive, META_PACKAGE if suite else "")
     recipe = hashlib.sha256(Path(__file__).read_bytes() + INIT.read_bytes()).hexdigest()[:12]
     name = f"{package}_{version}".replace(":", "%3a").replace("/", "_")
-    directory = cache_directory() / f"{name}_{recipe}"
+    directory = cache_directory() / f"{name}_{recipe}{'_fixed' if suite else ''}"
     kernel = BootableKernel(directory / "kernel", directory / "initramfs", f"{package} {version}")
     if not directory.is_dir() and not download:
         raise KernelUnavailableError(f"needs the package {package} {version}, not in {cache_directory()}")
     if not directory.is_dir():
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix="building-") as building:
-            _build(f"{package}={version}", Path(building))
+            _build(archive, package, version, Path(building), movable=not suite)
             try:
                 os.rename(Path(building) / "finished", directory)
             except OSError:
@@ -92,47 +85,38 @@ def bootable_kernel(*, download: bool = True) -> BootableKernel:
     return kernel
 
 
-def _current_package() -> tuple[str, str]:
+def _current_package(archive: Archive, meta_package: str) -> tuple[str, str]:
     """Name and version of the package that the meta package depends on, from apt's lists."""
-    meta_package = os.environ.get("SGLANG_ROCE_TEST_KERNEL") or META_PACKAGE
+    meta_package = meta_package or os.environ.get("SGLANG_ROCE_TEST_KERNEL") or META_PACKAGE
     try:
-        names = re.findall(r"Depends: (linux-image-\S+-amd64)\s", _apt_cache("depends", meta_package))
-        shown = _apt_cache("show", "--no-all-versions", *names[:1])
-        return names[0], re.findall(r"(?m)^Version: (\S+)$", shown)[0]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        image = next(one for one in archive.depends(meta_package) if re.fullmatch(r"linux-image-\S+-amd64", one))
+        return image, archive.version(image)
+    except (OSError, subprocess.CalledProcessError, StopIteration, IndexError) as error:
         raise KernelUnavailableError(
             f"needs Debian's package lists: `apt-cache depends {meta_package}` names no kernel (apt-get update?)"
         ) from error
 
 
-def _apt_cache(*arguments: str) -> str:
-    untranslated = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(["apt-cache", *arguments], capture_output=True, text=True, check=True, env=untranslated)
-    return done.stdout
-
-
-def _build(package: str, building: Path) -> None:
+def _build(archive: Archive, package: str, version: str, building: Path, *, movable: bool) -> None:
     """Fill `building`/finished with `kernel` and `initramfs` of one package."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise KernelUnavailableError("needs the package busybox-static")
-    download = subprocess.run(
-        ["apt-get", "download", package], cwd=building, capture_output=True, text=True, check=False
-    )
-    archives = list(building.glob("*.deb"))
-    if download.returncode != 0 or len(archives) != 1:
-        said = " ".join(download.stderr.split())[-300:]
-        raise KernelUnavailableError(f"needs the package {package} (apt-get update?): {said}")
+    # Since 7.0 the image's package is empty, and what was in it is in two that it depends on.
+    parts = [one for one in archive.depends(package) if re.match("linux-(binary|modules)-", one)]
+    archive.get("download", *(f"{one}={version}" for one in (package, *parts)), folder=building)
     unpacked = building / "unpacked"
-    subprocess.run(["dpkg-deb", "-x", archives[0], unpacked], check=True)
+    for deb in building.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
     modules = _load_order({path.name.split(".")[0].replace("-", "_"): path for path in unpacked.rglob("*.ko*")})
     contents = {name: _module_bytes(path) for name, path in modules.items()}
     unchanged = contents["rdma_rxe"]
     contents["rdma_rxe"] = with_roce_v1_gids(contents["rdma_rxe"])
-    contents["ib_core"] = with_software_devices_movable(contents["ib_core"])
+    if movable:
+        contents["ib_core"] = with_software_devices_movable(contents["ib_core"])
     finished = building / "finished"
     finished.mkdir()
-    (finished / "kernel").write_bytes(startable_kernel(next(unpacked.glob("boot/vmlinuz-*")).read_bytes()))
+    (finished / "kernel").write_bytes(startable_kernel(next(unpacked.rglob("vmlinuz*")).read_bytes()))
     order = "".join(f"{name}.ko\n" for name in contents)
     (finished / "initramfs").write_bytes(
         cpio_archive(

@@ -25,6 +25,7 @@ from tests.kernel.node import OUT, Command, clean, write_standin_sglang
 from tests.kernel.pods import exclusive_pods, shared_pod
 from tests.kernel.proofs import exchanges, loopback
 from tests.kernel.rails import rails, rehearsals
+from tests.kernel.releases import releases
 from tests.kernel.tools import tools
 from tests.kernel.traffic import in_use, in_use_by_nccl, in_use_by_threads
 
@@ -63,6 +64,7 @@ SCENARIOS: dict[str, Callable[[Command], Result]] = {
         beside_nccl,
         eight_rails,
         lossy,
+        releases,
     )
 }
 

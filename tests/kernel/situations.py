@@ -184,6 +184,9 @@ FAULTS = (
     ),
 )
 
+#: What every release of rdma-core and every kernel has to show.
+BY_RELEASE = (HEALTHY[0][0], FAULTS[0][0], FAULTS[0][3], FAULTS[0][5], FAULTS[1][0])
+
 
 def mend(ports: Sequence[Port]) -> None:
     """Take back what was done to the fabric; addresses, MTUs and VLANs stay."""

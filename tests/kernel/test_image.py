@@ -6,12 +6,8 @@ import struct
 
 import pytest
 
-from tests.kernel.image import (
-    MODULE_SIGNATURE_MARK,
-    KernelUnavailableError,
-    with_roce_v1_gids,
-    with_software_devices_movable,
-)
+from tests.kernel.archive import KernelUnavailableError
+from tests.kernel.image import MODULE_SIGNATURE_MARK, with_roce_v1_gids, with_software_devices_movable
 
 pytestmark = pytest.mark.kernel
 
