@@ -1212,7 +1212,7 @@ _OWN = Group(
             "The policy file cannot be read, is not a YAML mapping, or has an unknown key or a value of the wrong "
             "kind.",
             see="cat FILE",
-            do="Mount or correct it: one 'key: value' a line, the keys as in --help with underscores.",
+            do="Mount or correct it: one setting a line (hca_wait: 30), the keys as in --help with underscores.",
         ),
         Entry(
             "SNAPSHOT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = frozenset(f"{_TAG}{kind}" for kind in ("bool", "null", "str", "map", "seq"))
 #: A kilobyte of aliases of aliases unfolds to gigabytes.
 _MOST_VALUES = 100_000
+#: What PyYAML quotes in its problems, as ``repr`` does; and what of it is YAML's own, no content.
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_OF_YAML = re.compile(r"[,:?\[\]{}-]|\\t|<[a-z ]+>")
 
 
 def read_mapping(
@@ -37,7 +41,8 @@ def read_mapping(
         message = f"{what} {path!r} cannot be read: {failure.strerror or failure}"
         raise ConfigurationError(code, message, mount) from failure
     except (_NotYamlError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(code, f"{what} {path!r} is not YAML: {failure}", "correct the file") from failure
+        why = failure if isinstance(failure, _NotYamlError) else "it is no text in UTF-8"
+        raise ConfigurationError(code, f"{what} {path!r} is not YAML: {why}", "correct the file") from failure
     if not isinstance(document, (dict, type(None))):
         raise ConfigurationError(code, f"{what} {path!r} is not a mapping", write)
     return document or {}
@@ -104,6 +109,10 @@ def _unfolded(node: Any, known: dict[int, float]) -> float:
     return size
 
 
+def _of_yaml(quoted: re.Match[str]) -> str:
+    return quoted[0] if _OF_YAML.fullmatch(quoted[0][1:-1]) else ""
+
+
 def _document(text: str, loader: type[_Loader]) -> Any:
     try:
         return yaml.load(text, loader)  # noqa: S506 - both are safe loaders
@@ -112,5 +121,7 @@ def _document(text: str, loader: type[_Loader]) -> Any:
     except (yaml.YAMLError, ValueError) as failure:
         mark = getattr(failure, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        why = str(getattr(failure, "problem", None) or failure).replace('"', "'").partition("'")[0].strip(" ,:")
+        problem = getattr(failure, "problem", None) or getattr(failure, "reason", None)
+        why = _QUOTED.sub(_of_yaml, problem) if problem else str(failure)
+        why = (why if problem else why.replace('"', "'").partition("'")[0]).strip(" ,:")
         raise _NotYamlError(f"{where}{' '.join(why.split())[:200] or 'it cannot be read'}") from None

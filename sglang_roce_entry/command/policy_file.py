@@ -21,7 +21,7 @@ def read_policy(path: str, read_file: Callable[[str], str], known: Collection[st
         code="POLICY",
         what="policy file",
         mount="mount it (ConfigMap) or correct --policy",
-        write="write one 'key: value' a line, like 'rdma: required'",
+        write="write one setting a line, like 'rdma: required'",
         as_written=True,
     )
     found: dict[str, str] = {}

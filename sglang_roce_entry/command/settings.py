@@ -286,7 +286,8 @@ def bad_value(setting: Setting, origin: str, text: str, problem: ValueError) -> 
         hint = f"write {setting.flag} {setting.metavar}: {setting.summary}"
         return UsageError(f"{origin} {text!r} {problem}", hint)
     hint = f"write {setting.metavar}: {setting.summary}"
-    return ConfigurationError("SETTING", f"{origin}={text!r} {problem}", hint)
+    joint = "=" if origin == setting.variable else ": "  # of a policy: "hca_wait in policy.yaml"
+    return ConfigurationError("SETTING", f"{origin}{joint}{text!r} {problem}", hint)
 
 
 #: What Kubernetes injects for a Service whose name begins with "sglang-roce": docs of the kubelet,

@@ -251,12 +251,27 @@ def test_a_policy_means_what_is_written(run: Run, tmp_path: Path, name: str) -> 
         assert expected in ran.out + ran.err
 
 
-@pytest.mark.parametrize("text", ["- 1", "a: [", "hca_wiat: 3", "\x00"])
-def test_policy_files(run: Run, tmp_path: Path, text: str) -> None:
-    (tmp_path / "policy.yaml").write_text(text)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"- 1", "is not a mapping [POLICY]"),
+        (b"a: [", "line 1, column 5: expected the node content, but found '<stream end>' [POLICY]"),
+        (b"a: [b\n", "line 2, column 1: expected ',' or ']', but got '<stream end>' [POLICY]"),
+        (b"a:\n\tb: c\n", "line 2, column 1: found character '\\t' that cannot start any token [POLICY]"),
+        (b"a: b: c\n", "line 1, column 5: mapping values are not allowed here [POLICY]"),
+        (b"hca_wiat: 3", "has the unknown key 'hca_wiat' [POLICY]"),
+        (b"hca_wait: soon", "hca_wait in policy.yaml: 'soon' is not a duration"),
+        (b"\x00", "special characters are not allowed [POLICY]"),
+        (b"\xff\xfe\xff", "is not YAML: it is no text in UTF-8 [POLICY]"),
+    ],
+)
+def test_policy_files(run: Run, tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "policy.yaml").write_bytes(text)
     ran = run("--policy", "policy.yaml", *MODEL)
     assert ran.code == 78
     assert "policy.yaml" in ran.err
+    assert said in ran.err
+    assert "***" not in ran.err
 
 
 YAML = {
