@@ -137,6 +137,22 @@ _RDMA = Group(
             "it out: --hca ^=mlx5_1:1.",
         ),
         Entry(
+            "RAIL_DOWN",
+            "A port of the same model as the used ones has no link and is left out, although its interface has an "
+            "address, or no used port is as near to one of the GPUs.",
+            "NCCL leaves it out without a message: the node has less bandwidth than the others, and all wait "
+            "for it.",
+            "rdma link; ip -br link; ethtool NETDEV",
+            "Check cable, transceiver and switch port. If it is meant to be down, leave it out: --hca ^=mlx5_1:1.",
+        ),
+        Entry(
+            "ADDRESS_TWICE",
+            "Several interfaces of this node have the same address, and each is that of a used port.",
+            "NCCL uses all of these ports; packets to the address arrive at one of them.",
+            "ip -br address",
+            "Give each interface an address of its own.",
+        ),
+        Entry(
             "LINK_LOCAL_FABRIC",
             "No port has another address than one of 169.254.0.0/16. It is used: two machines on one cable, as "
             "NVIDIA's guide sets DGX Sparks up, need no more.",

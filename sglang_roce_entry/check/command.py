@@ -12,9 +12,10 @@ from sglang_roce_entry.report.secrets import shown_argv, shown_command
 #: line of its own, so that nothing of the plan is lost.
 _PLACES = {
     "hca": ("SELECTOR_MATCHES_NOTHING", "TOO_MANY_PORTS", "SYSFS_FOREIGN", "NVLINK_ONLY", "BOND_WITHOUT_LAG"),
+    "link": ("RAIL_DOWN",),
     "gid": (
         *("INDEX_MISMATCH", "AMBIGUOUS_SUBNET", "RAIL_WITHOUT_ADDRESS"),
-        *("LINK_LOCAL_FABRIC", "FAMILY_MISMATCH"),
+        *("LINK_LOCAL_FABRIC", "FAMILY_MISMATCH", "ADDRESS_TWICE"),
     ),
     "rate": ("DEGRADED_LINK",),
     "memlock": ("MEMLOCK_TOO_LOW", "MEMLOCK_LIMITED"),

@@ -10,6 +10,7 @@ from sglang_roce_entry.check.items import CheckItem, Examined, listed, of_proble
 from sglang_roce_entry.fabric import requirements
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import OFF, Reason
+from sglang_roce_entry.fabric.rules import down
 from sglang_roce_entry.host.check_facts import LOSS_COUNTERS, MARK_COUNTERS
 from sglang_roce_entry.host.facts import ACTIVE
 from sglang_roce_entry.host.further.routes import Way
@@ -34,8 +35,6 @@ _FULL_PACKET, _FULL_MTU = 4096, 4192
 #: How an interface answers ARP: for its own address, for those of the others too, or perhaps not at all.
 _OWN, _MIXED, _SILENT = "own", "mixed", "silent"
 _ARP = ("arp_ignore", "arp_announce", "rp_filter")
-
-_HARDWARE = "check the node's cable, transceiver and switch port (rdma link; ethtool <netdev>)"
 
 
 def place_of_unusable(plan: Plan) -> str:
@@ -139,20 +138,20 @@ def _link(examined: Examined) -> tuple[CheckItem, ...]:
     rows = examined.plan.choice.ports
     if not rows and not examined.of("link"):
         return ()
+    choice = examined.plan.choice
     open_rows = [row for row in rows if row.decision.hca.verbs_answer == "ok"]
-    active = [row for row in open_rows if row.decision.port.state == ACTIVE]
-    lines = []
-    if examined.plan.choice.used:
-        lines = [
-            warn(
-                "link",
-                f"not used: {row.decision.label}: {row.decision.detail}",
-                f"{_HARDWARE}; if the port is meant to be down, leave it out with --hca",
-            )
-            for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
-        ]
-    fine = ok("link", f"{len(active)} of {len(open_rows)} accessible ports are ACTIVE")
-    return examined.lines("link", fine, lines)
+    told = down([row.decision for row in rows], choice.facts, choice.constraints)
+    lines = [
+        warn(
+            "link",
+            f"not used: {row.decision.label}: {row.decision.detail}",
+            "check cable, transceiver and switch port (rdma link; ethtool <netdev>), or leave it out with --hca",
+        )
+        for row in _without(open_rows, Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
+        if choice.used and row.decision not in told
+    ]
+    active = sum(row.decision.port.state == ACTIVE for row in open_rows)
+    return examined.lines("link", ok("link", f"{active} of {len(open_rows)} accessible ports are ACTIVE"), lines)
 
 
 def _rate(examined: Examined) -> tuple[CheckItem, ...]:

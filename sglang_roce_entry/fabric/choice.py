@@ -26,7 +26,7 @@ from sglang_roce_entry.fabric.gids import (
 )
 from sglang_roce_entry.fabric.nccl.plugins import external_plugin
 from sglang_roce_entry.fabric.nccl.selector import MAX_ENTRIES
-from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links, slower_by_selector
+from sglang_roce_entry.fabric.rules import Node, apply_rules, degraded_links, rails_down, slower_by_selector
 from sglang_roce_entry.fabric.wishes import Wish, found, unset
 from sglang_roce_entry.host.facts import ACTIVE, HostFacts, IpAddress
 from sglang_roce_entry.problems import Problem, shortened, warning
@@ -114,13 +114,14 @@ def select_ports(facts: HostFacts, constraints: Constraints) -> Selection:
     for candidate in candidates:
         chosen[candidate.label], said = choose_gid(candidate, family, constraints)
         problems += said
-    problems += [*_on_one_cable(chosen.values(), constraints), *_twice(chosen.values())]
     rejected = {**rejected, **by_rule, **by_family}
     ports = []
     for hca in facts.hcas:
         for port in hca.ports:
             why = rejected.get(port.label, Rejection("", ""))
             ports.append(chosen.get(port.label) or PortDecision(hca, port, why.reason, why.detail))
+    problems += [*_on_one_cable(chosen.values(), constraints), *_twice(chosen.values())]
+    problems += rails_down(ports, facts, constraints)
     labels = () if chosen else tuple(port.label for _, port in node.infiniband)
     return Selection(tuple(ports), tuple(problems), labels)
 
@@ -167,9 +168,19 @@ def _on_one_cable(ports: Iterable[PortDecision], constraints: Constraints) -> It
 def _twice(ports: Iterable[PortDecision]) -> Iterator[Problem]:
     """Return a warning on each address that several HCAs have: a bond of two HCAs, no HCA of the bond."""
     users: dict[tuple[str | None, IpAddress], list[str]] = {}
+    netdevs: dict[IpAddress, set[str | None]] = {}
     for port in ports:
         if port.gid is not None:
             users.setdefault((port.gid.netdev, port.gid.ip), []).append(port.label)
+            netdevs.setdefault(port.gid.ip, set()).add(port.gid.netdev)
+    for ip, names in netdevs.items():
+        if len(names) > 1 and None not in names:
+            listed = ", ".join(f"{users[name, ip][0]} on {name}" for name in sorted(names, key=str))
+            yield warning(
+                "ADDRESS_TWICE",
+                f"{ip} is the address of several ports ({listed}): the others find only one of them",
+                "give each interface an address of its own (ip -br address)",
+            )
     for (netdev, ip), labels in users.items():
         if len(labels) > 1:
             yield warning(

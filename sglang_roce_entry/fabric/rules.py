@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sglang_roce_entry.fabric.affinity import PIX, SYS, distances, is_surplus, keeps_every_gpu, near_some_gpu
-from sglang_roce_entry.fabric.candidates import Candidate, Rejection
+from sglang_roce_entry.fabric.candidates import Candidate, PortDecision, Rejection, routable
 from sglang_roce_entry.fabric.constraints import Constraints, Reason
-from sglang_roce_entry.host.facts import Gpus, Hca, Port
+from sglang_roce_entry.host.facts import Gpus, Hca, HostFacts, Port
 from sglang_roce_entry.problems import Problem, rdma_value, warning
 
 
@@ -231,6 +231,55 @@ def degraded_links(kept: Sequence[Candidate]) -> list[Problem]:
         )
         for fastest, slower in map(_slower, boards.values())
         for one, rate in slower
+    ]
+
+
+def down(ports: Sequence[PortDecision], facts: HostFacts, constraints: Constraints) -> list[PortDecision]:
+    """Return the ports that look like rails and whose link is down: of the card of a used port and of this pod.
+
+    Such a port has an address here, or is nearer to some GPU than every used one. The unused second port of a
+    card is none, nor what a selector leaves out. What the pod's own NCCL_IB_HCA names is said there.
+    """
+    used = [one.hca for one in ports if one.used]
+    cards = {hca.card for hca in used}
+    virtual_of = {hca.physical_function for hca in used}
+    here = {one.name: [address.ip for address in one.addresses] for one in facts.interfaces}
+    selector = constraints.selector
+
+    def looks_like_a_rail(one: PortDecision) -> bool:
+        gids = [gid for gid in one.port.gids if gid.netdev is not None and gid.ip in here.get(gid.netdev, ())]
+        if any(routable(gid.ip) for gid in gids):
+            return True
+        if facts.foreign_netdevs or not any(name in here for name in one.hca.netdevs):
+            return False
+        return not keeps_every_gpu([*used, one.hca], used, facts.gpus)
+
+    return [
+        one
+        for one in ports
+        if one.reason in (Reason.PORT_NOT_ACTIVE, Reason.NETDEV_DOWN)
+        and None is not one.hca.card in cards
+        and one.hca.pci_address not in virtual_of
+        and (
+            selector is None
+            or (not constraints.selector_final and selector.matches(one.hca.name, one.port.number))
+        )
+        and looks_like_a_rail(one)
+    ]
+
+
+def rails_down(ports: Sequence[PortDecision], facts: HostFacts, constraints: Constraints) -> list[Problem]:
+    """Return a warning for each rail whose link is down: this node has less bandwidth than the others."""
+    found = down(ports, facts, constraints)
+    all_of_them = ",".join(one.label for one in found)
+    return [
+        warning(
+            "RAIL_DOWN",
+            f"{one.label} is a card like the used ones, but is not used: {one.detail}",
+            "check the node's cable, transceiver and switch port (rdma link; ip -br link), or leave it out on "
+            f"purpose: --hca ^={all_of_them}",
+        )
+        for one in found
     ]
 
 

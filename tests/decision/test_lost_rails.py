@@ -118,3 +118,72 @@ def test_the_message_is_one_line_for_equal_rails() -> None:
         node.facts["interfaces"][name]["addresses"] = kept
     assert "mlx5_1:1 is up" in message(plan_of(node), LOST)
     assert codes(plan_of(node)).count(LOST) == 2
+
+
+DOWN = "RAIL_DOWN"
+
+
+def _unplugged(node: Node, *, address: bool = True, netdev_up: bool = True) -> Node:
+    if not address:
+        _without_address(node)
+    node.facts["interfaces"]["net1"]["up"] = netdev_up
+    if netdev_up:
+        node.files[f"{node.ports[1].base}/state"] = "1: DOWN"
+    return node
+
+
+@pytest.mark.parametrize("netdev_up", [True, False])
+def test_a_rail_whose_link_is_down(decide: Decide, netdev_up: bool) -> None:
+    outcome = decide(_unplugged(_pair(), netdev_up=netdev_up))
+    assert outcome.codes == [DOWN]
+    assert outcome.problem(DOWN).startswith("mlx5_1:1 is a card like the used ones, but is not used: ")
+    assert decide(_unplugged(_pair()), hca="^=mlx5_1:1").codes == []
+    assert DOWN not in decide(_unplugged(_pair()), environ={"NCCL_IB_HCA": "mlx5"}).codes
+
+
+def test_a_link_that_is_down_is_a_rail_by_the_gpu_that_lacks_it(decide: Decide) -> None:
+    """Whoever manages the network takes the address away with the link; a card's second port is as near as its first."""
+    node, bridge = Node(), "pci0000:10/0000:10:01.0/0000:11:00.0"
+    for number, (place, pci) in enumerate((("0", "0000:1a:00.0"), ("0", "0000:1a:00.1"), ("1", "0000:2a:00.0"))):
+        below = bridge.replace(":1", f":{int(place) + 1}")
+        rail(node, number, pci=pci, bridge=f"{below}/{pci[:5]}{pci[5]}0:01.0", netdevs=(f"net{number}",))
+        node.gpu(f"0000:{int(place) + 1}b:00.0", f"{below}/{pci[:5]}{pci[5]}0:02.0", answer="ok", minor=int(place))
+    for name, port in (("net1", node.ports[1]), ("net2", node.ports[2])):
+        node.facts["interfaces"][name]["addresses"] = []
+        port.used.clear()
+        node.files[f"{port.base}/state"] = "1: DOWN"
+    outcome = decide(node)
+    assert set(outcome.used) == {"mlx5_0:1"}
+    assert outcome.codes == [DOWN]
+    assert outcome.problem(DOWN).startswith("mlx5_2:1 is a card like the used ones")
+
+
+NOT_DOWN: dict[str, Callable[[Node], object]] = {
+    "it has no address": _without_address,
+    "of another model": lambda node: node.files.update(
+        {path: "0x1015" for path in node.files if path.endswith("0000:20:00.0/device")}
+    ),
+    "its interface is the host's": lambda node: node.facts["interfaces"].pop("net1"),
+    "its interface is another of that name": lambda node: node.interface("net1", "fe80::77/64", "10.9.1.7/24"),
+}
+
+
+@pytest.mark.parametrize("why", NOT_DOWN)
+def test_a_link_that_is_no_rails(decide: Decide, why: str) -> None:
+    node = _unplugged(_pair())
+    assert DOWN in decide(node).codes
+    NOT_DOWN[why](node)
+    assert DOWN not in decide(node).codes
+
+
+def test_one_address_on_two_interfaces(decide: Decide) -> None:
+    node = _pair()
+    node.ports[1].used.clear()
+    node.ports[1].pair("fe80::2", "net1").pair("10.0.0.1", "net1")
+    node.interface("net1", "10.0.0.1/24", "fe80::2/64")
+    outcome = decide(node)
+    assert set(outcome.used) == {"mlx5_0:1", "mlx5_1:1"}
+    assert outcome.codes == ["ADDRESS_TWICE"]
+    assert "10.0.0.1 is the address of several ports (mlx5_0:1 on net0, mlx5_1:1 on net1)" in outcome.problem(
+        "ADDRESS_TWICE"
+    )
