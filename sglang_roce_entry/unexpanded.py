@@ -14,11 +14,13 @@ from collections.abc import Mapping
 _REFERENCE = r"\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)"
 #: A shell's sum, of those who count workers from 0 beside a separate leader (Grove, Dynamo).
 _SHELL_SUM = r"\$\(\(\s*\$?\{?([A-Za-z_]\w*)\}?\s*\+\s*(\d+)\s*\)\)"
+#: A shell's way to write a reference.
+_SHELL_NAME = r"\$\{([A-Za-z_]\w*)\}"
 
 
 def was_not_expanded(text: str) -> bool:
     """Return whether there is something in a value that Kubernetes, or a shell, should have put there."""
-    return "$(" in text
+    return "$(" in text or "${" in text
 
 
 def names_in(text: str) -> list[str]:
@@ -31,6 +33,7 @@ def remedy(text: str, where: str, environ: Mapping[str, str], flag: str, variabl
 
     ``flag`` and ``variable`` are those of our setting that can take its place.
     """
+    braces = re.search(_SHELL_NAME, text)
     added = re.search(_SHELL_SUM, text) if flag == "--worker-index" else None
     names = names_in(text)
     unknown = [name for name in names if name not in environ or name == where]
@@ -38,6 +41,9 @@ def remedy(text: str, where: str, environ: Mapping[str, str], flag: str, variabl
         return f"nothing expands a file; write the value, or {variable} in the container's env"
     if added is not None:
         return f"no shell reads this: write {flag} $({added[1]})+{added[2]} in args, which is added up here"
+    if braces is not None:
+        written = text.replace(braces[0], f"$({braces[1]})")
+        return f"no shell reads this, and Kubernetes expands $(NAME): write {written} in the manifest"
     if not names:
         return "no shell reads this: write the value itself, or let sh -c compute it and exec sglang-roce-entry"
     if unknown:

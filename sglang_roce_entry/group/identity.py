@@ -124,7 +124,7 @@ def _leader(claims: list[Claim]) -> str | None:
         return None
     claim = claims[0]
     try:
-        return parse_host(claim.text)
+        return parse_host(claim.text.strip())  # the line break of a ConfigMap
     except EndpointError as problem:
         raise ConfigurationError(
             "LEADER_ADDRESS", f"leader address {claim.text!r} ({claim.where}) {problem}", problem.fix

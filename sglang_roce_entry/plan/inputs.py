@@ -170,8 +170,12 @@ def identify(request: Request) -> Member:
             # It joins a group that serves already, as one node of its own: SGLang asserts --node-rank 1 and
             # takes --nnodes 1 (srt/arg_groups/parallel_hook.py). The pods beside it are no peers of its ranks.
             return Member(Identity(None, 1, 0, "--elastic-ep-join-mode"), (), port)
-        alone = set(arguments) == {"leader"} and not written
-        if alone and not names_a_group(request.environ, (*request.labels, *request.annotations)):
+        alone = not written and not names_a_group(request.environ, (*request.labels, *request.annotations))
+        by_ray = request.user is not None and "use_ray" in request.user.values
+        if alone and by_ray and arguments.get("index", ("0",))[0] == "0":
+            # Its --nnodes counts the nodes of a Ray cluster, whose ranks Ray starts (srt/ray/engine.py).
+            return Member(Identity(None, 1, 0, "--use-ray"), (), port)
+        if alone and set(arguments) == {"leader"}:
             # SGLang's own --dist-init-addr on one node: a fixed port, no group.
             return Member(Identity(None, 1, 0, NONE), _suspected(request), port)
         sources = (request.environ, request.labels, request.annotations, request.hostname)

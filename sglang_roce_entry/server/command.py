@@ -174,6 +174,8 @@ def _tensor_parallel(
             )
         ]
     on_gpus = (user.text("device") or "cuda") in ("cuda", "musa", "hip")
+    if node.size == 1 and "use_ray" in user.values:
+        on_gpus = False  # they are those of a Ray cluster
     available = _available(user, gpus) if on_gpus else None
     if "tp_size" in user.values or node.size == 1 or not compute_tp:
         tp = user.number("tp_size", 1)

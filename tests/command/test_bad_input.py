@@ -51,6 +51,9 @@ BAD = {
     ),
     "rank empty": ({}, (*MODEL, "--node-rank="), 78, "IDENTITY_NUMBER", "'' (--node-rank)"),
     "nodes unexpanded": ({}, (*MODEL, "--nnodes", "$(N)"), 78, "IDENTITY_NOT_EXPANDED", "--nnodes '$(N)'"),
+    "nodes with braces": (
+        {}, (*MODEL, "--nnodes", "${N}"), 78, "IDENTITY_NOT_EXPANDED", "--nnodes '${N}' was not expanded",
+    ),
     "leader unspecified": ({"LWS_LEADER_ADDRESS": "0.0.0.0"}, MODEL, 78, "LEADER_ADDRESS", "a server listens"),
     "leader multicast": ({"LWS_LEADER_ADDRESS": "[ff02::1]"}, MODEL, 78, "LEADER_ADDRESS", "a multicast address"),
     "leader broadcast": (

@@ -144,6 +144,7 @@ def assert_not_expanded(
     [
         ("$((RANK + 1))", {}, "no shell reads this"),
         ("$(hostname -i)", {}, "no shell reads this"),
+        ("${A}-x", {"A": "1"}, "write $(A)-x in the manifest"),
         ("$(A)-$(B)", {"A": "1"}, "no variable B"),
         ("$(A)", {"A": "1"}, "escaped as $$(A)"),
     ],

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.healthy import healthy
+from tests.planning import codes, plan_of
 from tests.trees import Node
 
 if TYPE_CHECKING:
@@ -97,3 +99,17 @@ def test_an_own_address_in_the_arguments_alone_is_a_group_there_too(run: Run) ->
     address = ("--dist-init-addr", "sg-node-0-0.sg:20000")
     done = run("--rdma", "off", "--dry-run=json", *MODEL, *address, node=node(), environ=environ)
     assert done.document["identity"]["size"] == 2
+
+
+@pytest.mark.parametrize(
+    "argv", [("--nnodes", "2", "--tp", "16"), ("--nnodes=4", "--node-rank", "0"), ("--dist-init-addr", "h:1")]
+)
+def test_the_head_of_a_ray_cluster_is_no_half_group(argv: tuple[str, ...]) -> None:
+    """SGLang 0.5.23 takes --nnodes of it for the nodes on which Ray places the ranks."""
+    node = healthy()
+    node.facts["environ"] = {}
+    plan = plan_of(node, "--", "--model-path", "/m", "--use-ray", *argv)
+    assert (plan.exit_code, plan.wait, codes(plan)) == (0, None, [])
+    assert plan.argv is not None
+    assert plan.argv[-len(argv) :] == argv
+    assert "--node-rank" not in plan.argv[: -len(argv)]

@@ -156,6 +156,12 @@ def test_arguments_that_say_the_same_otherwise(leader: str) -> None:
     assert who(LWS, arguments={"leader": leader}).size == 2
 
 
+def test_a_line_break_behind_the_leader_is_no_part_of_it() -> None:
+    """A value from a file of a ConfigMap."""
+    assert facts(who({**LWS, "LWS_LEADER_ADDRESS": "sglang-0.sglang.default\n"})) == facts(who(LWS))
+    assert who({**LWS, "LWS_LEADER_ADDRESS": "10.0.0.1 "}).leader == "10.0.0.1"
+
+
 def test_a_setting_that_contradicts_an_argument() -> None:
     with pytest.raises(ConfigurationError, match="contradicts"):
         who(LWS, settings={"size": "3"}, arguments={"size": "2"})

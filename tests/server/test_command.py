@@ -149,6 +149,7 @@ def test_computed_tensor_parallel_size(argv: tuple[str, ...], gpus: int, size: i
         (("--use-ray",), {}, "USE_RAY"),
         (("--use-ray",), {"index": 0}, "USE_RAY"),
         (("--use-ray", "--tp", "8"), {"size": 1, "index": 0}, None),
+        (("--use-ray", "--tp", "16"), {"size": 1, "index": 0}, None),
         (("--enable-dp-attention", "--dp-size", "16"), {}, None),
         (("--tp", "16", "--device", "cpu"), {"gpus": 0}, None),
         (("--tp", "8"), {"size": 1, "index": 0}, None),
