@@ -112,7 +112,7 @@ def play(size: int, fabric: Fabric, lost: frozenset[int], senseless: float, chan
 
 
 @given(groups(), st.sampled_from([0.0, 0.0, 0.2]), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_any_order(group: tuple[int, Fabric, frozenset[int]], senseless: float, chance: Random) -> None:
     size, fabric, lost = group
     proof = play(size, fabric, lost, senseless, chance)
