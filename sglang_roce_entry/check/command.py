@@ -7,6 +7,7 @@ from sglang_roce_entry.check.rdma import place_of_unusable
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.problems import Problem
 from sglang_roce_entry.report.secrets import shown_argv, shown_command
+from sglang_roce_entry.report.text import place
 
 #: The item that reports a problem of the plan, by its code. A code that is not here gets a
 #: line of its own, so that nothing of the plan is lost.
@@ -119,10 +120,9 @@ def rest(examined: Examined, written: set[str]) -> tuple[CheckItem, ...]:
 
 def _identity(examined: Examined) -> CheckItem:
     identity = examined.plan.identity
-    if identity is None or not identity.in_group:
+    if identity is None or not (identity.in_group or identity.leader):
         return ok("identity", "one node: no group is named (LWS_*, RBG_LWP_*, SGLANG_ROCE_*, --nnodes)")
-    role = "the leader" if identity.is_leader else f"worker {identity.index}"
-    return ok("identity", f"{role} of {identity.size} nodes, leader {identity.leader} (from {identity.source})")
+    return ok("identity", place(identity))
 
 
 def _gpus(examined: Examined) -> CheckItem:

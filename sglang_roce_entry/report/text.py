@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.consumers.sglang import OPTION
+from sglang_roce_entry.group.identity import Identity
 from sglang_roce_entry.host.facts import HostFacts
 from sglang_roce_entry.output import one_line, squeezed
 from sglang_roce_entry.plan.plan import Plan
@@ -40,19 +41,19 @@ def _section(title: str, lines: Iterable[str]) -> str:
 def who(plan: Plan) -> list[str]:
     """Return who this pod is in its group, and what the node has: two lines."""
     identity, facts = plan.identity, plan.facts
-    if identity is None:
-        first = "unknown: see Problems"
-    elif not identity.in_group:
-        first = "one node" + (f" (group of 1, from {identity.source})" if identity.leader else "")
-    elif identity.is_leader:
-        first = f"the leader of {identity.size} nodes ({identity.leader}; from {identity.source})"
-    else:
-        first = (
-            f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} (from {identity.source})"
-        )
+    first = "unknown: see Problems" if identity is None else place(identity)
     gpus = f"{plan.gpus.count} ({plan.gpus.source})" if plan.gpus.count is not None else "not known"
     sglang, nccl = software(facts)
     return [first, f"GPUs {gpus}; {sglang}; {nccl}"]
+
+
+def place(identity: Identity) -> str:
+    """Return who a pod is in its group."""
+    if not identity.in_group:
+        return "one node" + (f" (group of 1, from {identity.source})" if identity.leader else "")
+    if identity.is_leader:
+        return f"the leader of {identity.size} nodes ({identity.leader}; from {identity.source})"
+    return f"worker {identity.index} of {identity.size} nodes, leader {identity.leader} (from {identity.source})"
 
 
 def software(facts: HostFacts) -> tuple[str, str]:

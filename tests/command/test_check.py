@@ -408,6 +408,20 @@ def test_what_is_wrong_comes_first(run: Run) -> None:
     assert json_names[:3] == ["identity", "gpus", "command"], "the order of the contract is that of the subjects"
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("1", "one node (group of 1, from LWS_*)"),
+        ("2", "the leader of 2 nodes (sglang-0.sglang.default; from LWS_*)"),
+    ],
+)
+def test_who_it_is_is_said_as_the_plan_says_it(run: Run, size: str, said: str) -> None:
+    place = {"LWS_GROUP_SIZE": size, "LWS_WORKER_INDEX": "0"}
+    items = run("--check=json", *MODEL, node=healthy(), environ=place).document["items"]
+    assert [one["evidence"] for one in items if one["name"] == "identity"] == [said]
+    assert f"  {said}\n" in run("--dry-run", *MODEL, node=healthy(), environ=place).out
+
+
 def _virtual_functions(node: Node) -> None:
     for number in range(2, 36):
         node.hca(f"mlx5_{number}", pci=f"0000:40:{number // 8:02x}.{number % 8}").port(state="1: DOWN")
