@@ -182,7 +182,7 @@ DEFECTS: dict[str, Defect] = {
         "hca", "no port is used: mlx5_[0-1]:1 (2 ports) PORT_NOT_ACTIVE (port state is DOWN", "cable",
         node=lambda: healthy(state="1: DOWN"), argv=("--rdma", "optional"),
     ),
-    "one link down": Defect("link", "not used: mlx5_1:1: port state is DOWN", "cable", _down_rail),
+    "one link down": Defect("link", "but is not used: port state is DOWN", "cable", _down_rail),
     "one rail without an address": Defect("gid", "mlx5_1:1 is up and as fast as the used ports, but is not used", "give net1 an address", _bare_rail),
     "one rail slower": Defect("rate", "mlx5_1 port 1 runs at 100 Gb/s, others at 400 Gb/s", "cable", _slow_rail),
     "small MTU": Defect(
