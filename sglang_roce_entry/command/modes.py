@@ -27,7 +27,7 @@ from sglang_roce_entry.report.json import as_document, as_json, environment_docu
 from sglang_roce_entry.report.secrets import is_secret_variable
 from sglang_roce_entry.report.shell import as_shell
 from sglang_roce_entry.report.text import as_text
-from sglang_roce_entry.server.redaction import masked_failure
+from sglang_roce_entry.server.redaction import masked, masked_failure
 
 
 def run_mode(invocation: Invocation, environ: Mapping[str, str], log: Log) -> int:
@@ -123,6 +123,7 @@ def _save(
         host,
         environ,
         is_secret=is_secret_variable,
+        masked=masked,
         resolved=resolved,
         libibverbs=libibverbs_of(host, environ),
         own_name=own_name,

@@ -64,6 +64,8 @@ ENVIRON = {
     "SGLANG_S3_SECRET_KEY": "s3cr3t",
     "UCX_TLS": "s3cr3t-but-read-by-nothing-here",
     "HOSTNAME": "s3cr3t-host",
+    "NCCL_DEBUG_FILE": "/logs/x?token=s3cr3t",
+    "UCX_NET_DEVICES": "http://me:s3cr3t@host",
     "NCCL_IB_TC": "106",
     "NVIDIA_VISIBLE_DEVICES": f"{UUID},{UUID[:-1]}6",
     "SGLANG_API_KEY": "s3cr3t-key",
@@ -207,7 +209,9 @@ def test_a_production_node_in_seconds_and_a_few_hundred_kilobytes(run: Run, tmp_
 
 
 def test_secrets_in_a_file_of_nccl_stay_on_the_node(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "nccl.conf").write_text("NCCL_DEBUG=INFO\nMC_API_KEY=s3cr3t\nSGLANG_TOKEN=s3cr3t\n")
+    (tmp_path / "nccl.conf").write_text(
+        "NCCL_DEBUG=INFO\nMC_API_KEY=s3cr3t\nSGLANG_TOKEN=s3cr3t\nNCCL_TOPO_FILE=https://me:s3cr3t@host/x\n"
+    )
     ran = run("--save-snapshot", "node.tar.gz", environ={"NCCL_CONF_FILE": str(tmp_path / "nccl.conf")})
     assert ran.code == 0
     plain = gzip.decompress((tmp_path / "node.tar.gz").read_bytes())

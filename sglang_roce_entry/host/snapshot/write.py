@@ -30,6 +30,7 @@ def record(
     environ: Mapping[str, str],
     *,
     is_secret: Callable[[str], bool],
+    masked: Callable[[str], str],
     resolved: Mapping[str, Iterable[IpAddress]],
     libibverbs: Libibverbs = Libibverbs(),  # noqa: B008 - frozen
     own_name: tuple[IpAddress, ...] | None = None,
@@ -37,10 +38,10 @@ def record(
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, Any]]:
     """Return the files, links and facts of a snapshot of ``host``: all that was read, nothing else.
 
-    ``is_secret`` tells the names of variables to leave out, also in NCCL's files; ``resolved`` are the
-    addresses looked up for this run, ``own_name`` those that the host name has (the name itself is not
-    recorded), ``libibverbs`` what that answers. Hardware identifiers are replaced by numbers unless
-    ``keep_identifiers``.
+    ``is_secret`` tells the names of variables to leave out, ``masked`` hides credentials in the values of the
+    others, both also in NCCL's files; ``resolved`` are the addresses looked up for this run, ``own_name`` those
+    that the host name has (the name itself is not recorded), ``libibverbs`` what that answers. Hardware
+    identifiers are replaced by numbers unless ``keep_identifiers``.
     """
 
     def kept(name: str) -> bool:
@@ -66,12 +67,14 @@ def record(
     }
     masked_files = mask.files(tree.files)
     # After the files: a list of visible devices may hold the start of a UUID in them.
-    recorded = {name: mask.uuids(value) for name, value in sorted(environ.items()) if kept(name)}
+    recorded = {name: masked(mask.uuids(value)) for name, value in sorted(environ.items()) if kept(name)}
     # Of what a $(NAME) in them refers to, only that it is there: it decides which remedy applies.
     named = {name: "" for value in recorded.values() for name in names_in(value) if name in environ}
     document["environ"] = named | recorded
     nccl_files = frozenset(path for path, _ in facts.nccl_files)
     tree.files = {path: needed_lines(path, text, nccl_files, of_nccl) for path, text in masked_files.items()}
+    for path in nccl_files & tree.files.keys():
+        tree.files[path] = "".join(map(masked, tree.files[path].splitlines(keepends=True)))
     files, links, other = _layout(tree, host.tree)
     if other:
         document["files"] = other
