@@ -80,7 +80,7 @@ def environment_of_an_interpreter() -> dict[str, str]:
 
 
 #: What somebody who is not root needs for processes of their own. Another user's do not tell their mount namespace.
-_OWN_PROCESSES = ("unshare", "--user", "--map-current-user", "--mount", "--pid", "--fork", "--mount-proc")
+_OWN_PROCESSES = ("unshare", "--user", "--map-current-user", "--mount", "--pid", "--kill-child", "--mount-proc")
 
 
 @cache
