@@ -63,12 +63,9 @@ class Leader:
     """Holds a meeting on ``listener``, which it closes together with all connections.
 
     ``door`` is the leader's own port in the ring of neighbours; it is closed with the rest. ``start`` starts what
-    <<<<<<< ours
     proves its own rails. ``beside`` listens where SGLang's workers call with attention DP, which look for no store
-    before: that is how they are seen that have started before this leader's launcher.
-    =======
-    proves its own rails. ``idle`` is done again and again while others are waited for.
-    >>>>>>> theirs
+    before: that is how they are seen that have started before this leader's launcher. ``idle`` is done again and
+    again while others are waited for.
     """
 
     def __init__(
