@@ -52,6 +52,10 @@ def with_door(card: Card, door: Door | None) -> Card:
     return replace(card, own=own)
 
 
+def with_clock(card: Card) -> Card:
+    return replace(card, own=replace(card.own, clock_s=time.time()))
+
+
 class Meeting:
     """A leader on a port of its own, in a thread."""
 
@@ -59,9 +63,7 @@ class Meeting:
         self, size: int, port: int = 0, deadline_s: float = 20.0, starts: Sequence[Start | None] = ()
     ) -> None:
         self.starts = dict(enumerate(starts))
-        self.cards = [
-            replace(card, own=replace(card.own, clock_s=time.time())) for card in of_this_meeting(group(size))
-        ]
+        self.cards = list(of_this_meeting(group(size)))
         self.log: list[str] = []
         listener = wire.listen_on(HERE, port)
         self.port = int(listener.getsockname()[1])
@@ -72,7 +74,8 @@ class Meeting:
         self.leader_idle = threading.Event()
         self.door = open_door(HERE, NONCE, 0)
         self._leader = Leader(
-            *(listener, terms, with_door(self.cards[0], self.door), self._conclude, self.log.append, names),
+            *(listener, terms, with_clock(with_door(self.cards[0], self.door)), self._conclude),
+            *(self.log.append, names),
             *(self.door, self.starts.get(0), None, self.leader_idle.set),
         )
         self._pool = ThreadPoolExecutor(size + 8)
@@ -83,7 +86,7 @@ class Meeting:
         around = Surroundings(say=lambda *_words, **_fields: None)
 
         def make_card(called: Called) -> Card:
-            return with_door(self.cards[index], called.door)
+            return with_clock(with_door(self.cards[index], called.door))
 
         name = LeaderName(str(HERE), Resolver(), around, "")
         start = self.starts.get(index)

@@ -175,7 +175,7 @@ def test_config_forms_that_sglang_never_reads(argv: tuple[str, ...]) -> None:
         (("--x", "https://h/m?a=1&token=s&b=2"), ("--x", "https://h/m?a=1&token=***&b=2")),
         (("--x", "https://h/m?X-Amz-Signature=s"), ("--x", "https://h/m?X-Amz-Signature=***")),
         (("--x", "host=h password=s user=u"), ("--x", "host=h password=*** user=u")),
-        (("--x", "Authorization: Bearer s"), ("--x", "Authorization: Bearer ***")),
+        (("--x", "Authorization: Bearer s"), ("--x", "Authorization: ***")),
         (
             ("--json-model-override-args", '{"api_key": "s", "n": 1}'),
             ("--json-model-override-args", '{"api_key": "***", "n": 1}'),
