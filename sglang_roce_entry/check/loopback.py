@@ -49,7 +49,7 @@ def items(examined: Examined) -> tuple[CheckItem, ...]:
     if not examined.live:
         return (skip(_NAME, "needs the live node"),)
     good = [(_label(loop), _good(loop)) for loop in examined.loops if loop.verdict.status == PROVEN]
-    lines = [warn(_NAME, *_wrong(loop)) for loop in examined.loops if loop.verdict.status != PROVEN]
+    lines = [_not_proven(loop) for loop in examined.loops if loop.verdict.status != PROVEN]
     if good:
         lines.append(ok(_NAME, listed([f"{labels} {text}" for labels, text in names_by_text(good)])))
     return tuple(lines)
@@ -61,6 +61,12 @@ def _label(loop: Loop) -> str:
 
 def _good(loop: Loop) -> str:
     return f"carried 64 bytes and full packets of {loop.seen.mtu_bytes} through the HCA to itself"
+
+
+def _not_proven(loop: Loop) -> CheckItem:
+    if loop.verdict.cause == "UNDECIDED":
+        return skip(_NAME, f"{_label(loop)}: {loop.seen.detail}")
+    return warn(_NAME, *_wrong(loop))
 
 
 def _wrong(loop: Loop) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from sglang_roce_entry.launch.steps import NOT_TOLD
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import one_line
 from sglang_roce_entry.plan.inputs import Request, as_problem, identify, read_request
-from sglang_roce_entry.problems import EntryError, Problem, errors_first
+from sglang_roce_entry.problems import EntryError, Problem, UsageError, errors_first
 
 _KUBERNETES_LINGER_S = 15.0
 #: What a group is found by: where one of these cannot be read, nobody can be told.
@@ -26,8 +26,11 @@ def told_instead(
     """Return what a pod asks for that cannot read all it was told, so that its group hears of ``failure``.
 
     Its group would wait for it as for a pod that is missing. ``None`` where there is no group to be told, or
-    none that is to be found without what cannot be read, which is said.
+    none that is to be found without what cannot be read, which is said; nor where a single word is wrong: that is
+    a command which somebody tries in the pod, and no launch.
     """
+    if isinstance(failure, UsageError) and len(invocation.rest) < 2:
+        return None
     settings, unread = readable_settings(invocation.flags, environ, invocation.policy)
     if invocation.form == BARE_WORD or settings.meeting == "off":
         return None

@@ -61,7 +61,7 @@ def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> 
         log.form = settings.log_format
         request = read_request(invocation, settings, environ, host)
     except EntryError as failure:
-        instead = told_instead(failure, invocation, environ, host, log)
+        instead = told_instead(masked_failure(failure), invocation, environ, host, log)
         if instead is None:
             raise
         request = instead

@@ -35,8 +35,8 @@ def start(
         host = live_host()
         try:
             request = _asked(invocation, environ, host, log, rejected)
-        except Exception as raised:
-            instead = told_instead(masked_failure(raised), invocation, environ, host, log)
+        except EntryError as failure:
+            instead = told_instead(masked_failure(failure), invocation, environ, host, log)
             if instead is None:
                 raise
             request = instead

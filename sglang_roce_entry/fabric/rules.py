@@ -15,6 +15,9 @@ from sglang_roce_entry.fabric.constraints import Constraints, Reason
 from sglang_roce_entry.host.facts import Gpus, Hca, HostFacts, Port
 from sglang_roce_entry.problems import Problem, rdma_value, warning
 
+#: Why a slower card is none of the rails, whatever all of its kind carry together.
+_FARTHER = " and farther from every GPU"
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -112,12 +115,14 @@ def slower_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Reject
         elif is_surplus(one.hca, hcas, node.gpus):
             why = " on a port more than the other GPUs have"
         elif all(place < _to_nearest_gpu(one.hca, node.gpus, unknown=PIX) for place in places):
-            why = " and farther from every GPU"
+            why = _FARTHER
         else:
             continue
         found[one.label] = Rejection(Reason.SLOWER_RATE, f"{rate:g} Gb/s{why}, others have {fastest:g} Gb/s")
     dropped = [one for one, _ in slower if one.label in found]
-    return found if _bandwidth(dropped) <= _bandwidth([c for c in candidates if c.label not in found]) else {}
+    if _bandwidth(dropped) <= _bandwidth([one for one in candidates if one.label not in found]):
+        return found
+    return {label: why for label, why in found.items() if _FARTHER in why.detail}
 
 
 def other_card(candidates: Sequence[Candidate], node: Node) -> dict[str, Rejection]:

@@ -220,7 +220,8 @@ class Gathering(Planned):
         return proof if proof.pairs else None
 
     def _prover(self) -> Prover:
-        return starter(self.plan, self.launch.request)()
+        # In the order of the card: by their positions in it the leader pairs the rails.
+        return starter(self._shown, self.launch.request)()
 
     @property
     def gathered(self) -> Gathered | None:

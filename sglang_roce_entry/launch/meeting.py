@@ -40,6 +40,7 @@ def meet(launch: Launch, plan: Plan, facts: HostFacts) -> Plan:
     one = _Meeting(gathering)
     refused = Refused.by(plan.problems, one.tell)
     if refused is not None:
+        gathering.refusal = refused  # also where a later plan would find nothing to refuse for
         raise refused
     try:
         one.lead() if plan.identity.is_leader else one.call()

@@ -51,7 +51,10 @@ class CardMaker:
     def make(self, nonce: str) -> Card:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
-        proven = needed_by_device(self.plan, self.request)
+        # Nodes of one NVLink domain are one node to NCCL (ncclMnnvlCheck): it connects no HCA between them.
+        inside = self.facts.imex and self.plan.environment().get("NCCL_MNNVL_ENABLE") != "0"
+        needed = needed_by_device(self.plan, self.request)
+        proven = {name: need and not inside for name, need in needed.items()}
         rows = rails_in_order(self.plan)
         rails = tuple(_rail(row, self.plan, self.facts, proven.get(row.decision.hca.name)) for row in rows)
         first, namespace = self.plan.first_error or self.refusal, self.facts.network_namespace

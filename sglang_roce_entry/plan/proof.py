@@ -60,8 +60,9 @@ def verbs_rail(plan: Plan, row: PortRow) -> Rail | None:
         # NCCL reads an InfiniBand port's when it connects, and needs none within a subnet.
         gid=_in_digits(gid.ip) if gid is not None and row.decision.used else "",
         node=hca.verbs or "",
-        traffic_class=_given(plan, "NCCL_IB_TC") & _U8,
-        service_level=_given(plan, "NCCL_IB_SL") & _U8,
+        # -1 is NCCL's own "not given" there (from 2.26 on).
+        traffic_class=max(0, _given(plan, "NCCL_IB_TC")) & _U8,
+        service_level=max(0, _given(plan, "NCCL_IB_SL")) & _U8,
         pkey_index=_given(plan, "NCCL_IB_PKEY") & _U16,
         addressing=addressing(plan.facts.nccl_versions),
     )

@@ -104,7 +104,7 @@ def masked_quotes(sentence: str) -> str:
 @cache
 def _quoted() -> re.Pattern[str]:
     """Return the pattern of a value as ``repr`` quotes it."""
-    return re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+    return re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 
 
 def masked(text: str) -> str:
@@ -138,7 +138,7 @@ def _masked_document(value: Any) -> Any:
 def _patterns() -> tuple[re.Pattern[str], ...]:
     return (
         # The user information of a URL; a slash in it only behind a colon that no port follows.
-        re.compile(r"(?<=//|\\/)(?:[^\s/\"']*|[^\s/:@\"']*:(?!\d+/)[^\s\"']*)@"),
+        re.compile(r"(?<=//|\\/)(?:[^\s/\"']{0,4096}|[^\s/:@\"']{0,4096}:(?!\d+/)[^\s\"']{0,4096})@"),
         re.compile(r"^[^\s:/@\"'{}\[\]]+:[^\s/@\"'{}\[\]]+(?=@[^\s@]+$)"),
         re.compile(r"(?i)(?<=\bbearer )\s*[^\s\"']+"),
         # All of the header's value: a scheme (Basic, Token) stands before what is secret.
@@ -150,7 +150,7 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 def _pair() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of a name with what leads to its value, and of that value."""
     return (
-        re.compile(r"([A-Za-z_][\w.-]*)\\*[\"']?\s*(?:[=:]|%3[Dd])(?!//)\s*"),
+        re.compile(r"([A-Za-z_][\w.-]{0,127})\\*[\"']?\s*(?:[=:]|%3[Dd])(?!//)\s*"),
         re.compile(r"\\+\"[^\"]*\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,;&\"'{}\[\]]+"),
     )
 

@@ -191,7 +191,8 @@ class End:
                 break
             except VerbsError as error:
                 lost = error.number == errno.ETIMEDOUT
-                without = _route_errno(own.gid, peer.gid) if lost and own.lid is None else 0
+                last = lost and not tries_left
+                without = _route_errno(own.gid, peer.gid) if last and own.lid is None else 0
                 if without:
                     raise StoppedError(
                         "NO_ROUTE", without, "IP has none; RDMA has waited in vain for a neighbour"

@@ -109,6 +109,8 @@ def test_what_nccl_hands_to_the_kernel() -> None:
     rail = proven(*planned(node(), NCCL_IB_PKEY="0x3", NCCL_IB_SL="4", NCCL_IB_TC="106"))
     assert (rail.pkey_index, rail.service_level, rail.traffic_class) == (3, 4, 106)
     assert proven(*planned(node(), NCCL_IB_PKEY="-1")).pkey_index == 0xFFFF
+    rail = proven(*planned(node(), NCCL_IB_SL="-1", NCCL_IB_TC="-1"))
+    assert (rail.service_level, rail.traffic_class) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ class Meeting:
         self.edges: list[Edge] = []
         self.leader_idle = threading.Event()
         self.door = open_door(HERE, NONCE, 0)
+        own = with_clock(with_door(self.cards[0], self.door))
         self._leader = Leader(
-            *(listener, terms, with_clock(with_door(self.cards[0], self.door)), self._conclude),
-            *(self.log.append, names),
+            *(listener, terms, own, self._conclude, self.log.append, names),
             *(self.door, self.starts.get(0), None, self.leader_idle.set),
         )
         self._pool = ThreadPoolExecutor(size + 8)

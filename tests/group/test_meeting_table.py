@@ -155,6 +155,32 @@ def test_a_dead_holder_of_an_index_makes_room() -> None:
     assert all(member.went for member in members)
 
 
+def test_who_refuses_and_has_gone_before_the_verdict_keeps_nobody() -> None:
+    """A pod that is deleted, a command that was tried: all are waited for again, and nobody goes without the rest."""
+    room, members = gathered(4)
+    tried = room.dial("10.0.0.4")
+    room.table.received(tried, wire.CARD + b" " + refusing(members[2].card).line() + b"\n")
+    room.table.left(tried)
+    run(room, members[:2], 10)
+    assert [member.verdict for member in members[:2]] == [None, None]
+    run(room, members)
+    assert all(member.went for member in members)
+
+
+def test_a_pod_whose_predecessor_ends_late_takes_its_place() -> None:
+    room, members = gathered(4)
+    before = Attendant(room, members[1].card)
+    run(room, [members[0], before, members[1]], 0.3)
+    assert before.heard[-1] == wire.PING
+    before.dead = True
+    assert before.peer is not None
+    room.table.left(before.peer)
+    run(room, members[:2], 10)
+    assert [member.verdict for member in members[:2]] == [None, None]
+    run(room, members)
+    assert all(member.went for member in members)
+
+
 def test_an_index_that_two_claim_is_an_error_for_all() -> None:
     room, members = gathered(4)
     twin = Attendant(room, make(GROUP, 4, 2, "sglang-0-2x", members[1].card.own, members[1].card.common or {}))

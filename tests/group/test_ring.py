@@ -318,7 +318,7 @@ def drops(one: socket.socket) -> None:
     [
         (lambda one: one.close(), "accepts and closes: a proxy"),
         (lambda one: one.sendall(b"HTTP/1.1 400 Bad Request\r\n"), "answered by something else"),
-        (lambda one: time.sleep(wire.REACH_S), "accepts and stays silent: a proxy"),
+        (lambda one: time.sleep(wire.REACH_S + 1), "accepts and stays silent: a proxy"),
         (drops, "accepts and stays silent: a proxy"),
     ],
     ids=["closes", "HTTP", "silent", "byte by byte"],

@@ -108,6 +108,15 @@ def test_who_cannot_be_found_without_it_says_so(cluster: Cluster, environment: d
     assert cluster.dns.queries() == []
 
 
+def test_a_mode_with_a_slip_in_it_is_no_launch(cluster: Cluster) -> None:
+    """Somebody looks into a pod of a group whose launcher is not there yet."""
+    node = cluster.add_node("gpu-node-7")
+    launch = node.start(["--dry-rum"], lws(1))
+    assert launch.wait_exit(START_S) == 2, launch.account()
+    assert "the group" not in launch.text()
+    assert cluster.dns.queries() == []
+
+
 @pytest.mark.parametrize(
     ("words", "environment"),
     [

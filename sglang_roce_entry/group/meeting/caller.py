@@ -18,6 +18,7 @@ from sglang_roce_entry.group.meeting.card import PROTOCOL, Card, shown
 from sglang_roce_entry.group.meeting.comparison.verdict import BadVerdict, Verdict, read_verdict
 from sglang_roce_entry.group.meeting.lines import Lines, nothing
 from sglang_roce_entry.group.meeting.proof.errand import Errand, Start
+from sglang_roce_entry.group.meeting.proof.holding import MOST_PROOFS
 from sglang_roce_entry.group.meeting.proof.relay import PROOF_S
 from sglang_roce_entry.group.meeting.ring.door import Door, open_door
 from sglang_roce_entry.group.meeting.ring.rounds import read_neighbours
@@ -187,7 +188,7 @@ class Caller:
     def _heard(self, lines: Lines, card: Card, door: Door | None, until: float, errand: Errand) -> Met:
         document: bytes | None = None
         verdict: Verdict | None = None
-        proven_until: float | None = None
+        proofs = 0
         while True:
             limit = until if verdict is None else min(until, self._around.clock() + 2 * ACK_S)
             try:
@@ -208,9 +209,9 @@ class Caller:
             elif word == wire.GO and verdict is not None:
                 return Met(verdict, document)
             elif word in wire.TO_A_PROVER:
-                if proven_until is None:  # all are here: the deadline has been kept
-                    proven_until = self._around.clock() + PROOF_S
-                    until = max(until, proven_until)
+                if word == wire.PROVE and proofs < MOST_PROOFS:  # all are here: the deadline has been kept
+                    proofs += 1
+                    until = max(until, self._around.clock() + PROOF_S)
                 for said in self._told(errand, word, rest):
                     lines.say(said)
             else:

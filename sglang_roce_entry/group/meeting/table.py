@@ -18,17 +18,12 @@ from sglang_roce_entry.group.meeting.crowd import Crowd
 from sglang_roce_entry.group.meeting.missing import Absent, Names, Roll
 from sglang_roce_entry.group.meeting.ring.rounds import Ring, Round, read_results
 from sglang_roce_entry.group.meeting.terms import (
-    ACKED,
     ACKNOWLEDGE,
-    ASKED,
     CLOSING,
-    DONE,
     ENDED,
     GATHER,
     GONE,
     HERE,
-    NEW,
-    PARKED,
     TOLD,
     Conclude,
     Concluded,
@@ -43,8 +38,7 @@ from sglang_roce_entry.problems import OK
 class Table(Crowd):
     """Who is here, what each has said, and what comes next.
 
-    ``conclude`` makes a verdict of what has been gathered.
-    ``clock`` counts seconds, ``wall`` is the wall clock.
+    ``conclude`` makes a verdict of what was gathered. ``clock`` counts seconds, ``wall`` is the wall clock.
     """
 
     def __init__(
@@ -71,9 +65,7 @@ class Table(Crowd):
         self._started = self._phase_since = self._swept = clock()
         self._hopeless_since = self._started if own.refusal is not None else None
         self._roll = Roll(agreed.size, names, self._started)
-        self._round = 0
-        self._ring = Ring()
-        self._told = b""
+        self._round, self._ring, self._told = 0, Ring(), b""
         self._broken = False
 
     # ------------------------------------------------------------------------------------ what happens
@@ -81,7 +73,7 @@ class Table(Crowd):
     def connected(self, peer: Peer) -> None:
         """Take a new connection and greet it."""
         self.peers[peer] = None
-        if self.phase in (CLOSING, DONE):
+        if self.phase in (CLOSING, terms.DONE):
             self._drop(peer)  # it dials again, and finds SGLang
         else:
             self._transport.send(peer, wire.greeting(self._terms.group, self._terms.nonce).line())
@@ -101,7 +93,7 @@ class Table(Crowd):
             self._again()
         if now >= self._swept + terms.SWEEP_S:  # never in every round: there may be 10,000
             self._swept = now
-            slow = (NEW, ASKED, TOLD) if self.phase == ENDED else (NEW, ASKED)
+            slow = (terms.NEW, terms.ASKED, TOLD) if self.phase == ENDED else (terms.NEW, terms.ASKED)
             self._sweep(now, slow, self._terms.size + terms.STRANGERS)
             self._take_over(now)
         if self.phase == GATHER:
@@ -109,9 +101,8 @@ class Table(Crowd):
             self._maybe_conclude(now)
         elif self.phase == ACKNOWLEDGE:
             self._maybe_go(now)
-        over_s = now - self._phase_since
-        if self.phase == CLOSING and (not self.members or over_s >= terms.CLOSE_S):
-            self.phase = DONE
+        if self.phase == CLOSING and (not self.members or now >= self._phase_since + terms.CLOSE_S):
+            self.phase = terms.DONE
 
     def reached(self, index: int, rest: bytes) -> None:
         """Take what member ``index`` reports of its calls in the ring. Raises ``ValueError``."""
@@ -121,16 +112,16 @@ class Table(Crowd):
 
     def _line(self, peer: Peer, line: bytes) -> None:
         word, rest = wire.split(line)
-        if word == wire.CARD and peer.state == NEW:
+        if word == wire.CARD and peer.state == terms.NEW:
             self._card(peer, read_card(rest))
-        elif word == wire.COMMON and peer.state == ASKED and peer.member is not None:
+        elif word == wire.COMMON and peer.state == terms.ASKED and peer.member is not None:
             digest = peer.member.card.digest
             self._commons[digest] = read_common(rest, digest)
             peer.state = HERE
         elif word == wire.ACK and peer.state in (HERE, TOLD):
             # One that crossed an AGAIN is of an older round.
             if peer.state == TOLD and rest == b"%d" % self._round:
-                peer.state = ACKED
+                peer.state = terms.ACKED
         elif word == wire.REACHED and peer.member is not None:
             self.reached(peer.member.card.index, rest)
         elif word in wire.OF_A_PROOF and peer.member is not None:
@@ -163,7 +154,7 @@ class Table(Crowd):
         if self._parked(card.index):
             return self._drop(peer)
         # The first one keeps the index as long as it answers.
-        peer.state, peer.since = PARKED, self._clock()
+        peer.state, peer.since = terms.PARKED, self._clock()
         return self._transport.send(holder, wire.PING + b"\n")
 
     def _alive(self, holder: Peer, index: int) -> None:
@@ -194,8 +185,14 @@ class Table(Crowd):
         if digest in self._commons or digest in self._asked or len(self._asked) >= terms.COMMONS:
             return
         self._asked[digest] = peer
-        peer.state, peer.since = ASKED, self._clock()
+        peer.state, peer.since = terms.ASKED, self._clock()
         self._transport.send(peer, wire.WANT + b"\n")
+
+    def _hope_again(self) -> None:
+        """Wait for all again where nobody who refuses is left: a pod was replaced, a command was tried."""
+        here = (self._own, *(one.member for one in (*self.members.values(), *self._twins)))
+        if self.phase == GATHER and not self._twins and not any(one and one.card.refusal for one in here):
+            self._hopeless_since = None
 
     def _hopeless(self) -> None:
         if self._hopeless_since is None:
@@ -265,7 +262,7 @@ class Table(Crowd):
 
     def _maybe_go(self, now: float) -> None:
         told = (*self.members.values(), *self._twins)
-        waiting = [peer for peer in told if peer.state != ACKED]
+        waiting = [peer for peer in told if peer.state != terms.ACKED]
         if waiting and now < self._phase_since + terms.ACK_S:
             return
         if not self._may_start():
@@ -331,15 +328,22 @@ class Table(Crowd):
             self._twins.remove(peer)
         member = peer.member
         if member is None or self.members.get(member.card.index) is not peer:
+            self._hope_again()
             return
         del self.members[member.card.index]
         self._ring.forget(member.card.index)
+        twin = next(
+            (one for one in self._twins if one.member and one.member.card.index == member.card.index), None
+        )
+        if twin is not None and self.phase == GATHER:
+            self._twins.remove(twin)
+            self._join(twin)
+        self._hope_again()
         if self.phase == ACKNOWLEDGE and self._may_start():
             self._broken = True  # nobody goes because of somebody who is not there
         digest = member.card.digest
         if self._asked.get(digest) is peer and digest not in self._commons:
             del self._asked[digest]
             alike = (one for one in self.members.values() if one.member and one.member.card.digest == digest)
-            for other in alike:
+            if (other := next(alike, None)) is not None:
                 self._want(other, digest)
-                break

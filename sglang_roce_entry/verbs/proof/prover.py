@@ -29,7 +29,12 @@ class Running:
         self.failed: str | None = None
         self._inbox, self._unsent = bytearray(), bytearray()
         orders, self._orders = os.pipe()
-        self._answers, answers = os.pipe()
+        try:
+            self._answers, answers = os.pipe()
+        except OSError:
+            os.close(orders)
+            os.close(self._orders)
+            raise
         wiring = [
             (os.POSIX_SPAWN_DUP2, orders, 0),
             (os.POSIX_SPAWN_DUP2, answers, 1),

@@ -10,7 +10,7 @@ from sglang_roce_entry.group.meeting.terms import Conclude, Concluded, Gathered
 from sglang_roce_entry.problems import OK
 
 #: A group that loses a member in each of them starts without.
-_MOST = 3
+MOST_PROOFS = 3
 
 
 class Proofs:
@@ -37,8 +37,8 @@ class Proofs:
         concluded = self._conclude(gathered)
         if concluded is None or concluded.proof is None or concluded.verdict.exit_code != OK:
             return concluded
-        if self._number == _MOST:
-            self._say(f"a member was lost in each of {_MOST} proofs of the rails: they are not proven")
+        if self._number == MOST_PROOFS:
+            self._say(f"a member was lost in each of {MOST_PROOFS} proofs of the rails: they are not proven")
             return concluded
         self._number += 1
         self._proof, self._began = concluded.proof, self._clock()

@@ -96,7 +96,7 @@ class Proof:
         if number != b"%d" % self.number or self.over:
             return []  # of a proof that was given up
         if word == wire.PROVER:
-            return self._up_or_not(index, said, now)
+            return [] if index in self.unable else self._up_or_not(index, said, now)
         key, message = wire.split(said)
         number_of_pair = int(key[:9]) if key.isdigit() else -1
         running = self._running.get(number_of_pair)

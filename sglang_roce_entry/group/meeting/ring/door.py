@@ -163,7 +163,7 @@ class Door:
                 code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     return self._hang_up(descriptor, _refused(code))
-                call.connected, call.until = True, monotonic() + wire.REACH_S - wire.REACH_CONNECT_S
+                call.connected, call.until = True, call.until + wire.REACH_S - wire.REACH_CONNECT_S
                 self._epoll.modify(one, select.EPOLLIN)
                 proof = _proof(self._nonce, self._index, call.to.index)
                 return one.sendall(b"%s reach %d %s\n" % (wire.GREETING, self._index, proof))
