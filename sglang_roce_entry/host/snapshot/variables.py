@@ -56,6 +56,7 @@ _NAMES = frozenset(
         "NCCL_IB_SUBNET_AWARE_ROUTING",
         "NCCL_IB_TC",
         "NCCL_INIT_SCRIPT",
+        "NCCL_MNNVL_ENABLE",
         "NCCL_NET",
         "NCCL_NET_PLUGIN",
         "NCCL_NVLS_ENABLE",
