@@ -50,8 +50,8 @@ def planned(at: Node, *flags: str, **environ: str) -> tuple[Plan, Request]:
     return plan, request
 
 
-def card(plan: Plan, request: Request) -> tuple[tuple[Rail, ...], Mapping[str, str]]:
-    facts = CardFacts({}, (), False, "boot", "net:[1]", {})
+def card(plan: Plan, request: Request, *, imex: bool = False) -> tuple[tuple[Rail, ...], Mapping[str, str]]:
+    facts = CardFacts({}, (), imex, "boot", "net:[1]", {})
     made = CardMaker(request, plan, facts, "g", lambda _: False, lambda: 0.0).make("n")
     assert made.common is not None
     return made.own.rails, made.common
@@ -103,6 +103,17 @@ def test_a_fabric_with_routers_by_release(nccl: str | None, addressing: str, ind
 def test_another_index_for_routers(given: str, index: int) -> None:
     asked = {"NCCL_IB_ROUTABLE_FLID_GID_INDEX": given}
     assert proven(*planned(node(routed=True), **asked)).gid_index == index
+
+
+@pytest.mark.parametrize(
+    ("imex", "environ", "needed"),
+    [(False, {}, True), (True, {}, False), (True, {"NCCL_MNNVL_ENABLE": "0"}, True)],
+)
+def test_inside_an_nvlink_domain_no_rail_is_needed(*, imex: bool, environ: dict[str, str], needed: bool) -> None:
+    """They are tried all the same: the group may be larger than the domain."""
+    rails, _ = card(*planned(node(), **environ), imex=imex)
+    assert any(rail.proof for rail in rails) == needed
+    assert all(rail.proof is not None for rail in rails)
 
 
 def test_what_nccl_hands_to_the_kernel() -> None:
