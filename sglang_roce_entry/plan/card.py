@@ -52,7 +52,8 @@ class CardMaker:
         """Return the card for the meeting of this nonce, which keys the digests of secrets and of the machine."""
         identity, control, boot = self.plan.identity, self.plan.choice.control, self.facts.boot_id
         # Nodes of one NVLink domain are one node to NCCL (ncclMnnvlCheck): it connects no HCA between them.
-        inside = self.facts.imex and self.plan.environment().get("NCCL_MNNVL_ENABLE") != "0"
+        told = self.plan.choice.constraints.given.get("NCCL_MNNVL_ENABLE")
+        inside = self.facts.imex and (told is None or told.value != "0")
         needed = needed_by_device(self.plan, self.request)
         proven = {name: need and not inside for name, need in needed.items()}
         rows = rails_in_order(self.plan)
