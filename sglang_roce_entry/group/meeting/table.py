@@ -190,9 +190,10 @@ class Table(Crowd):
 
     def _hope_again(self) -> None:
         """Wait for all again where nobody who refuses is left: a pod was replaced, a command was tried."""
-        here = (self._own, *(one.member for one in (*self.members.values(), *self._twins)))
-        if self.phase == GATHER and not self._twins and not any(one and one.card.refusal for one in here):
-            self._hopeless_since = None
+        if self._hopeless_since is not None and self.phase == GATHER and not self._twins:
+            here = (self._own, *(one.member for one in self.members.values()))
+            if not any(one and one.card.refusal for one in here):
+                self._hopeless_since = None
 
     def _hopeless(self) -> None:
         if self._hopeless_since is None:
