@@ -14,13 +14,27 @@ from sglang_roce_entry.log import Log
 from sglang_roce_entry.output import one_line
 from sglang_roce_entry.plan.inputs import Request, as_problem, identify, read_request
 from sglang_roce_entry.problems import EntryError, Problem, UsageError, errors_first
+from sglang_roce_entry.server.redaction import masked_failure
 
 _KUBERNETES_LINGER_S = 15.0
 #: What a group is found by: where one of these cannot be read, nobody can be told.
 _FOUND_BY = frozenset({"leader_address", "group_size", "worker_index", "dist_init"})
 
 
-def told_instead(
+def asked_or_told(
+    ask: Callable[[], Request], invocation: Invocation, environ: Mapping[str, str], host: Host, log: Log
+) -> Request:
+    """Return what ``ask`` does, or what tells this pod's group why it raises ``EntryError``; else raise that."""
+    try:
+        return ask()
+    except EntryError as failure:
+        instead = _told_instead(masked_failure(failure), invocation, environ, host, log)
+        if instead is None:
+            raise
+        return instead
+
+
+def _told_instead(
     failure: EntryError, invocation: Invocation, environ: Mapping[str, str], host: Host, log: Log
 ) -> Request | None:
     """Return what a pod asks for that cannot read all it was told, so that its group hears of ``failure``.

@@ -10,7 +10,7 @@ from io import BufferedWriter
 from typing import Any
 
 from sglang_roce_entry.command.command_line import DOCUMENTS
-from sglang_roce_entry.command.ending import end_launch, told_instead
+from sglang_roce_entry.command.ending import asked_or_told, end_launch
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.group.meeting.comparison.parts import MOST_BYTES, MeetingFileError
 from sglang_roce_entry.group.meeting.comparison.saved import Saved, read_saved, write_saved
@@ -21,7 +21,7 @@ from sglang_roce_entry.launch.steps import Refused
 from sglang_roce_entry.log import Log
 from sglang_roce_entry.named_file import open_to_write, read_bytes, write_over
 from sglang_roce_entry.output import write_stdout
-from sglang_roce_entry.plan.inputs import read_request
+from sglang_roce_entry.plan.inputs import Request, read_request
 from sglang_roce_entry.problems import USAGE, EntryError
 from sglang_roce_entry.report.json import as_json
 from sglang_roce_entry.report.rehearsal import as_text, refusal_document
@@ -56,16 +56,13 @@ def run_rehearsal(invocation: Invocation, environ: Mapping[str, str], log: Log) 
 
 def _rehearsed(invocation: Invocation, environ: Mapping[str, str], log: Log) -> Rehearsed:
     host = live_host()
-    try:
+
+    def asked() -> Request:
         settings = read_settings(invocation.flags, environ, invocation.policy)
         log.form = settings.log_format
-        request = read_request(invocation, settings, environ, host)
-    except EntryError as failure:
-        instead = told_instead(masked_failure(failure), invocation, environ, host, log)
-        if instead is None:
-            raise
-        request = instead
-    return rehearse(request, host, log)
+        return read_request(invocation, settings, environ, host)
+
+    return rehearse(asked_or_told(asked, invocation, environ, host, log), host, log)
 
 
 def write_refused(failure: EntryError, form: str) -> None:

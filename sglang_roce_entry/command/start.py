@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sglang_roce_entry.command.ending import end_launch, linger_s, linger_without_settings_s, told_instead
+from sglang_roce_entry.command.ending import asked_or_told, end_launch, linger_s, linger_without_settings_s
 from sglang_roce_entry.command.settings import read_settings
 from sglang_roce_entry.host.answers import Host, live_host
 from sglang_roce_entry.invocation import BARE_WORD, LAUNCH, Invocation
@@ -33,13 +33,9 @@ def start(
     pause_s = linger_without_settings_s(invocation.flags, environ)
     try:
         host = live_host()
-        try:
-            request = _asked(invocation, environ, host, log, rejected)
-        except EntryError as failure:
-            instead = told_instead(masked_failure(failure), invocation, environ, host, log)
-            if instead is None:
-                raise
-            request = instead
+        request = asked_or_told(
+            lambda: _asked(invocation, environ, host, log, rejected), invocation, environ, host, log
+        )
         pause_s = linger_s(request.settings.linger, environ)
         launch(request, host, log, guard)
     except Exception as raised:  # noqa: BLE001 - no traceback reaches a user, whatever went wrong

@@ -120,6 +120,7 @@ _NO_SM = Fault(
     "no subnet manager has brought its port up",
     "see that a subnet manager runs and reaches this port: ibstat on the node, sminfo, the log of opensm or UFM",
 )
+_COUNTERS = "look at the error counters of both ports and of the switches between: ibqueryerrors"
 _BROKEN = replace(_DOWN, hint="check the cable, the transceiver and the switch port: ibstat; iblinkinfo")
 #: What is called otherwise over InfiniBand, or looked at elsewhere.
 _OVER_INFINIBAND: Mapping[str, Fault] = {
@@ -146,10 +147,7 @@ _OVER_INFINIBAND: Mapping[str, Fault] = {
         hint="see that every switch on the way, and the partition in the subnet manager, has the MTU of the "
         "ports: ibv_devinfo; smpquery portinfo",
     ),
-    "LOSSY": replace(
-        _FAULTS["LOSSY"],
-        hint="look at the error counters of both ports and of the switches between: ibqueryerrors",
-    ),
+    "LOSSY": replace(_FAULTS["LOSSY"], hint=_COUNTERS),
     **dict.fromkeys(("PORT_DOWN", "LINK_DOWN"), _BROKEN),
     "GID_MOVED": replace(
         _MOVED,
@@ -160,9 +158,7 @@ _OVER_INFINIBAND: Mapping[str, Fault] = {
         cause: replace(_FAULTS[cause], hint=_UNSOUND.hint.replace(" -g INDEX", ""))
         for cause in ("REFUSED_KEY", "WRONG_DATA")
     },
-    "LATE": replace(
-        _LATE, hint="look at the error counters of both ports and of the switches between: ibqueryerrors"
-    ),
+    "LATE": replace(_LATE, hint=_COUNTERS),
 }
 
 
