@@ -43,12 +43,17 @@ def _used(plan: Plan) -> list[PortRow]:
 
 def _gid_index(plan: Plan, port: Port) -> int:
     """Return the index that NCCL takes: that of a GID with a FLID, else 0 (``ncclIbGetGidIndex`` from 2.22 on)."""
-    constraints = plan.choice.constraints
-    given = constraints.given.get(_ROUTABLE)
-    routable = parse_c_integer(given.value, constraints.nccl)[0] if given is not None else None
+    routable = given_integer(plan, _ROUTABLE)
     gid = port.gid_at(1 if routable is None else routable)
     routed = gid is not None and bool(flid_of(f"{int(gid.ip):032x}"))
     return gid.index if gid is not None and routed and addressing(plan.facts.nccl_versions) != NO_GRH else 0
+
+
+def given_integer(plan: Plan, name: str) -> int | None:
+    """Return what NCCL makes of a number that the pod or NCCL's files give, ``None`` where it takes none."""
+    constraints = plan.choice.constraints
+    given = constraints.given.get(name)
+    return parse_c_integer(given.value, constraints.nccl)[0] if given is not None else None
 
 
 def subnet(row: PortRow) -> tuple[str | None, bool | None]:

@@ -6,9 +6,8 @@ from ipaddress import IPv4Address
 
 from sglang_roce_entry.fabric.choice import PortRow
 from sglang_roce_entry.fabric.constraints import REQUIRED
-from sglang_roce_entry.fabric.nccl.numbers import parse_c_integer
 from sglang_roce_entry.host.facts import IpAddress
-from sglang_roce_entry.plan.infiniband import addressing, infiniband_affinity, infiniband_rails
+from sglang_roce_entry.plan.infiniband import addressing, given_integer, infiniband_affinity, infiniband_rails
 from sglang_roce_entry.plan.inputs import Request
 from sglang_roce_entry.plan.plan import Plan
 from sglang_roce_entry.verbs.messages import Rail
@@ -70,9 +69,7 @@ def verbs_rail(plan: Plan, row: PortRow) -> Rail | None:
 
 def _given(plan: Plan, name: str) -> int:
     """Return what NCCL makes of a number; ``struct ibv_qp_attr`` takes its lower bits (``ncclIbRtrQp``)."""
-    constraints = plan.choice.constraints
-    given = constraints.given.get(name)
-    return (parse_c_integer(given.value, constraints.nccl)[0] if given is not None else None) or 0
+    return given_integer(plan, name) or 0
 
 
 def _in_digits(ip: IpAddress) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sglang_roce_entry.group.meeting.proof.faults import fault_of
 from sglang_roce_entry.group.meeting.proof.found import named, status_of
-from sglang_roce_entry.group.meeting.proof.pairs import FAILED, SILENT, Nodes, Outcome, Pair, across_pairs, passed
+from sglang_roce_entry.group.meeting.proof.pairs import Nodes, Outcome, Pair, across_pairs, passed
 from sglang_roce_entry.group.meeting.proof.relay import Proven
 from sglang_roce_entry.problems import Problem, rdma_value
 
@@ -24,7 +24,7 @@ def judge_across(proven: Proven, pods: Mapping[int, str]) -> tuple[Problem, ...]
     failed = [
         (pair, _said(pair, one, nodes))
         for pair, one in proven.across
-        if _sure(one) and good.issuperset(pair.ports)
+        if one.surely_failed and good.issuperset(pair.ports)
     ]
     found = [*apart, *failed]
     if not found:
@@ -52,10 +52,6 @@ def _apart(pair: Pair, nodes: Nodes) -> str:
     one_way = near.routed is False or far.routed is False
     apart = near.network and far.network and near.network != far.network and one_way
     return f"no gateway leads from {near.network} to {far.network}" if apart else ""
-
-
-def _sure(outcome: Outcome) -> bool:
-    return outcome.status == FAILED and (outcome.again or outcome.cause not in SILENT)
 
 
 def _said(pair: Pair, outcome: Outcome, nodes: Nodes) -> str:

@@ -13,12 +13,10 @@ from sglang_roce_entry.group.meeting.comparison.verdict import listed
 from sglang_roce_entry.group.meeting.proof.faults import Fault, fault_of
 from sglang_roce_entry.group.meeting.proof.pairs import (
     BOTH,
-    FAILED,
     FAR,
     LOSSY,
     NEAR,
     PROVEN,
-    SILENT,
     Nodes,
     Outcome,
     Pair,
@@ -102,8 +100,7 @@ def judge_proof(proven: Proven, pods: Mapping[int, str]) -> tuple[Problem, ...]:
 
 def _fatal(pair: Pair, outcome: Outcome, nodes: Nodes) -> bool:
     """Return whether NCCL fails on this rail as well."""
-    sure = outcome.again or outcome.cause not in SILENT
-    return outcome.status == FAILED and outcome.fatal and sure and nodes.counts(pair)
+    return outcome.surely_failed and outcome.fatal and nodes.counts(pair)
 
 
 def _subjects(pair: Pair, outcome: Outcome, good: set[Port]) -> tuple[tuple[tuple[int, ...], ...], bool]:

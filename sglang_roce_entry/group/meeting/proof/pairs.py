@@ -58,6 +58,11 @@ class Outcome:
     fatal: bool = False
     again: bool = False
 
+    @property
+    def surely_failed(self) -> bool:
+        """Whether it failed, and also with patience where that can cure it."""
+        return self.status == FAILED and (self.again or self.cause not in SILENT)
+
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
